@@ -1,0 +1,144 @@
+"""Acting: epsilon-greedy steps of many lanes, and the first priority of an item."""
+
+import functools
+from typing import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from r2d2_jax.agent.networks import Networks
+from r2d2_jax.agent.priorities import sequence_priorities
+from r2d2_jax.agent.targets import n_step_td_error
+from r2d2_jax.config import AgentConfig
+from r2d2_jax.types import (
+    ActorOutput,
+    ActorState,
+    AgentInputs,
+    Array,
+    Params,
+    Timestep,
+)
+
+
+def epsilon_ladder(
+    num_envs: int, *, base: float, alpha: float
+) -> np.ndarray:
+  """epsilon_i = base^(1 + alpha i / (N - 1)), fixed for the run.
+
+  Source: Ape-X, used by R2D2 with base 0.4 and alpha 7: from 0.4 down to
+  0.4^8 = 0.00066. A single lane gets epsilon_0 = base.
+
+  Args:
+    num_envs: N lanes.
+    base: exploration of lane 0, in [0, 1].
+    alpha: how far the ladder goes down.
+
+  Returns:
+    float32 [N].
+  """
+  i = np.arange(num_envs)
+  return (base ** (1 + alpha * i / max(num_envs - 1, 1))).astype(np.float32)
+
+
+def init_actor_state(
+    key: Array, num_envs: int, *, networks: Networks
+) -> ActorState:
+  """State of N lanes before their first row: zeros, and a key of its own each."""
+  return ActorState(
+      core_state=networks.initial_core_state(num_envs),
+      a_tm1=jnp.zeros(num_envs, jnp.int32),
+      key=jax.random.split(key, num_envs),
+  )
+
+
+def actor_step(
+    params: Params,
+    state: ActorState,
+    timestep: Timestep,
+    epsilon: Array,
+    *,
+    networks: Networks,
+) -> tuple[ActorState, ActorOutput]:
+  """Acts epsilon-greedily in the lanes that `timestep` holds.
+
+  Lanes that are not in it keep their state; each lane draws from a key of its
+  own, so that its actions don't depend on the order in which lanes arrive.
+  Where `is_first_t`, the networks ignore the state, the action and the reward
+  before the row (see `networks.unroll`).
+
+  Args:
+    params: the actors' parameters.
+    state: of all N lanes.
+    timestep: rows of B <= N lanes; env_id says which, each at most once.
+    epsilon: float32 [N], chance of a uniformly random action, by lane.
+    networks: from `make_networks`.
+
+  Returns:
+    The state of all N lanes, and the output for the B lanes, in the order of
+    `timestep`. Nothing carries a gradient.
+  """
+  lane = timestep.env_id
+  before = jax.tree.map(lambda x: x[lane], state)
+  q_t, core_state = networks.step(
+      params,
+      AgentInputs(
+          timestep.obs_t, before.a_tm1, timestep.r_t, timestep.is_first_t
+      ),
+      before.core_state,
+  )
+  keys = jax.vmap(lambda k: jax.random.split(k, 3))(before.key)
+  num_actions = q_t.shape[-1]
+  random_a = jax.vmap(lambda k: jax.random.randint(k, (), 0, num_actions))(
+      keys[:, 1]
+  )
+  explore = jax.vmap(jax.random.uniform)(keys[:, 2]) < epsilon[lane]
+  a_t = jnp.where(explore, random_a, jnp.argmax(q_t, axis=-1)).astype(jnp.int32)
+  after = ActorState(core_state, a_t, keys[:, 0])
+  new_state = jax.tree.map(lambda x, y: x.at[lane].set(y), state, after)
+  return new_state, ActorOutput(a_t, before.a_tm1, q_t, before.core_state)
+
+
+def make_actor(
+    *, networks: Networks
+) -> Callable[..., tuple[ActorState, ActorOutput]]:
+  """`actor_step`, jit-compiled, its state donated (use the returned one)."""
+  return jax.jit(
+      functools.partial(actor_step, networks=networks), donate_argnums=1
+  )
+
+
+def initial_priorities(
+    q_t: Array,
+    a_t: Array,
+    r_t: Array,
+    discount_t: Array,
+    valid_t: Array,
+    *,
+    config: AgentConfig,
+) -> Array:
+  """Priority of new items from the values that the actors saw while acting.
+
+  The same errors as the learner's, with the actor's own q in both roles: the
+  bootstrap takes the greedy action, never the behaviour's. Source: Ape-X,
+  section 3.
+
+  Args:
+    q_t: float32 [B, L, A], recorded by the actor.
+    a_t: int32 [B, L].
+    r_t: float32 [B, L].
+    discount_t: float32 [B, L].
+    valid_t: bool [B, L].
+    config: the agent's settings; burn-in rows are left out.
+
+  Returns:
+    float32 [B], before the exponent.
+  """
+  q_t, a_t, r_t, discount_t, valid_t = (
+      jnp.swapaxes(x, 0, 1)[config.burn_in :]
+      for x in (q_t, a_t, r_t, discount_t, valid_t)
+  )
+  td_error, mask = n_step_td_error(
+      q_t, q_t, a_t, r_t, discount_t, valid_t, config=config
+  )
+  return sequence_priorities(td_error, mask, eta=config.priority_eta)

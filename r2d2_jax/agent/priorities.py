@@ -1,0 +1,48 @@
+"""Priorities of sequences and the weights that correct for sampling by them.
+
+The priority's exponent is the replay table's alone (`ReplayConfig.
+priority_exponent`): what is computed here goes to it unraised, for new and for
+updated items alike.
+"""
+
+import jax.numpy as jnp
+
+from r2d2_jax.types import Array
+
+
+def sequence_priorities(td_error: Array, mask: Array, *, eta: float) -> Array:
+  """p = eta max_t |td_t| + (1 - eta) mean_t |td_t|, over the trained steps.
+
+  Masked steps enter neither the maximum nor the mean's denominator; an item
+  without any gets 0. Source: section 2.3.
+
+  Args:
+    td_error: float32 [T, B].
+    mask: bool [T, B].
+    eta: weight of the maximum, 0.9 in the paper.
+
+  Returns:
+    float32 [B], at least 0, before the exponent.
+  """
+  absolute = jnp.where(mask, jnp.abs(td_error), 0.0)
+  mean = absolute.sum(axis=0) / jnp.maximum(mask.sum(axis=0), 1)
+  return eta * absolute.max(axis=0) + (1.0 - eta) * mean
+
+
+def importance_weights(probability: Array, *, exponent: float) -> Array:
+  """w_i = (1 / (N P(i)))^exponent / max_j w_j, normalised over the whole batch.
+
+  N cancels in the normalisation. Under a batch sharded over devices the maximum
+  is over the global batch as long as this is called on the global array.
+  Source: table 2 (0.6); the submission has none (exponent 0: exactly 1).
+
+  Args:
+    probability: float [B], chance of each item at the time it was sampled, > 0.
+    exponent: at least 0.
+
+  Returns:
+    float32 [B], in (0, 1].
+  """
+  probability = jnp.asarray(probability, jnp.float32)
+  # The ratio first: p^-exponent alone can leave float32's range.
+  return (probability.min() / probability) ** exponent

@@ -1,0 +1,204 @@
+"""Every number of a run: frozen dataclasses, one default each, its source beside it.
+
+The defaults are the published agent (Kapturowski et al., ICLR 2019; "table 2" is
+its appendix). Presets that differ live in `experiments/configs/presets.py`.
+`validate` refuses a configuration that cannot work before anything starts.
+Nothing here imports jax: a command line can read it in milliseconds.
+"""
+
+import dataclasses
+import math
+from typing import Literal
+
+# pylint: disable=pointless-string-statement
+
+
+class ConfigError(ValueError):
+  """A setting cannot work: says what was expected, what came, and what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class EnvConfig:
+  """The world: one EnvPool task, played in many lanes side by side."""
+
+  task: str = "Pong"
+  """Game or task: an Atari name (Pong, MsPacman), an EnvPool id
+  (MiniGrid-MemoryS7-v0, Catch-v0), or the built-in 'recall'."""
+  num_envs: int = 256
+  """Lanes: environments stepped side by side (table 2: 256 actors)."""
+  batch_size: int = 0
+  """Lanes per step; 0 means all of them. Fewer than num_envs steps
+  asynchronously: whichever lanes are ready first."""
+  num_threads: int = 0
+  """Threads that step the environments; 0 lets EnvPool choose."""
+  frame_skip: int = 4
+  """Raw frames per agent step, the maximum of the last two shown (section 2.3).
+  Atari and VizDoom only."""
+  full_action_space: bool = True
+  """Atari: all 18 actions (section 2.3) instead of the game's own few."""
+  noop_max: int = 30
+  """Atari: up to this many random no-ops, in raw frames, begin an episode
+  (appendix; 1 is the least EnvPool knows)."""
+  sticky_action_probability: float = 0.0
+  """Atari: chance that a raw frame repeats the action before it (paper: 0)."""
+  fire_on_reset: bool = False
+  """Atari: press FIRE when an episode begins (paper: never)."""
+  max_episode_frames: int = 108_000
+  """Raw frames after which an episode is truncated: 30 minutes of Atari (section
+  2.3). A truncation, not an end: the value is bootstrapped through it."""
+  life_loss: Literal["ignore", "roll", "reset"] = "ignore"
+  """Atari, loss of a life: 'ignore' it (the agent), 'roll' (no bootstrap, state
+  carried on) or 'reset' (no bootstrap, state reset): figure 8's ablation."""
+  flicker_probability: float = 0.0
+  """Chance that an observation is blanked (talk, slide 31; DRQN uses 0.5)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkConfig:
+  """The network: torso, core and duelling head."""
+
+  torso: Literal["nature", "impala", "grid", "mlp"] = "nature"
+  """'nature': DQN's three convolutions (appendix); 'impala': the 15-layer
+  residual torso; 'grid': one-hot planes for MiniGrid; 'mlp': flat inputs."""
+  torso_channels: tuple[int, ...] = (32, 64, 64)
+  """Channels of the torso's three stages (nature, impala), or units of its
+  layers (grid, mlp)."""
+  torso_units: int = 512
+  """Units of the linear layer between convolutions and core; 0 leaves it out."""
+  core: Literal["lstm", "feedforward"] = "lstm"
+  """'lstm' (the agent) or 'feedforward' (its ablation, figure 7): a linear layer
+  with ReLU of the same width, no state."""
+  core_units: int = 512
+  """Units of the core (appendix: LSTM 512)."""
+  head_units: int = 512
+  """Hidden units of each of the two duelling streams (appendix: 512)."""
+  frame_stack: int = 4
+  """Frames that the torso sees at once (section 2.3: 4); part of the recurrent
+  state, rebuilt from single frames. 1 for tasks other than Atari."""
+  use_previous_action: bool = True
+  """Feed the one-hot previous action to the core (appendix)."""
+  use_previous_reward: bool = True
+  """Feed the previous reward to the core (appendix)."""
+  compute_dtype: Literal["float32", "bfloat16"] = "float32"
+  """Type of the torso's and core's arithmetic; parameters stay float32."""
+
+
+@dataclasses.dataclass(frozen=True)
+class AgentConfig:
+  """The algorithm."""
+
+  burn_in: int = 40
+  """Rows unrolled before the trained part, without gradient (table 2: 40)."""
+  trace_length: int = 80
+  """Rows of the trained part, m (table 2: 80)."""
+  overlap: int = 40
+  """Rows that the trained parts of neighbouring items share (table 2: 40). At
+  least 1: the transition between two items belongs to their shared rows."""
+  start_state: Literal["stored", "zero"] = "stored"
+  """State in which the unroll of a replayed item begins (section 3)."""
+  n_step: int = 5
+  """Steps of the return before the bootstrap (section 2.3: 5)."""
+  discount: float = 0.997
+  """Gamma, per agent step (section 2.3)."""
+  value_rescaling: bool = True
+  """Learn h(Q) with h(x) = sign(x)(sqrt(|x| + 1) - 1) + eps x (section 2.3)."""
+  value_rescaling_epsilon: float = 1e-3
+  """eps of h (section 2.3)."""
+  reward_clip: float = 0.0
+  """Clip rewards to [-x, x] for learning; 0 leaves them (section 2.3: off)."""
+  priority_eta: float = 0.9
+  """Priority = eta max|td| + (1 - eta) mean|td| (section 2.3)."""
+  importance_exponent: float = 0.6
+  """Exponent of the importance weights (table 2: 0.6; the submission: 0)."""
+  target_period_updates: int = 2500
+  """Updates between copies to the target network (section 2.3)."""
+  batch_size: int = 64
+  """Items per update (table 2)."""
+  learning_rate: float = 1e-4
+  """Adam's step size (table 2)."""
+  adam_epsilon: float = 1e-3
+  """Adam's epsilon (table 2)."""
+  max_grad_norm: float = 40.0
+  """Global norm to which gradients are clipped (Ape-X: 40)."""
+  epsilon_base: float = 0.4
+  """Exploration of lane i: base^(1 + alpha i / (N - 1)) (table 2, Ape-X)."""
+  epsilon_alpha: float = 7.0
+  """alpha of the ladder above (table 2, Ape-X)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ReplayConfig:
+  """The memory."""
+
+  backend: Literal["reverb", "local"] = "reverb"
+  """'reverb': a Reverb server in this process; 'local': numpy in this process,
+  the same interface, no server and no open port."""
+  capacity_sequences: int = 100_000
+  """Items kept; the oldest leave first (table 2: 1e5 overlapping items, 4e6
+  observations)."""
+  min_sequences: int = 5_000
+  """Items before the first update. Not in the paper."""
+  priority_exponent: float = 0.9
+  """Exponent of the priorities in sampling (section 2.3)."""
+  replay_ratio: float = 0.8
+  """Trained rows per environment step, burn-in excluded (appendix: about 0.8)."""
+  port: int = 0
+  """Reverb's port; 0 takes a free one. It listens on every interface, without
+  credentials."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+  """The run: how long, where to, how often."""
+
+  total_steps: int = 1_000_000_000
+  """Agent steps (all lanes together); raw frames = steps x frame skip."""
+  max_minutes: float = 0.0
+  """Wall-clock limit in minutes; 0 for none."""
+  seed: int = 0
+  """Seed of parameters, exploration and environments."""
+  lockstep: bool = False
+  """One thread, strictly alternating: the same seed gives the same parameters bit
+  for bit. Needs the local replay."""
+  actor_refresh_steps: int = 400
+  """Steps of each lane between refreshes of the actors' parameters (table 2)."""
+  run_dir: str = ""
+  """Directory for config, log, checkpoints and plots; empty picks
+  runs/<task>-<date>."""
+  log_seconds: float = 10.0
+  """Seconds between rows of the log."""
+  checkpoint_minutes: float = 10.0
+  """Minutes between checkpoints."""
+  eval_episodes: int = 10
+  """Whole games played at the end of the run; 0 for none."""
+  eval_epsilon: float = 0.001
+  """Chance of a random action in evaluation."""
+  eval_lanes: int = 10
+  """Environments that play these games side by side."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """Everything."""
+
+  env: EnvConfig = EnvConfig()
+  network: NetworkConfig = NetworkConfig()
+  agent: AgentConfig = AgentConfig()
+  replay: ReplayConfig = ReplayConfig()
+  run: RunConfig = RunConfig()
+
+  @property
+  def item_rows(self) -> int:
+    """Rows of one replay item: burn-in + trace."""
+    return self.agent.burn_in + self.agent.trace_length
+
+  @property
+  def block_rows(self) -> int:
+    """Rows of one block: the longest that burn-in, trace and overlap share."""
+    a = self.agent
+    return math.gcd(math.gcd(a.burn_in, a.trace_length), a.overlap)
+
+  @property
+  def env_batch(self) -> int:
+    """Lanes per step."""
+    return self.env.batch_size or self.env.num_envs

@@ -1,0 +1,134 @@
+"""Every value that crosses from one room to another, and the row convention.
+
+Dimensions
+    N   lanes: environments that step side by side
+    B   batch: lanes of one `step`, or items of one learner batch
+    L   rows of one replay item: burn-in + trace
+    T   rows of an unroll
+    R   rows of one block, the unit in which replay stores rows
+    A   actions
+    k   frames that the torso sees at once (4 on Atari, 1 elsewhere)
+
+Rows
+    Row t holds what *arrived together*, then what was done:
+
+        obs_t, a_tm1, r_t, discount_t, is_first_t | a_t
+
+    so `r_t` and `discount_t` are the consequence of `a_tm1`, and the transition
+    that starts in row t reads its reward from row t + 1. On a run of rows rlax's
+    names are slices: q_tm1 = q[:-1], a_tm1 = a_t[:-1], r_t = r_t[1:],
+    discount_t = gamma * discount_t[1:], q_t = q[1:].
+
+    `discount_t` is the environment's own: 0.0 where the episode terminated (or,
+    if asked for, a life was lost), else 1.0. Gamma enters in `agent/targets.py`
+    alone. A row that ends an episode starts no transition. Truncation keeps
+    discount 1 and bootstraps from the last observation, which the row carries.
+
+    `valid_t` is False in padding. Padding behaves like the end of the item,
+    never like a terminal state.
+
+The frame stack is part of the recurrent state
+    Environments yield single frames, replay stores single frames, and the
+    networks rebuild the stack: `CoreState` is (the last k - 1 frames, LSTM).
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+# numpy on the host, jax on the device. jax is not imported here, so that
+# command lines can read this module quickly.
+Array = Any
+Params = Any
+
+
+class Timestep(NamedTuple):
+  """One row for each of B lanes as it comes out of the world (numpy, host).
+
+  A row may be last and first at once: with life loss treated as an episode end
+  in *reset* mode, the row in which the life was lost ends one episode and, the
+  game going on from the same observation, begins the next one.
+  """
+
+  obs_t: Array  # uint8 (or float32) [B, ...]: single frames, Atari [B, 84, 84]
+  r_t: Array  # float32 [B], the reward that the agent learns from
+  discount_t: Array  # float32 [B], 0.0 or 1.0; 1.0 on truncation
+  is_first_t: Array  # bool [B]; the row's r_t and action before it mean nothing
+  is_last_t: Array  # bool [B]; terminated or truncated (or life lost, reset mode)
+  env_id: Array  # int32 [B], the lane that each row belongs to
+
+
+class AgentInputs(NamedTuple):
+  """What the networks read: leading [B] for `step`, [T, B] for `unroll`."""
+
+  obs_t: Array  # [..., *obs_shape]
+  a_tm1: Array  # int32 [...]; ignored where is_first_t
+  r_t: Array  # float32 [...]; ignored where is_first_t
+  is_first_t: Array  # bool [...]
+
+
+class CoreState(NamedTuple):
+  """The whole recurrent state: what acting carries from row to row."""
+
+  frames: Array  # [B, k - 1, *obs_shape], oldest first, dtype of obs
+  lstm: Array  # (c, h), float32 [B, D] each; () for the feed-forward core
+
+
+class ActorState(NamedTuple):
+  """What N lanes carry between calls of `actor_step`."""
+
+  core_state: CoreState  # leading [N]
+  a_tm1: Array  # int32 [N]
+  key: Array  # typed PRNG keys [N]: one stream per lane, whatever the arrival order
+
+
+class ActorOutput(NamedTuple):
+  """What acting hands to the world and to replay, for the B lanes that stepped."""
+
+  a_t: Array  # int32 [B], the action to take (epsilon-greedy)
+  a_tm1: Array  # int32 [B], the action before it: completes the row
+  q_t: Array  # float32 [B, A], for the initial priority
+  core_state: CoreState  # the state *before* this row, leading [B]
+
+
+class Sequence(NamedTuple):
+  """Rows of one item [L, ...] or of a batch of items [B, L, ...]."""
+
+  inputs: AgentInputs  # [..., L, ...]
+  a_t: Array  # int32 [..., L]
+  discount_t: Array  # float32 [..., L]
+  valid_t: Array  # bool [..., L], False in padding
+  core_state: CoreState  # before the first row, once per item: [...]
+
+
+class ReplaySample(NamedTuple):
+  """A batch as replay hands it out."""
+
+  sequence: Sequence  # [B, L, ...]
+  probability: Array  # float64 [B], of being sampled, given the table at that time
+  keys: Array  # uint64 [B]; stays on the host
+
+
+class LearnerState(NamedTuple):
+  """All that the learner is: arrays only, so that it can be saved and donated."""
+
+  params: Params
+  target_params: Params
+  opt_state: Any
+  num_updates: Array  # int32 []
+
+
+class LearnerOutput(NamedTuple):
+  """What one update hands back."""
+
+  priorities: Array  # float32 [B], before the exponent
+  metrics: dict[str, Array]  # float32 scalars
+
+
+class EnvSpec(NamedTuple):
+  """What a world says of itself; all that the agent and replay need to know."""
+
+  obs_shape: tuple[int, ...]  # of one frame, without the stack
+  obs_dtype: np.dtype
+  num_actions: int
+  frame_skip: int  # raw frames per agent step: frames = steps * frame_skip
