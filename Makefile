@@ -1,0 +1,61 @@
+# `make train` and `make test` work from a bare clone: see docs/install.md.
+
+PYTHON ?= python3.11
+UV ?= uv
+VENV ?= .venv
+VENV_PURE ?= .venv-pure
+MIN_DISK_MB ?= 3500
+MIN_DISK_MB_PURE ?= 1200
+# Passed on: make train ARGS='--env.task Breakout', make lock ARGS=--upgrade
+ARGS ?=
+
+# What needs neither TensorFlow, Reverb nor EnvPool; the tests that do carry a
+# marker.
+pure_tests := $(wildcard tests/test_architecture.py tests/test_config.py \
+  tests/test_types.py tests/agent tests/envs tests/replay)
+
+.DEFAULT_GOAL := help
+.PHONY: help train test test-full test-pure test-slow lock venv venv-pure clean
+
+help:  ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' \
+	  $(firstword $(MAKEFILE_LIST))
+
+train: venv  ## train an agent with the laptop preset; more settings in ARGS
+	$(VENV)/bin/python -m experiments.train --preset laptop $(ARGS)
+
+test: test-full test-pure  ## what continuous integration runs
+
+test-full: venv  ## the tests in the full environment
+	$(VENV)/bin/python -m pytest -m "not slow" $(ARGS)
+
+test-pure: venv-pure  ## the pure half: newest JAX, no Reverb, no EnvPool
+	$(VENV_PURE)/bin/python -m pytest \
+	  -m "not slow and not envpool and not reverb" $(pure_tests) $(ARGS)
+
+test-slow: venv  ## the tests of 20 seconds and more, left out of `make test`
+	$(VENV)/bin/python -m pytest -m slow $(ARGS)
+
+venv:  ## build .venv from requirements.txt, if it is not there
+	@PYTHON='$(PYTHON)' .ci/make_venv '$(VENV)' requirements.txt $(MIN_DISK_MB)
+
+venv-pure:  ## build .venv-pure from requirements-pure.txt, likewise
+	@PYTHON='$(PYTHON)' .ci/make_venv '$(VENV_PURE)' requirements-pure.txt \
+	  $(MIN_DISK_MB_PURE)
+
+uv_compile = $(UV) pip compile --quiet --python-version 3.11 \
+  --no-emit-index-url --no-emit-find-links \
+  --custom-compile-command 'make lock' $(ARGS)
+
+lock:  ## recompile both locks with uv; ARGS=--upgrade takes newer versions
+	@command -v '$(UV)' >/dev/null || \
+	  { echo 'lock: uv is needed: pip install uv' >&2; exit 1; }
+	$(uv_compile) --python-platform x86_64-manylinux_2_28 \
+	  --override requirements-overrides.txt \
+	  requirements.in -o requirements.txt
+	$(uv_compile) --universal requirements-pure.in -o requirements-pure.txt
+
+clean:  ## remove the environments and caches; runs/ stays
+	rm -rf '$(VENV)' '$(VENV_PURE)' build .pytest_cache .hypothesis *.egg-info
+	find r2d2_jax experiments tests -name __pycache__ -type d -prune \
+	  -exec rm -rf {} +
