@@ -202,3 +202,165 @@ class Config:
   def env_batch(self) -> int:
     """Lanes per step."""
     return self.env.batch_size or self.env.num_envs
+
+
+def validate(config: Config) -> None:
+  """Refuses settings that cannot work.
+
+  Args:
+    config: to be checked; nothing is changed.
+
+  Raises:
+    ConfigError: one line for each setting at fault: the field, what was
+      expected, what came, what to do.
+  """
+  faults: list[str] = []
+
+  def need(ok: bool, field: str, expected: str, hint: str = "") -> None:
+    if not ok:
+      value = config
+      for name in field.split("."):
+        value = getattr(value, name)
+      faults.append(
+          f"{field}: expected {expected}, got {value!r}"
+          + (f"; {hint}" if hint else "")
+      )
+
+  def at_least(low: float, *fields: str) -> None:
+    for field in fields:
+      value = _get(config, field)
+      need(math.isfinite(value) and value >= low, field, f"at least {low}")
+
+  def above_zero(*fields: str) -> None:
+    for field in fields:
+      value = _get(config, field)
+      need(math.isfinite(value) and value > 0, field, "more than 0")
+
+  def between(low: float, high: float, *fields: str) -> None:
+    for field in fields:
+      value = _get(config, field)
+      need(low <= value <= high, field, f"between {low} and {high}")
+
+  env, network, agent = config.env, config.network, config.agent
+  replay, run = config.replay, config.run
+
+  need(bool(env.task.strip()), "env.task", "the name of a game or task")
+  at_least(
+      1, "env.num_envs", "env.frame_skip", "env.noop_max",
+      "network.core_units", "network.head_units", "network.frame_stack",
+      "agent.trace_length", "agent.n_step", "agent.target_period_updates",
+      "agent.batch_size", "agent.overlap",
+      "replay.capacity_sequences", "replay.min_sequences",
+      "run.total_steps", "run.actor_refresh_steps", "run.eval_lanes",
+  )  # fmt: skip
+  at_least(
+      0, "env.batch_size", "env.num_threads", "network.torso_units",
+      "agent.burn_in", "agent.reward_clip", "agent.importance_exponent",
+      "agent.value_rescaling_epsilon", "agent.epsilon_alpha",
+      "replay.priority_exponent", "run.max_minutes", "run.eval_episodes",
+      "run.seed",
+  )  # fmt: skip
+  above_zero(
+      "agent.learning_rate", "agent.adam_epsilon", "agent.max_grad_norm",
+      "replay.replay_ratio", "run.log_seconds", "run.checkpoint_minutes",
+  )  # fmt: skip
+  between(
+      0, 1, "env.sticky_action_probability", "env.flicker_probability",
+      "agent.discount", "agent.priority_eta", "agent.epsilon_base",
+      "run.eval_epsilon",
+  )  # fmt: skip
+  between(0, 65535, "replay.port")
+  need(run.seed < 2**31, "run.seed", "less than 2**31")
+  need(
+      env.max_episode_frames >= env.frame_skip,
+      "env.max_episode_frames",
+      f"at least one agent step ({env.frame_skip} frames)",
+  )
+  need(
+      env.batch_size <= env.num_envs,
+      "env.batch_size",
+      f"at most env.num_envs ({env.num_envs})",
+      "0 steps all lanes together",
+  )
+  need(
+      min(network.torso_channels, default=0) > 0,
+      "network.torso_channels",
+      "one or more numbers above 0",
+  )
+  need(
+      agent.trace_length >= 2,
+      "agent.trace_length",
+      "at least 2 rows",
+      "a transition needs two",
+  )
+  need(
+      agent.overlap < agent.trace_length,
+      "agent.overlap",
+      f"less than agent.trace_length ({agent.trace_length})",
+      "neighbouring items share this many trained rows",
+  )
+  if not faults and config.block_rows < 4 and config.item_rows > 16:
+    faults.append(
+        "agent.burn_in, agent.trace_length, agent.overlap: expected numbers"
+        " with a common divisor of at least 4 (replay stores rows in blocks of"
+        f" that length), got {agent.burn_in}, {agent.trace_length},"
+        f" {agent.overlap} with {config.block_rows}; e.g. 40, 80, 40"
+    )
+  need(
+      replay.min_sequences >= agent.batch_size,
+      "replay.min_sequences",
+      f"at least agent.batch_size ({agent.batch_size})",
+      "a batch is drawn from that many items",
+  )
+  need(
+      replay.capacity_sequences >= replay.min_sequences,
+      "replay.capacity_sequences",
+      f"at least replay.min_sequences ({replay.min_sequences})",
+  )
+  need(
+      not (run.lockstep and replay.backend == "reverb"),
+      "replay.backend",
+      "'local' with run.lockstep",
+      "Reverb's sampling cannot be seeded, so the run could not be repeated",
+  )
+  need(
+      not (run.lockstep and config.env_batch != env.num_envs),
+      "env.batch_size",
+      "0 with run.lockstep",
+      "asynchronous lanes arrive in no fixed order",
+  )
+  if faults:
+    raise ConfigError("\n".join(faults))
+
+
+def _get(config: Config, field: str) -> float:
+  section, name = field.split(".")
+  return getattr(getattr(config, section), name)
+
+
+def to_dict(config: Config) -> dict:
+  """The configuration as plain nested dicts, for JSON."""
+  return dataclasses.asdict(config)
+
+
+def from_dict(values: dict) -> Config:
+  """The inverse of `to_dict`.
+
+  Raises:
+    ConfigError: a section or field is unknown.
+  """
+  sections = {}
+  known = [f.name for f in dataclasses.fields(Config)]
+  for section, fields in values.items():
+    if section not in known:
+      raise ConfigError(f"unknown section {section!r}; expected one of {known}")
+    cls = type(getattr(Config(), section))
+    names = {f.name for f in dataclasses.fields(cls)}
+    if unknown := set(fields) - names:
+      raise ConfigError(f"{section}: unknown settings {sorted(unknown)}")
+    # JSON has no tuples.
+    fields = {
+        k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()
+    }
+    sections[section] = cls(**fields)
+  return Config(**sections)

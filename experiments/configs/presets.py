@@ -1,0 +1,108 @@
+"""The presets: complete configurations with a name, and why they are as they are."""
+
+from dataclasses import replace
+from typing import Callable
+
+from r2d2_jax.config import (
+    AgentConfig,
+    Config,
+    EnvConfig,
+    NetworkConfig,
+    ReplayConfig,
+    RunConfig,
+)
+
+
+def paper() -> Config:
+  """ICLR 2019, table 2: the published agent, importance exponent 0.6."""
+  return Config()
+
+
+def submission() -> Config:
+  """The ICLR submission and the talk: as `paper`, without importance sampling."""
+  config = Config()
+  return replace(config, agent=replace(config.agent, importance_exponent=0.0))
+
+
+def gpu() -> Config:
+  """One accelerator: the paper's agent with fewer lanes and a smaller replay.
+
+  A higher replay ratio spends the accelerator where one host cannot feed it.
+  """
+  return Config(
+      env=EnvConfig(num_envs=128),
+      network=NetworkConfig(compute_dtype="bfloat16"),
+      replay=ReplayConfig(
+          capacity_sequences=50_000, min_sequences=2_000, replay_ratio=2.0
+      ),
+      run=RunConfig(total_steps=50_000_000, actor_refresh_steps=100),
+  )
+
+
+def laptop() -> Config:
+  """Two cores, no accelerator: a smaller network, shorter items, Pong tonight."""
+  return Config(
+      env=EnvConfig(num_envs=32, full_action_space=False),
+      network=NetworkConfig(
+          torso_channels=(16, 32, 32),
+          torso_units=0,
+          core_units=256,
+          head_units=128,
+      ),
+      agent=AgentConfig(
+          burn_in=10,
+          trace_length=20,
+          overlap=10,
+          batch_size=32,
+          n_step=5,
+          discount=0.99,
+          learning_rate=3e-4,
+          adam_epsilon=1e-5,
+          target_period_updates=500,
+      ),
+      replay=ReplayConfig(
+          capacity_sequences=40_000, min_sequences=1_000, replay_ratio=2.0
+      ),
+      run=RunConfig(
+          total_steps=4_000_000,
+          max_minutes=120.0,
+          actor_refresh_steps=25,
+          checkpoint_minutes=5.0,
+      ),
+  )
+
+
+def smoke() -> Config:
+  """Seconds: the built-in recall task, all the parts in their smallest form."""
+  return Config(
+      env=EnvConfig(task="recall", num_envs=16),
+      network=NetworkConfig(
+          torso="mlp",
+          torso_channels=(32,),
+          core_units=32,
+          head_units=32,
+          frame_stack=1,
+      ),
+      agent=AgentConfig(
+          burn_in=0,
+          trace_length=16,
+          overlap=8,
+          batch_size=16,
+          n_step=3,
+          learning_rate=1e-3,
+          adam_epsilon=1e-5,
+          target_period_updates=50,
+      ),
+      replay=ReplayConfig(
+          backend="local",
+          capacity_sequences=2_000,
+          min_sequences=100,
+          replay_ratio=1.0,
+      ),
+      run=RunConfig(total_steps=10_000, actor_refresh_steps=10, log_seconds=1.0),
+  )
+
+
+PRESETS: dict[str, Callable[[], Config]] = {
+    f.__name__: f for f in (paper, submission, gpu, laptop, smoke)
+}

@@ -1,0 +1,305 @@
+"""The recurrent Q-network: frame stack, torso, core, duelling head.
+
+`step` (acting, evaluation) is `unroll` (training) over one row, so that what the
+learner computes for a row is what the actor saw.
+"""
+
+import dataclasses
+from typing import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from r2d2_jax.agent.convolution import conv2d
+from r2d2_jax.agent.lstm import lstm_unroll
+from r2d2_jax.config import NetworkConfig
+from r2d2_jax.types import AgentInputs, Array, CoreState, EnvSpec, Params
+
+# MiniGrid's cell: object index, colour index, state; one more than the highest.
+_GRID_VALUES = (11, 6, 4)
+
+_fan_in = nn.initializers.lecun_normal()
+
+
+@dataclasses.dataclass(frozen=True)
+class Networks:
+  """The network as pure functions of parameters; hashable, for jit closures.
+
+  Attributes:
+    init: key -> params, float32.
+    initial_core_state: batch size -> CoreState of zeros, leading [B].
+    step: (params, inputs [B, ...], core_state [B, ...]) -> (q [B, A], state).
+    unroll: (params, inputs [T, B, ...], core_state [B, ...]) -> (q [T, B, A],
+      state after the last row). At a row with is_first_t the recurrent state,
+      the previous action and the previous reward are null, whatever was given.
+  """
+
+  init: Callable[[Array], Params]
+  initial_core_state: Callable[[int], CoreState]
+  step: Callable[[Params, AgentInputs, CoreState], tuple[Array, CoreState]]
+  unroll: Callable[[Params, AgentInputs, CoreState], tuple[Array, CoreState]]
+
+
+def make_networks(spec: EnvSpec, *, config: NetworkConfig) -> Networks:
+  """Builds the network for a world.
+
+  Args:
+    spec: shape and dtype of one observation, number of actions.
+    config: what to build; the defaults are the paper's (appendix).
+
+  Returns:
+    The four functions; none of them is jit-compiled.
+
+  Raises:
+    ValueError: the torso cannot read observations of this shape.
+  """
+  _check_observation(spec, config)
+  module = _RecurrentQNetwork(num_actions=spec.num_actions, config=config)
+
+  def initial_core_state(batch_size: int) -> CoreState:
+    frames = jnp.zeros(
+        (batch_size, config.frame_stack - 1, *spec.obs_shape), spec.obs_dtype
+    )
+    if config.core == "feedforward":
+      return CoreState(frames, ())
+    zeros = lambda: jnp.zeros((batch_size, config.core_units), jnp.float32)
+    return CoreState(frames, (zeros(), zeros()))
+
+  def unroll(params, inputs, core_state):
+    return module.apply(params, inputs, core_state)
+
+  def step(params, inputs, core_state):
+    q, core_state = unroll(
+        params, jax.tree.map(lambda x: x[None], inputs), core_state
+    )
+    return q[0], core_state
+
+  def init(key):
+    inputs = AgentInputs(
+        obs_t=jnp.zeros((1, 1, *spec.obs_shape), spec.obs_dtype),
+        a_tm1=jnp.zeros((1, 1), jnp.int32),
+        r_t=jnp.zeros((1, 1), jnp.float32),
+        is_first_t=jnp.ones((1, 1), bool),
+    )
+    return module.init(key, inputs, initial_core_state(1))
+
+  return Networks(init, initial_core_state, step, unroll)
+
+
+def stack_frames(
+    obs_t: Array, is_first_t: Array, frames: Array
+) -> tuple[Array, Array]:
+  """Rebuilds the k-frame stack of every row from single frames.
+
+  stack_t = (obs_{t-k+1}, ..., obs_t) within the episode; at an episode's first
+  row the first frame is repeated, as EnvPool does it. Written as k - 1 shifted
+  selections, slot j of row t being slot j + 1 of row t - 1.
+
+  Args:
+    obs_t: [T, B, ...] single frames.
+    is_first_t: bool [T, B].
+    frames: [B, k - 1, ...] the frames before row 0, oldest first.
+
+  Returns:
+    The stacks [T, B, ..., k] (a channels axis is last: [T, B, H, W, C] gives
+    [T, B, H, W, k C]), and the k - 1 frames after the last row [B, k - 1, ...].
+  """
+  first = is_first_t.reshape(is_first_t.shape + (1,) * (obs_t.ndim - 2))
+  slots = [obs_t]  # newest first
+  for j in reversed(range(frames.shape[1])):
+    shifted = jnp.concatenate([frames[None, :, j], slots[-1][:-1]])
+    slots.append(jnp.where(first, obs_t, shifted))
+  slots.reverse()
+  new_frames = (
+      jnp.stack([s[-1] for s in slots[1:]], axis=1) if slots[1:] else frames
+  )
+  if obs_t.ndim >= 5:  # [T, B, H, W, C]
+    return jnp.concatenate(slots, axis=-1), new_frames
+  return jnp.stack(slots, axis=-1), new_frames
+
+
+class _RecurrentQNetwork(nn.Module):
+  """[T, B] rows -> q [T, B, A]; only the LSTM's recurrence is sequential."""
+
+  num_actions: int
+  config: NetworkConfig
+
+  @nn.compact
+  def __call__(
+      self, inputs: AgentInputs, core_state: CoreState
+  ) -> tuple[Array, CoreState]:
+    config = self.config
+    dtype = jnp.dtype(config.compute_dtype)
+    is_first_t = inputs.is_first_t
+    num_steps, batch_size = is_first_t.shape
+
+    x, frames = stack_frames(inputs.obs_t, is_first_t, core_state.frames)
+    x = x.reshape(num_steps * batch_size, *x.shape[2:])
+    x = _Torso(config, dtype, name="torso")(x)
+    x = x.reshape(num_steps, batch_size, -1)
+
+    features = [x]
+    seen = ~is_first_t[..., None]
+    if config.use_previous_action:
+      one_hot = jax.nn.one_hot(inputs.a_tm1, self.num_actions, dtype=dtype)
+      features.append(jnp.where(seen, one_hot, 0))
+    if config.use_previous_reward:
+      r_t = inputs.r_t[..., None].astype(dtype)
+      features.append(jnp.where(seen, r_t, 0))
+    x = jnp.concatenate(features, axis=-1)
+
+    lstm = core_state.lstm
+    if config.core == "lstm":
+      x, lstm = _LSTM(config.core_units, dtype, name="core")(
+          x, lstm, is_first_t
+      )
+    else:
+      x = nn.relu(nn.Dense(config.core_units, dtype=dtype, name="core")(x))
+
+    # The heads' outputs in float32: targets and priorities are computed there.
+    def stream(name, units):
+      hidden = nn.Dense(config.head_units, dtype=dtype, name=f"{name}_hidden")
+      return nn.Dense(units, dtype=jnp.float32, name=name)(
+          nn.relu(hidden(x)).astype(jnp.float32)
+      )
+
+    advantage = stream("advantage", self.num_actions)
+    value = stream("value", 1)
+    q = value + advantage - advantage.mean(axis=-1, keepdims=True)
+    return q, CoreState(frames, lstm)
+
+
+class _LSTM(nn.Module):
+  """An LSTM whose input projection is one product over all rows."""
+
+  units: int
+  dtype: jnp.dtype
+
+  @nn.compact
+  def __call__(self, x: Array, state, is_first_t: Array):
+    w_x = self.param("w_x", _fan_in, (x.shape[-1], 4 * self.units))
+    w_h = self.param(
+        "w_h", nn.initializers.orthogonal(), (self.units, 4 * self.units)
+    )
+    b = self.param("b", _forget_gate_bias, (4 * self.units,))
+    x_proj = x.astype(self.dtype) @ w_x.astype(self.dtype) + b.astype(
+        self.dtype
+    )
+    outputs, state = lstm_unroll(
+        x_proj, w_h.astype(self.dtype), state, is_first_t
+    )
+    return outputs, state
+
+
+def _forget_gate_bias(key, shape, dtype=jnp.float32):
+  """Zeros, but 1 for the forget gate (second of i, f, g, o): it starts open."""
+  del key
+  return jnp.zeros(shape, dtype).at[shape[0] // 4 : shape[0] // 2].set(1.0)
+
+
+class _Conv(nn.Module):
+  """A convolution with bias over `conv2d`."""
+
+  channels: int
+  size: int
+  stride: int
+  padding: str
+  dtype: jnp.dtype
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    kernel = self.param(
+        "kernel", _fan_in, (self.size, self.size, x.shape[-1], self.channels)
+    )
+    bias = self.param("bias", nn.initializers.zeros, (self.channels,))
+    y = conv2d(
+        x, kernel.astype(self.dtype), stride=self.stride, padding=self.padding
+    )
+    return y + bias.astype(self.dtype)
+
+
+class _Torso(nn.Module):
+  """[M, ...] stacked observations -> [M, features]."""
+
+  config: NetworkConfig
+  dtype: jnp.dtype
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    config = self.config
+    if config.torso == "grid":
+      x = jnp.concatenate(
+          [
+              jax.nn.one_hot(x[..., i], n, dtype=self.dtype)
+              for i, n in enumerate(_GRID_VALUES)
+          ],
+          axis=-1,
+      )
+    elif x.dtype == jnp.uint8:
+      x = x.astype(self.dtype) / 255
+    else:
+      x = x.astype(self.dtype)
+
+    if config.torso == "nature":
+      for i, (channels, size, stride) in enumerate(
+          zip(config.torso_channels, (8, 4, 3), (4, 2, 1))
+      ):
+        x = nn.relu(self._conv(channels, size, stride, "VALID", f"conv_{i}")(x))
+    elif config.torso == "impala":
+      for i, channels in enumerate(config.torso_channels):
+        x = self._residual_stage(x, channels, i)
+      x = nn.relu(x)
+
+    x = x.reshape(x.shape[0], -1)
+    if config.torso in ("grid", "mlp"):
+      for i, units in enumerate(config.torso_channels):
+        x = nn.relu(nn.Dense(units, dtype=self.dtype, name=f"dense_{i}")(x))
+    elif config.torso_units:
+      x = nn.relu(nn.Dense(config.torso_units, dtype=self.dtype, name="dense")(x))
+    return x
+
+  def _conv(self, channels, size, stride, padding, name):
+    return _Conv(channels, size, stride, padding, self.dtype, name=name)
+
+  def _residual_stage(self, x: Array, channels: int, i: int) -> Array:
+    """IMPALA's stage: convolution, 3x3/2 max-pooling, two residual blocks."""
+    x = self._conv(channels, 3, 1, "SAME", f"stage_{i}_conv")(x)
+    x = nn.max_pool(x, (3, 3), strides=(2, 2), padding="SAME")
+    for j in range(2):
+      residual = x
+      for k in range(2):
+        x = self._conv(channels, 3, 1, "SAME", f"stage_{i}_block_{j}_conv_{k}")(
+            nn.relu(x)
+        )
+      x = x + residual
+    return x
+
+
+def _check_observation(spec: EnvSpec, config: NetworkConfig) -> None:
+  """Fails early, with words, where a shape error deep inside would follow."""
+  rank = len(spec.obs_shape)
+  if config.torso in ("nature", "impala"):
+    if rank not in (2, 3) or min(spec.obs_shape[:2]) < 36:
+      raise ValueError(
+          f"torso '{config.torso}' expects images [H, W] or [H, W, C] of at"
+          f" least 36x36, got observations {spec.obs_shape}; use torso 'grid'"
+          " for MiniGrid or 'mlp' for small inputs"
+      )
+    if len(config.torso_channels) != 3:
+      raise ValueError(
+          f"torso '{config.torso}' expects three torso_channels, got"
+          f" {config.torso_channels}"
+      )
+  if config.torso == "grid" and (
+      rank != 3
+      or spec.obs_shape[-1] != len(_GRID_VALUES)
+      or spec.obs_dtype != np.uint8
+      or config.frame_stack != 1
+  ):
+    raise ValueError(
+        "torso 'grid' expects MiniGrid's uint8 observations [7, 7, 3] and"
+        f" frame_stack 1, got {spec.obs_shape} {spec.obs_dtype} and frame_stack"
+        f" {config.frame_stack}"
+    )
