@@ -1,0 +1,164 @@
+"""EnvPool's environments as a `World`. The only importer of envpool."""
+
+import envpool
+import numpy as np
+
+from r2d2_jax.config import EnvConfig
+from r2d2_jax.envs import families
+from r2d2_jax.envs.lane_random import lane_uniform
+from r2d2_jax.envs.tasks import resolve_task
+from r2d2_jax.envs.world import EpisodeLog, EpisodeReport, check_actions
+from r2d2_jax.types import Timestep
+
+
+def envpool_seed(seed: int) -> int:
+  """The seed given to EnvPool: a hash, in [0, 2^30).
+
+  EnvPool seeds lane i with seed + i. Worlds of neighbouring seeds would share all
+  lanes but one; an evaluation seeded one up would replay the training games.
+  """
+  return int(lane_uniform(seed, np.array(0))[0] * 2**30)
+
+
+def find_task(name: str) -> str:
+  """EnvPool's id of a task; ValueError if there is none. See `resolve_task`."""
+  return resolve_task(name, envpool.list_all_envs())
+
+
+def task_spec(task: str, **options):
+  """EnvPool's spec of a task.
+
+  Raises:
+    ImportError: a library that the task needs is not installed.
+  """
+  try:
+    return envpool.make_spec(task, **options)
+  except ImportError as error:
+    raise ImportError(
+        f"{task} cannot start here: {error} Procgen is the family that needs Qt 5; "
+        "all the others run without."
+    ) from error
+
+
+class EnvPoolWorld:
+  """Lanes of one EnvPool task, stepped by EnvPool's threads.
+
+  Rows: the row with the end of an episode carries the true last observation; the
+  one after it is EnvPool's reset row, whose action is ignored. discount_t is 0 on
+  termination alone, EnvPool's own discount being 0 on truncation too. A game over
+  in the very step of the time limit, which EnvPool calls truncated, is over.
+
+  Lives: 'roll' sets discount_t to 0 in the row in which a life was lost and does
+  nothing else; 'reset' also makes that row last and first. The game goes on in
+  both, and its report covers the whole of it.
+
+  Frames: a report's episode_frames are agent steps x frame skip. The no-ops that
+  begin an Atari game, counted by noop_max in raw frames, are in neither; nor do
+  they count towards the frame cap.
+  """
+
+  def __init__(self, task: str, config: EnvConfig, *, seed: int):
+    """Starts the lanes: about 50 ms each on Atari.
+
+    Args:
+      task: EnvPool's id, from `find_task`.
+      config: lanes and options.
+      seed: non-negative; lane i plays the same in every pool of this seed.
+
+    Raises:
+      ValueError: the task does not suit this agent, or an option the task.
+      ImportError: a library that the task needs is not installed.
+    """
+    defaults = task_spec(task).config
+    options = families.family_options(task, defaults, config)
+    spaces = task_spec(task, **options)
+    interface = families.family_interface(
+        task,
+        spaces.observation_space,
+        spaces.action_space,
+        families.frame_skip(defaults, config),
+    )
+    self.spec = interface.spec
+    self.num_envs = config.num_envs
+    self.batch_size = config.batch_size or config.num_envs
+    self._convert = interface.convert
+    self._life_loss = config.life_loss
+    self._log = EpisodeLog(self.num_envs, self.spec.frame_skip)
+    self._lives = np.zeros(self.num_envs, np.int64)
+    self._game_over = np.ones(self.num_envs, bool)  # the next row is a first one
+    self._num_waiting = 0  # lanes that owe a row
+    self._pool = envpool.make(
+        task,
+        env_type="gymnasium",
+        num_envs=self.num_envs,
+        batch_size=self.batch_size,
+        num_threads=config.num_threads,
+        seed=envpool_seed(seed),
+        **options,
+    )
+
+  def reset(self) -> None:
+    """Starts a new game in every lane.
+
+    Raises:
+      RuntimeError: rows are on their way: receive them first.
+    """
+    if self._num_waiting:
+      raise RuntimeError(
+          f"reset with {self._num_waiting} rows on their way: call recv first."
+      )
+    self._game_over[:] = True
+    self._num_waiting = self.num_envs
+    self._pool.async_reset()
+
+  def recv(self) -> Timestep:
+    """The next rows; see `World.recv`.
+
+    Raises:
+      RuntimeError: fewer than `batch_size` lanes have been sent an action
+        (EnvPool would wait for ever).
+    """
+    if self._num_waiting < self.batch_size:
+      raise RuntimeError(
+          f"recv needs {self.batch_size} lanes, {self._num_waiting} are under "
+          "way: call reset() or send() first."
+      )
+    obs, r_t, terminated, truncated, info = self._pool.recv()
+    env_id = info["env_id"]
+    self._num_waiting -= len(env_id)
+
+    game_first = self._game_over[env_id]
+    terminated = (terminated | (info.get("terminated", 0) != 0)) & ~game_first
+    truncated = truncated & ~terminated & ~game_first
+    game_last = terminated | truncated
+    self._game_over[env_id] = game_last
+    r_t = np.where(game_first, 0, r_t).astype(np.float32)
+    self._log.add(env_id, r_t, game_first, game_last, truncated)
+
+    life_lost = np.zeros(len(env_id), bool)
+    if self._life_loss != "ignore":
+      life_lost = (info["lives"] < self._lives[env_id]) & ~game_first
+      self._lives[env_id] = info["lives"]
+    cut = life_lost & (self._life_loss == "reset")
+    return Timestep(
+        obs_t=self._convert(obs),
+        r_t=r_t,
+        discount_t=np.where(terminated | life_lost, 0, 1).astype(np.float32),
+        is_first_t=game_first | (cut & ~game_last),
+        is_last_t=game_last | cut,
+        env_id=env_id,
+    )
+
+  def send(self, a_t: np.ndarray, env_id: np.ndarray) -> None:
+    """Acts in the rows just received; see `World.send`."""
+    check_actions(a_t, env_id, self.spec.num_actions)
+    self._num_waiting += len(env_id)
+    self._pool.send(a_t.astype(np.int32), env_id.astype(np.int32))
+
+  def pop_episodes(self) -> list[EpisodeReport]:
+    """See `World.pop_episodes`."""
+    return self._log.pop()
+
+  def close(self) -> None:
+    """Stops EnvPool's threads."""
+    self._pool.close()

@@ -1,0 +1,53 @@
+"""One call that makes a world from the settings."""
+
+from r2d2_jax.config import EnvConfig
+from r2d2_jax.envs.flicker import FlickerWorld
+from r2d2_jax.envs.recall import RecallWorld
+from r2d2_jax.envs.world import World
+
+
+def make_world(config: EnvConfig, *, seed: int) -> World:
+  """The world that `config` asks for: built in, or EnvPool's.
+
+  EnvPool is imported only where it is needed.
+
+  Args:
+    config: task, lanes, options.
+    seed: non-negative integer. The same seed gives the same lanes, whatever
+      their number, the batch size and the threads; another seed gives others.
+
+  Raises:
+    ValueError: unknown task (names the nearest), or an option does not suit it.
+    ImportError: EnvPool, or a library that the task needs, is not installed.
+  """
+  if not 0 <= config.batch_size <= config.num_envs:
+    raise ValueError(
+        f"expected batch_size in [0, num_envs={config.num_envs}], got "
+        f"{config.batch_size}: 0 steps all lanes together."
+    )
+  if config.task.lower() == "recall":
+    if config.life_loss != "ignore":
+      raise ValueError("recall has no lives: use life_loss='ignore'.")
+    world: World = RecallWorld(
+        config.num_envs,
+        seed=seed,
+        batch_size=config.batch_size,
+        max_episode_steps=config.max_episode_frames,
+    )
+  else:
+    world = _make_envpool_world(config, seed)
+  if config.flicker_probability:
+    world = FlickerWorld(world, config.flicker_probability, seed=seed)
+  return world
+
+
+def _make_envpool_world(config: EnvConfig, seed: int) -> World:
+  # pylint: disable=import-outside-toplevel
+  from r2d2_jax.envs import envpool_world
+  from r2d2_jax.envs.child_world import ChildWorld
+  from r2d2_jax.envs.families import is_vizdoom
+
+  task = envpool_world.find_task(config.task)
+  if is_vizdoom(envpool_world.task_spec(task).config):
+    return ChildWorld(task, config, seed=seed)
+  return envpool_world.EnvPoolWorld(task, config, seed=seed)

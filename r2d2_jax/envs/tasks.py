@@ -1,0 +1,56 @@
+"""Names of games and tasks: what people write, what EnvPool wants."""
+
+from collections.abc import Collection
+import difflib
+
+_ATARI57 = """
+alien amidar assault asterix asteroids atlantis bank_heist battle_zone beam_rider
+berzerk bowling boxing breakout centipede chopper_command crazy_climber defender
+demon_attack double_dunk enduro fishing_derby freeway frostbite gopher gravitar
+hero ice_hockey jamesbond kangaroo krull kung_fu_master montezuma_revenge
+ms_pacman name_this_game phoenix pitfall pong private_eye qbert riverraid
+road_runner robotank seaquest skiing solaris space_invaders star_gunner surround
+tennis time_pilot tutankham up_n_down venture video_pinball wizard_of_wor
+yars_revenge zaxxon
+""".split()
+
+
+def atari57_games() -> list[str]:
+  """The 57 games of the benchmark, as score tables spell them: 'ms_pacman'."""
+  return list(_ATARI57)
+
+
+def _plain(name: str) -> str:
+  """What is left of a name without case, underscores and version."""
+  name = name.lower().removeprefix("ale/").removesuffix("-v5")
+  return name.replace("_", "").replace(" ", "")
+
+
+def resolve_task(name: str, known: Collection[str]) -> str:
+  """EnvPool's id of a game or task.
+
+  Accepts an id as EnvPool lists it ('MiniGrid-MemoryS7-v0'), in any case, and for
+  Atari also the bare name, with or without underscores: 'Pong', 'pong',
+  'Pong-v5', 'MsPacman', 'ms_pacman'.
+
+  Args:
+    name: what the user wrote.
+    known: all ids that EnvPool has.
+
+  Raises:
+    ValueError: there is no such task; names the nearest ones.
+  """
+  if name in known:
+    return name
+  by_plain = {_plain(task): task for task in known}
+  # Atari last: 'Othello' is the cartridge, 'Othello-v1' is found above
+  by_plain |= {_plain(task): task for task in known if task.endswith("-v5")}
+  if _plain(name) in by_plain:
+    return by_plain[_plain(name)]
+  near = difflib.get_close_matches(_plain(name), [*by_plain, "recall"], n=3)
+  near = [by_plain.get(n, n) for n in near]
+  hint = f"did you mean {', '.join(near)}?" if near else (
+      "Atari games go by name (Pong, ms_pacman), other tasks by EnvPool's id "
+      "(MiniGrid-MemoryS7-v0, Catch-v0), the built-in one is 'recall'."
+  )
+  raise ValueError(f"unknown task {name!r}: {hint}")
