@@ -1,0 +1,292 @@
+"""Prioritised replay in this process: numpy, seeded, no server, no open port.
+
+The same interface and the same distribution as `tables.ReverbReplay`. Nothing is
+compressed: a row costs its raw size (7 kB for an Atari frame), so it is the
+memory for tests, for reproducible runs and for small machines.
+"""
+
+import threading
+import time
+
+import numpy as np
+
+from r2d2_jax import types
+from r2d2_jax.config import Config
+from r2d2_jax.replay.checks import ReplayError, check_priorities
+from r2d2_jax.replay.sequences import (
+    ROW_FIELDS, Block, Item, as_sequence, core_from_leaves, core_leaves, new_uid,
+    row_specs)
+
+
+class SumTree:
+  """Weights in the leaves of a binary tree, partial sums above them.
+
+  Sums are recomputed from the children, never adjusted by differences: they don't
+  drift.
+
+  Args:
+    size: leaves asked for; all weights start at 0.
+  """
+
+  def __init__(self, size: int):
+    self._depth = max(size - 1, 1).bit_length()
+    self._first_leaf = 1 << self._depth
+    # nodes[1] is the root, the children of i are 2 i and 2 i + 1.
+    self._nodes = np.zeros(2 * self._first_leaf, np.float64)
+
+  @property
+  def total(self) -> float:
+    """The sum of all weights."""
+    return float(self._nodes[1])
+
+  def get(self, index: np.ndarray) -> np.ndarray:
+    """Weights of the leaves `index`."""
+    return self._nodes[self._first_leaf + index]
+
+  def set(self, index: np.ndarray, weights: np.ndarray) -> None:
+    """Sets the leaves `index` (int [B]); of equal indices the last one counts."""
+    node = self._first_leaf + index
+    self._nodes[node] = weights
+    for _ in range(self._depth):
+      node = np.unique(node >> 1)
+      self._nodes[node] = self._nodes[2 * node] + self._nodes[2 * node + 1]
+
+  def find(self, uniform: np.ndarray) -> np.ndarray:
+    """Leaves drawn with probability weight / total, by `uniform` in [0, 1) [B]."""
+    target = uniform * self._nodes[1]
+    node = np.ones(target.shape, np.int64)
+    for _ in range(self._depth):
+      left = self._nodes[2 * node]
+      # Rounding can carry a target past the last weight: never into an empty side.
+      right = (target >= left) & (self._nodes[2 * node + 1] > 0.0)
+      target = np.where(right, target - left, target)
+      node = 2 * node + right
+    return node - self._first_leaf
+
+
+class LocalReplay:
+  """FIFO memory of `capacity_sequences` items, P(i) = p_i^exponent / sum_j p_j^exponent.
+
+  Blocks are held by reference, so that rows shared by neighbouring items are there
+  once. All methods may be called from any thread.
+
+  Args:
+    config: capacity, exponent, lengths of items.
+    spec: what the world says of itself.
+    core_state: an example, with one leading dimension, for shapes and dtypes.
+    seed: of the sampling.
+  """
+
+  def __init__(self, config: Config, spec: types.EnvSpec,
+               core_state: types.CoreState, *, seed: int = 0):
+    self._capacity = config.replay.capacity_sequences
+    self._exponent = config.replay.priority_exponent
+    self._item_rows = config.item_rows
+    self._block_rows = config.block_rows
+    self._specs = row_specs(spec)
+    self._leaf_specs = [(x.shape[1:], x.dtype) for x in core_leaves(core_state)]
+    self._seed = seed
+
+    # Items are numbered from 0 as they come; item i lives in slot i % capacity
+    # until item i + capacity takes it. Its key is i + 1.
+    self._items = [None] * self._capacity
+    self._tree = SumTree(self._capacity)
+    self._num_inserted = 0
+    self._num_draws = 0
+    self._closed = False
+    self._changed = threading.Condition()
+
+  def insert(self, items: list[Item], priorities: np.ndarray) -> None:
+    """Adds items, the oldest leaving where there is no room.
+
+    Args:
+      items: from `SequenceBuilder.add`.
+      priorities: [len(items)], raw: the exponent is applied here.
+
+    Raises:
+      ValueError: wrong number of priorities, or one not finite or negative.
+      ReplayError: closed.
+    """
+    priorities = check_priorities(priorities, len(items))
+    with self._changed:
+      self._check_open()
+      slots = (self._num_inserted + np.arange(len(items))) % self._capacity
+      for slot, item in zip(slots, items):
+        self._items[slot] = item
+      self._tree.set(slots, priorities ** self._exponent)
+      self._num_inserted += len(items)
+      self._changed.notify_all()
+
+  def sample(self, batch_size: int,
+             timeout_seconds: float) -> types.ReplaySample:
+    """Draws items independently, with replacement.
+
+    While every priority is 0, all items are equally likely.
+
+    Args:
+      batch_size: B.
+      timeout_seconds: how long to wait for a first item.
+
+    Raises:
+      TimeoutError: still empty after that time.
+      ReplayError: closed.
+    """
+    deadline = time.monotonic() + timeout_seconds
+    with self._changed:
+      self._check_open()
+      while not self._num_inserted:
+        if not self._changed.wait(deadline - time.monotonic()):
+          raise TimeoutError(
+              f"no item came within {timeout_seconds} s: the replay is empty. "
+              "Insert before sampling, or wait longer.")
+        self._check_open()
+      # One generator per draw: a count is then all that a checkpoint has to keep.
+      uniform = np.random.default_rng(
+          (self._seed, self._num_draws)).random(batch_size)
+      self._num_draws += 1
+      if self._tree.total > 0.0:
+        slots = self._tree.find(uniform)
+        probability = self._tree.get(slots) / self._tree.total
+      else:
+        slots = (uniform * self._size()).astype(np.int64)
+        probability = np.full(batch_size, 1.0 / self._size())
+      items = [self._items[slot] for slot in slots]
+      # The newest number that lives in the slot.
+      newest = self._num_inserted - 1
+      keys = (newest - (newest - slots) % self._capacity + 1).astype(np.uint64)
+    return types.ReplaySample(self._stack(items), probability, keys)
+
+  def update_priorities(self, keys: np.ndarray, priorities: np.ndarray) -> None:
+    """Sets new raw priorities; keys that are no longer held are dropped silently.
+
+    Args:
+      keys: uint64 [B], from `sample`.
+      priorities: [B].
+
+    Raises:
+      ValueError: wrong number of priorities, or one not finite or negative.
+      ReplayError: closed.
+    """
+    keys = np.asarray(keys)
+    priorities = check_priorities(priorities, len(keys))
+    number = keys.astype(np.int64) - 1
+    with self._changed:
+      self._check_open()
+      held = ((number >= self._num_inserted - self._size())
+              & (number < self._num_inserted))
+      self._tree.set(number[held] % self._capacity,
+                     priorities[held] ** self._exponent)
+
+  def size(self) -> int:
+    """Items held."""
+    with self._changed:
+      return self._size()
+
+  def num_inserted(self) -> int:
+    """Items ever inserted."""
+    with self._changed:
+      return self._num_inserted
+
+  def check_alive(self, timeout_seconds: float) -> None:
+    """Raises ReplayError if closed; there is no server that could die."""
+    del timeout_seconds
+    self._check_open()
+
+  def close(self) -> None:
+    """Frees the rows and wakes whoever waits in `sample`. Twice is fine."""
+    with self._changed:
+      self._closed = True
+      self._items = []
+      self._changed.notify_all()
+
+  def state_dict(self) -> dict[str, np.ndarray]:
+    """Everything as plain arrays, each block once: as large as the memory."""
+    with self._changed:
+      self._check_open()
+      size = self._size()
+      items = self._items[:size]
+      counts = np.array([self._num_inserted, self._num_draws], np.int64)
+      weights = self._tree.get(np.arange(size))
+    blocks = {block.uid: block for item in items for block in item.blocks}
+    place = {uid: i for i, uid in enumerate(blocks)}
+    state = {
+        "counts": counts,
+        "weights": weights,
+        "item_blocks": np.array(
+            [[place[b.uid] for b in item.blocks] for item in items],
+            np.int64).reshape(size, self._item_rows // self._block_rows),
+    }
+    for name, (shape, dtype) in self._specs.items():
+      array = np.empty((len(blocks), self._block_rows) + shape, dtype)
+      for i, block in enumerate(blocks.values()):
+        array[i] = getattr(block, name)
+      state[f"block/{name}"] = array
+    for k, (shape, dtype) in enumerate(self._leaf_specs):
+      array = np.empty((size,) + shape, dtype)
+      for i, item in enumerate(items):
+        array[i] = core_leaves(item.core_state)[k]
+      state[f"core_state/{k}"] = array
+    return state
+
+  def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
+    """The inverse of `state_dict`: the next samples are those that would have come.
+
+    Raises:
+      ValueError: saved with another capacity, item length or observation shape.
+    """
+    num_inserted, num_draws = (int(x) for x in np.asarray(state["counts"]))
+    item_blocks = np.asarray(state["item_blocks"])
+    size = min(num_inserted, self._capacity)
+    for name, shape in (
+        ("item_blocks", (size, self._item_rows // self._block_rows)),
+        ("block/obs_t", (len(state["block/obs_t"]), self._block_rows)
+         + self._specs["obs_t"][0])):
+      if np.shape(state[name]) != shape:
+        raise ValueError(
+            f"{name}: expected the shape {shape} of this configuration; got "
+            f"{np.shape(state[name])}. Restore with the capacity, item lengths "
+            "and observations of the run that saved it.")
+    # The actor's values are not kept: initial priorities were computed long ago.
+    no_q = np.zeros((self._block_rows, 0), np.float32)
+    blocks = [
+        Block(**{name: np.asarray(state[f"block/{name}"])[i]
+                 for name in ROW_FIELDS},
+              q_t=no_q, core_state=None, uid=new_uid())
+        for i in range(len(state["block/obs_t"]))]
+    with self._changed:
+      self._check_open()
+      self._items = [None] * self._capacity
+      for i in range(size):
+        self._items[i] = Item(
+            tuple(blocks[j] for j in item_blocks[i]),
+            core_from_leaves(
+                [np.asarray(state[f"core_state/{k}"])[i]
+                 for k in range(len(self._leaf_specs))]))
+      self._tree = SumTree(self._capacity)
+      self._tree.set(np.arange(size), np.asarray(state["weights"]))
+      self._num_inserted, self._num_draws = num_inserted, num_draws
+      self._changed.notify_all()
+
+  def _size(self):
+    return min(self._num_inserted, self._capacity)
+
+  def _check_open(self):
+    if self._closed:
+      raise ReplayError("the replay is closed")
+
+  def _stack(self, items):
+    """Copies the blocks of the items into a batch."""
+    rows = {}
+    for name, (shape, dtype) in self._specs.items():
+      out = np.empty((len(items), self._item_rows) + shape, dtype)
+      blocked = out.reshape((len(items), -1, self._block_rows) + shape)
+      for i, item in enumerate(items):
+        for j, block in enumerate(item.blocks):
+          blocked[i, j] = getattr(block, name)
+      rows[name] = out
+    leaves = [np.empty((len(items),) + shape, dtype)
+              for shape, dtype in self._leaf_specs]
+    for i, item in enumerate(items):
+      for leaf, value in zip(leaves, core_leaves(item.core_state)):
+        leaf[i] = value
+    return as_sequence(rows, core_from_leaves(leaves))

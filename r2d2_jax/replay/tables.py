@@ -1,0 +1,439 @@
+"""Prioritised replay in a Reverb server; the only module that imports reverb.
+
+Rows are written in blocks: one append of one writer per block, and an item refers
+to the blocks of its lane by the cells that the writer handed back. Rows shared by
+neighbouring items are then stored once, compressed, and no lane needs a writer of
+its own. One append per row is five times slower and six times larger, and a column
+for each small field costs more than half of the speed: these are packed into one.
+
+What guards against Reverb's ways, each pinned by a test:
+* A dead server makes calls block for ever, without an error and deaf to Ctrl-C.
+  What may block runs in a daemon thread here, or with a deadline.
+* A priority that is not finite damages the table for good: `check_priorities`.
+* Sampling prefetches: a batch's probabilities, and the priorities that it was
+  drawn by, are some batches old.
+"""
+
+import math
+import queue
+import threading
+import time
+from typing import Any, Callable, Optional
+import warnings
+
+import numpy as np
+import reverb
+from reverb.trajectory_writer import TrajectoryColumn
+
+from r2d2_jax import types
+from r2d2_jax.config import Config
+from r2d2_jax.replay.checks import ReplayError, check_priorities
+from r2d2_jax.replay.sequences import (
+    Block, Item, as_sequence, core_from_leaves, core_leaves, row_specs)
+
+_TABLE = "items"
+_CALL_SECONDS = 10.0  # without an answer for so long, a server counts as dead
+_POLL_SECONDS = 0.2  # how often those who wait look whether to stop
+_CLOSE_SECONDS = 0.9
+
+
+class _Layout:
+  """How blocks and states lie in Reverb's columns, and back.
+
+  Columns: "obs_t" [R, *obs_shape]; "rows" uint8 [R, bytes], the small fields;
+  "core_0", "core_1", ... the leaves of the state, only with blocks where an item
+  starts.
+  """
+
+  def __init__(self, config: Config, spec: types.EnvSpec,
+               core_state: types.CoreState):
+    specs = row_specs(spec)
+    self._obs = specs.pop("obs_t")
+    self._packed = np.dtype([(name, dtype) for name, (_, dtype) in
+                             specs.items()])
+    self._leaves = [(x.shape[1:], x.dtype) for x in core_leaves(core_state)]
+    self._block_rows = config.block_rows
+    self.item_blocks = config.item_rows // config.block_rows
+    self.core_columns = [f"core_{k}" for k in range(len(self._leaves))]
+    self.columns = ["obs_t", "rows"] + self.core_columns
+
+  def encode(self, block: Block) -> dict[str, np.ndarray]:
+    packed = np.empty(self._block_rows, self._packed)
+    for name in self._packed.names:
+      packed[name] = getattr(block, name)
+    columns = {"obs_t": block.obs_t,
+               "rows": packed.view(np.uint8).reshape(self._block_rows, -1)}
+    if block.core_state is not None:
+      columns |= zip(self.core_columns, core_leaves(block.core_state))
+    return columns
+
+  def item_specs(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+    """Shape and dtype of an item's columns."""
+    lead = (self.item_blocks, self._block_rows)
+    return {
+        "obs_t": (lead + self._obs[0], self._obs[1]),
+        "rows": (lead + (self._packed.itemsize,), np.dtype(np.uint8)),
+    } | dict(zip(self.core_columns, self._leaves))
+
+  def decode(self, batch: dict[str, np.ndarray]) -> types.Sequence:
+    """From columns with a leading [B]."""
+    obs_t = batch["obs_t"]
+    lead = (len(obs_t), self.item_blocks * self._block_rows)
+    packed = batch["rows"].view(self._packed)
+    rows = {name: np.ascontiguousarray(packed[name]).reshape(lead)
+            for name in self._packed.names}
+    rows["obs_t"] = obs_t.reshape(lead + self._obs[0])
+    return as_sequence(
+        rows, core_from_leaves([batch[name] for name in self.core_columns]))
+
+
+class _BlockWriter:
+  """Appends each block once, as long as its cells are still known to the writer.
+
+  Not for several threads at once.
+  """
+
+  def __init__(self, client: reverb.Client, layout: _Layout, keep_blocks: int):
+    self._layout = layout
+    self._keep_blocks = keep_blocks
+    self._writer = client.trajectory_writer(keep_blocks, validate_items=False)
+    for column in layout.columns:
+      self._writer.configure(
+          (column,), num_keep_alive_refs=keep_blocks, max_chunk_length=1)
+    # uid -> (number of the append, column -> cell), oldest first.
+    self._cells = {}
+    self._num_appended = 0
+
+  def write(self, item: Item, priority: float) -> None:
+    cells = [self._append(block) for block in item.blocks]
+    trajectory = {name: TrajectoryColumn([c[name] for c in cells])
+                  for name in ("obs_t", "rows")}
+    for name in self._layout.core_columns:
+      trajectory[name] = TrajectoryColumn([cells[0][name]], squeeze=True)
+    self._writer.create_item(_TABLE, priority, trajectory)
+
+  def _append(self, block: Block) -> dict[str, Any]:
+    # The writer forgets the oldest cell with each append. One that could go while
+    # the rest of this item is appended is already too old, and is stored again.
+    known = self._cells.get(block.uid)
+    fresh = self._num_appended - self._keep_blocks + self._layout.item_blocks
+    if known and known[0] >= fresh:
+      return known[1]
+    columns = self._layout.encode(block)
+    self._writer.append(columns)
+    cells = {name: next(iter(self._writer.history[name][-1]))
+             for name in columns}
+    self._cells.pop(block.uid, None)
+    self._cells[block.uid] = (self._num_appended, cells)
+    self._num_appended += 1
+    if len(self._cells) > self._keep_blocks:
+      del self._cells[next(iter(self._cells))]
+    return cells
+
+  def wait_confirmed(self, timeout_seconds: float) -> bool:
+    """True when the server has all items, False when it is not done in time."""
+    try:
+      self._writer.flush(0, timeout_ms=int(1000 * timeout_seconds))
+    except reverb.errors.DeadlineExceededError:
+      return False
+    return True
+
+  def close(self) -> None:
+    self._writer.close()
+
+
+class _Reader:
+  """Prefetches batches of one size in a daemon thread."""
+
+  def __init__(self, address: str, layout: _Layout, batch_size: int):
+    self.batch_size = batch_size
+    self._layout = layout
+    self._specs = layout.item_specs()
+    self._dataset = reverb.TrajectoryDataset(
+        server_address=address, table=_TABLE,
+        dtypes={name: dtype for name, (_, dtype) in self._specs.items()},
+        shapes={name: shape for name, (shape, _) in self._specs.items()},
+        num_workers_per_iterator=2,
+        max_in_flight_samples_per_worker=max(1, batch_size // 2),
+        # The dataset ends where it would wait, so that this thread can stop.
+        rate_limiter_timeout_ms=int(1000 * _POLL_SECONDS))
+    self._batches = queue.Queue(maxsize=1)
+    self._stopped = threading.Event()
+    self._thread = threading.Thread(target=self._run, daemon=True)
+    self._thread.start()
+
+  def get(self, timeout_seconds: float) -> types.ReplaySample:
+    """The next batch; queue.Empty if there is none in time."""
+    batch = self._batches.get(timeout=timeout_seconds)
+    if isinstance(batch, Exception):
+      raise ReplayError(f"reading from Reverb failed: {batch}") from batch
+    return batch
+
+  def stop(self) -> None:
+    self._stopped.set()
+    self._thread.join(_CLOSE_SECONDS)
+
+  def _run(self):
+    try:
+      for batch in self._read():
+        self._put(batch)
+    except Exception as error:  # whatever it is, the caller must hear of it
+      self._put(error)
+
+  def _put(self, value):
+    while not self._stopped.is_set():
+      try:
+        return self._batches.put(value, timeout=_POLL_SECONDS)
+      except queue.Full:
+        pass
+
+  def _read(self):
+    elements = self._elements()
+    while True:
+      batch = {name: np.empty((self.batch_size,) + shape, dtype)
+               for name, (shape, dtype) in self._specs.items()}
+      probability = np.empty(self.batch_size, np.float64)
+      keys = np.empty(self.batch_size, np.uint64)
+      for i in range(self.batch_size):
+        element = next(elements, None)
+        if element is None:
+          return
+        for name, array in batch.items():
+          array[i] = element.data[name]
+        probability[i] = element.info.probability
+        keys[i] = element.info.key
+      yield types.ReplaySample(self._layout.decode(batch), probability, keys)
+
+  def _elements(self):
+    while not self._stopped.is_set():
+      for element in self._dataset.as_numpy_iterator():
+        if self._stopped.is_set():
+          return
+        yield element
+
+
+class ReverbReplay:
+  """FIFO memory of `capacity_sequences` items, P(i) = p_i^exponent / sum_j p_j^exponent.
+
+  All methods may be called from any thread.
+
+  Args:
+    config: capacity, exponent, lengths of items, port, lanes.
+    spec: what the world says of itself.
+    core_state: an example, with one leading dimension, for shapes and dtypes.
+    samples_per_insert: None: whoever samples keeps the replay ratio. A number: the
+      server lets each item be sampled so many times on average, for actors in
+      other processes; writers and readers then wait for each other, and what was
+      prefetched counts as sampled.
+    error_buffer: with samples_per_insert: by how many samples its balance may be
+      off, at least max(1, samples_per_insert).
+    address: None starts a server in this process; "host:port" joins another one,
+      whose capacity, exponent and limits then hold.
+
+  Raises:
+    ValueError: error_buffer is missing or too small.
+  """
+
+  def __init__(self, config: Config, spec: types.EnvSpec,
+               core_state: types.CoreState, *,
+               samples_per_insert: Optional[float] = None,
+               error_buffer: Optional[float] = None,
+               address: Optional[str] = None):
+    self._server = None
+    if address is None:
+      self._server = _start_server(
+          config, _rate_limiter(samples_per_insert, error_buffer))
+      address = f"localhost:{self._server.port}"
+    self.address = address
+    self._client = reverb.Client(address)
+    self._layout = _Layout(config, spec, core_state)
+    # A block is referred to for the last time when all lanes have written the
+    # blocks of up to one item since; 4: lanes need not run at the same pace.
+    self._writer = _BlockWriter(
+        self._client, self._layout,
+        4 * (config.env.num_envs + 1) * self._layout.item_blocks)
+    self._write_lock = threading.Lock()
+    self._reader = None
+    self._read_lock = threading.Lock()
+    self._closed = threading.Event()
+
+  def insert(self, items: list[Item], priorities: np.ndarray) -> None:
+    """Adds items, the oldest leaving where there is no room.
+
+    Returns when the server has them; with samples_per_insert, waits until enough
+    was sampled.
+
+    Args:
+      items: from `SequenceBuilder.add`.
+      priorities: [len(items)], raw: the server applies the exponent.
+
+    Raises:
+      ValueError: wrong number of priorities, or one not finite or negative.
+      ReplayError: closed, or the server is dead.
+    """
+    priorities = check_priorities(priorities, len(items)).tolist()
+    with self._write_lock:
+      self._check_open()
+      for item, priority in zip(items, priorities):
+        self._writer.write(item, priority)
+      checked = time.monotonic()
+      while items and not self._writer.wait_confirmed(_POLL_SECONDS):
+        self._check_open()
+        if time.monotonic() - checked > _CALL_SECONDS / 2:
+          self.check_alive(_CALL_SECONDS / 2)
+          checked = time.monotonic()
+
+  def sample(self, batch_size: int,
+             timeout_seconds: float) -> types.ReplaySample:
+    """Draws items independently, with replacement; prefetches further batches.
+
+    Args:
+      batch_size: B. Another one than in the call before throws away what was
+        prefetched.
+      timeout_seconds: how long to wait.
+
+    Raises:
+      TimeoutError: no batch came in that time: the table is empty, the limiter
+        holds it back, or the server is dead (`check_alive` tells).
+      ReplayError: closed, or reading failed.
+    """
+    deadline = time.monotonic() + timeout_seconds
+    while True:
+      with self._read_lock:
+        self._check_open()
+        if self._reader is None or self._reader.batch_size != batch_size:
+          if self._reader is not None:
+            self._reader.stop()
+          self._reader = _Reader(self.address, self._layout, batch_size)
+        reader = self._reader
+      remaining = deadline - time.monotonic()
+      try:
+        return reader.get(min(max(remaining, 0.0), _POLL_SECONDS))
+      except queue.Empty:
+        if remaining <= 0.0:
+          raise TimeoutError(
+              f"no batch of {batch_size} items within {timeout_seconds} s: the "
+              "table is empty, the rate limiter holds it back, or the server is "
+              "dead. Insert before sampling, or wait longer.") from None
+
+  def update_priorities(self, keys: np.ndarray, priorities: np.ndarray) -> None:
+    """Sets new raw priorities; keys that are no longer held are dropped silently.
+
+    Args:
+      keys: uint64 [B], from `sample`.
+      priorities: [B].
+
+    Raises:
+      ValueError: wrong number of priorities, or one not finite or negative.
+      ReplayError: closed, or the server is dead.
+    """
+    keys = np.asarray(keys)
+    priorities = check_priorities(priorities, len(keys))
+    self._check_open()
+    updates = dict(zip(keys.tolist(), priorities.tolist()))
+    self._call(lambda: self._client.mutate_priorities(_TABLE, updates))
+
+  def size(self) -> int:
+    """Items held. Raises ReplayError where the server is dead."""
+    return self._info(_CALL_SECONDS).current_size
+
+  def num_inserted(self) -> int:
+    """Items ever inserted. Raises ReplayError where the server is dead."""
+    return self._info(_CALL_SECONDS).rate_limiter_info.insert_stats.completed
+
+  def check_alive(self, timeout_seconds: float) -> None:
+    """The heartbeat: Reverb's own calls don't notice that the server is gone.
+
+    Args:
+      timeout_seconds: the longest that this may take.
+
+    Raises:
+      ReplayError: closed, or the server did not answer.
+    """
+    self._info(timeout_seconds)
+
+  def close(self) -> None:
+    """Stops the threads, then the server, in less than a second. Twice is fine.
+
+    What Reverb does not let go of in that time is left to a daemon thread.
+    """
+    if self._closed.is_set():
+      return
+    self._closed.set()
+    stopper = threading.Thread(target=self._stop, daemon=True)
+    stopper.start()
+    stopper.join(_CLOSE_SECONDS)
+
+  def _stop(self):
+    # The order matters: a writer or reader that outlives its server blocks.
+    with self._write_lock:
+      self._writer.wait_confirmed(_POLL_SECONDS)
+      self._writer.close()
+    with self._read_lock:
+      if self._reader is not None:
+        self._reader.stop()
+        self._reader = None
+    if self._server is not None:
+      self._server.stop()
+
+  def _check_open(self):
+    if self._closed.is_set():
+      raise ReplayError("the replay is closed")
+
+  def _info(self, timeout_seconds):
+    self._check_open()
+    # Reverb takes whole seconds, and 0 for ever.
+    whole_seconds = max(1, math.ceil(timeout_seconds))
+    return self._call(lambda: self._client.server_info(whole_seconds)[_TABLE],
+                      timeout_seconds)
+
+  def _call(self, function: Callable[[], Any],
+            timeout_seconds: float = _CALL_SECONDS) -> Any:
+    """Calls Reverb so that the caller neither waits for ever nor misses Ctrl-C."""
+    answer = queue.SimpleQueue()
+
+    def run():
+      try:
+        answer.put((function(), None))
+      except Exception as error:  # raised again below, by the caller
+        answer.put((None, error))
+
+    threading.Thread(target=run, daemon=True).start()
+    try:
+      value, error = answer.get(timeout=timeout_seconds)
+    except queue.Empty:
+      value, error = None, f"no answer within {timeout_seconds} s"
+    if error is not None:
+      raise ReplayError(
+          f"the Reverb server at {self.address} is dead or out of reach: {error}. "
+          "Its content is lost; start again from the last checkpoint.")
+    return value
+
+
+def _rate_limiter(samples_per_insert, error_buffer):
+  if samples_per_insert is None:
+    return reverb.rate_limiters.MinSize(1)
+  least = max(1.0, samples_per_insert)
+  if error_buffer is None or error_buffer < least:
+    raise ValueError(
+        f"expected error_buffer >= {least} = max(1, samples_per_insert), smaller "
+        f"ones block all readers or writers; got {error_buffer}")
+  return reverb.rate_limiters.SampleToInsertRatio(
+      samples_per_insert, min_size_to_sample=1, error_buffer=float(error_buffer))
+
+
+def _start_server(config, rate_limiter):
+  server = reverb.Server(
+      [reverb.Table(
+          name=_TABLE,
+          sampler=reverb.selectors.Prioritized(config.replay.priority_exponent),
+          remover=reverb.selectors.Fifo(),
+          max_size=config.replay.capacity_sequences,
+          rate_limiter=rate_limiter)],
+      port=config.replay.port or None)
+  warnings.warn(
+      f"Reverb listens on port {server.port} of every network interface, without "
+      "credentials: whoever reaches it can read and write the replay. Use it in a "
+      "trusted network only, or take the replay backend 'local', which opens no "
+      "port.", stacklevel=3)
+  return server
