@@ -1,0 +1,113 @@
+"""Trains R2D2 on one task: `python -m experiments.train --preset laptop`.
+
+Every setting can be given on the command line, over those of a preset:
+
+    python -m experiments.train --preset laptop --env.task Breakout \\
+        --run.total-steps 2000000 --agent.n-step 3
+
+A second start with the same --run.run-dir goes on from the last checkpoint.
+"""
+
+import dataclasses
+import datetime
+import pathlib
+import sys
+
+import tyro
+
+from experiments.configs.presets import PRESETS
+from r2d2_jax.config import Config, ConfigError, validate
+
+# jax, EnvPool and Reverb take seconds to import: only after the command line
+# has been understood.
+
+
+def parse_command_line(arguments: list[str]) -> Config:
+  """The configuration that a command line asks for, checked.
+
+  Args:
+    arguments: without the program's name; `--preset NAME` may stand anywhere.
+
+  Raises:
+    ConfigError: an unknown preset, or settings that cannot work.
+    SystemExit: code 0 after --help, code 2 after a malformed argument.
+  """
+  preset, arguments = _take_preset(arguments)
+  summaries = "\n".join(
+      f"- {name}: {make.__doc__.splitlines()[0]}"
+      for name, make in PRESETS.items()
+  )
+  config = tyro.cli(
+      Config,
+      args=arguments,
+      default=PRESETS[preset](),
+      prog="python -m experiments.train",
+      description=(
+          "Trains R2D2 on one task. Any setting below can be given; the"
+          f" defaults shown are those of --preset {preset}. Presets, chosen"
+          f" with --preset NAME:\n\n{summaries}\n\nA second start with the same"
+          " --run.run-dir goes on from the last checkpoint."
+      ),
+  )
+  if not config.run.run_dir:
+    date = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    config = dataclasses.replace(
+        config,
+        run=dataclasses.replace(
+            config.run, run_dir=f"runs/{config.env.task}-{preset}-{date}"
+        ),
+    )
+  validate(config)
+  return config
+
+
+def _take_preset(arguments: list[str]) -> tuple[str, list[str]]:
+  """Takes `--preset NAME` or `--preset=NAME` out of the arguments."""
+  name, rest = "laptop", []
+  i = 0
+  while i < len(arguments):
+    argument = arguments[i]
+    if argument == "--preset":
+      i += 1
+      name = arguments[i] if i < len(arguments) else ""
+    elif argument.startswith("--preset="):
+      name = argument.partition("=")[2]
+    else:
+      rest.append(argument)
+    i += 1
+  if name not in PRESETS:
+    raise ConfigError(
+        f"--preset: expected one of {', '.join(PRESETS)}, got {name!r}"
+    )
+  return name, rest
+
+
+def main(arguments: list[str] | None = None) -> int:
+  """Runs the command; returns the exit code."""
+  try:
+    config = parse_command_line(
+        sys.argv[1:] if arguments is None else arguments
+    )
+  except ConfigError as error:
+    print(f"error: {error}", file=sys.stderr)
+    return 2
+  # pylint: disable=g-import-not-at-top
+  from rich.console import Console
+
+  from r2d2_jax.system.checkpoints import CheckpointError
+  from r2d2_jax.system.train import train
+
+  console = Console()
+  run_dir = pathlib.Path(config.run.run_dir)
+  console.print(f"run directory: {run_dir}", highlight=False)
+  try:
+    result = train(config, run_dir=run_dir, console=console)
+  # ValueError: what a world or a network says of settings only it can judge.
+  except (ConfigError, CheckpointError, ValueError) as error:
+    print(f"error: {error}", file=sys.stderr)
+    return 2
+  return 130 if result.interrupted else 0
+
+
+if __name__ == "__main__":
+  sys.exit(main())

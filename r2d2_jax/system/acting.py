@@ -1,0 +1,118 @@
+"""The actor loop: world -> actor_step -> world and replay."""
+
+from typing import Callable
+
+import jax
+import numpy as np
+
+from r2d2_jax.agent.acting import (
+    epsilon_ladder,
+    init_actor_state,
+    initial_priorities,
+    make_actor,
+)
+from r2d2_jax.agent.networks import Networks
+from r2d2_jax.config import Config
+from r2d2_jax.envs.world import EpisodeReport, World
+from r2d2_jax.replay.sequences import Item, SequenceBuilder, stack_items
+from r2d2_jax.system.parameters import ParameterStore
+from r2d2_jax.system.timing import LegTimer
+
+# Items whose first priorities are computed in one call: few enough not to delay
+# them, enough that the call costs nothing beside a step.
+_PRIORITY_BATCH = 16
+
+
+class ActorLoop:
+  """Steps all lanes and hands finished items to replay; one call, one step."""
+
+  def __init__(
+      self,
+      config: Config,
+      *,
+      world: World,
+      networks: Networks,
+      parameters: ParameterStore,
+      insert: Callable[[list[Item], np.ndarray], None],
+      key: jax.Array,
+  ):
+    """Starts the world's lanes.
+
+    Args:
+      config: the run's settings.
+      world: fresh from `make_world`.
+      networks: from `make_networks`.
+      parameters: where the learner publishes; read every
+        `run.actor_refresh_steps` steps of a lane.
+      insert: takes items and their priorities, float32, before the exponent.
+      key: of all exploration.
+    """
+    self._world = world
+    self._parameters = parameters
+    self._insert = insert
+    self.timer = LegTimer()
+    self.epsilon = epsilon_ladder(
+        world.num_envs,
+        base=config.agent.epsilon_base,
+        alpha=config.agent.epsilon_alpha,
+    )
+    self._epsilon = jax.device_put(self.epsilon)
+    self._actor = make_actor(networks=networks)
+    self._state = init_actor_state(key, world.num_envs, networks=networks)
+    self._priorities = jax.jit(
+        lambda rows: initial_priorities(
+            rows.q_t,
+            rows.a_t,
+            rows.r_t,
+            rows.discount_t,
+            rows.valid_t,
+            config=config.agent,
+        )
+    )
+    self._builder = SequenceBuilder(
+        world.num_envs,
+        spec=world.spec,
+        core_state=jax.device_get(networks.initial_core_state(1)),
+        burn_in=config.agent.burn_in,
+        trace_length=config.agent.trace_length,
+        overlap=config.agent.overlap,
+    )
+    self._pending: list[Item] = []
+    self._refresh_calls = max(
+        1, config.run.actor_refresh_steps * world.num_envs // world.batch_size
+    )
+    self._num_calls = 0
+    world.reset()
+
+  def step(self) -> tuple[int, list[EpisodeReport]]:
+    """Receives rows, acts, sends actions, stores what is complete.
+
+    Returns:
+      The environment steps that these rows completed (the first row of an
+      episode completes none), and the episodes that ended.
+    """
+    leg = self.timer.leg
+    if self._num_calls % self._refresh_calls == 0:
+      self._params = self._parameters.latest()
+    self._num_calls += 1
+    with leg("environment"):
+      timestep = self._world.recv()
+    with leg("inference"):
+      self._state, output = self._actor(
+          self._params, self._state, timestep, self._epsilon
+      )
+      a_t = np.asarray(output.a_t)
+    with leg("environment"):
+      # Sent before the bookkeeping: the lanes step while it is done.
+      self._world.send(a_t, timestep.env_id)
+    with leg("write"):
+      self._pending += self._builder.add(timestep, jax.device_get(output))
+      while len(self._pending) >= _PRIORITY_BATCH:
+        self._insert_batch()
+    completed = ~timestep.is_first_t | timestep.is_last_t
+    return int(np.count_nonzero(completed)), self._world.pop_episodes()
+
+  def _insert_batch(self) -> None:
+    items = self._pending[:_PRIORITY_BATCH]
+    del self._pending[:_PRIORITY_BATCH]
+    self._insert(items, np.asarray(self._priorities(stack_items(items))))

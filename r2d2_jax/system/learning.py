@@ -1,0 +1,139 @@
+"""The learner loop: replay -> learner_step -> parameters and priorities."""
+
+import queue
+import threading
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+import optax
+
+from r2d2_jax.agent.learning import make_learner
+from r2d2_jax.agent.networks import Networks
+from r2d2_jax.config import Config
+from r2d2_jax.system.parameters import ParameterStore
+from r2d2_jax.system.timing import LegTimer
+from r2d2_jax.types import LearnerState, ReplaySample
+
+
+class Replay(Protocol):
+  """What the loop needs of a replay."""
+
+  def sample(self, batch_size: int, timeout_seconds: float) -> ReplaySample: ...
+
+  def update_priorities(
+      self, keys: np.ndarray, priorities: np.ndarray
+  ) -> None: ...
+
+
+class Batch:
+  """A sampled batch on the device, with what stays on the host."""
+
+  def __init__(self, sample: ReplaySample, burn_in: int):
+    valid = sample.sequence.valid_t[:, burn_in:]
+    self.trained_rows = int(np.count_nonzero(valid[:, 1:] & valid[:, :-1]))
+    self.keys = sample.keys
+    self.on_device = jax.device_put(
+        ReplaySample(
+            sample.sequence, sample.probability.astype(np.float32), None
+        )
+    )
+
+
+class Prefetcher:
+  """Samples and copies to the device in a thread, ahead of the learner."""
+
+  def __init__(self, replay: Replay, config: Config, *, depth: int = 2):
+    self._replay = replay
+    self._config = config
+    self._queue: queue.Queue[Batch] = queue.Queue(depth)
+    self.timer = LegTimer()
+
+  def run(self, stop: threading.Event) -> None:
+    """The thread's body: fills the queue until the event is set."""
+    batch_size = self._config.agent.batch_size
+    while not stop.is_set():
+      with self.timer.leg("sample"):
+        try:
+          sample = self._replay.sample(batch_size, timeout_seconds=1.0)
+        except TimeoutError:
+          continue
+      with self.timer.leg("copy"):
+        batch = Batch(sample, self._config.agent.burn_in)
+      while not stop.is_set():
+        try:
+          self._queue.put(batch, timeout=0.1)
+          break
+        except queue.Full:
+          pass
+
+  def get(self, timeout_seconds: float) -> Batch:
+    """The next batch.
+
+    Raises:
+      queue.Empty: none came in time.
+    """
+    return self._queue.get(timeout=timeout_seconds)
+
+
+class LearnerLoop:
+  """Updates, publishes parameters and writes priorities back, a step late.
+
+  The priorities of an update are fetched when the next one has been dispatched,
+  so that the accelerator never waits for the host.
+  """
+
+  def __init__(
+      self,
+      config: Config,
+      *,
+      networks: Networks,
+      optimizer: optax.GradientTransformation,
+      state: LearnerState,
+      replay: Replay,
+      parameters: ParameterStore,
+  ):
+    self._learner = make_learner(
+        networks=networks, optimizer=optimizer, config=config.agent
+    )
+    self._state = state
+    self._lock = threading.Lock()
+    self._replay = replay
+    self._parameters = parameters
+    self._unwritten: tuple[np.ndarray, Any] | None = None
+    self._metrics: dict[str, Any] = {}
+    self.num_updates = int(state.num_updates)
+    self.timer = LegTimer()
+
+  def step(self, batch: Batch) -> None:
+    """One update on this batch; writes the priorities of the one before."""
+    leg = self.timer.leg
+    with self._lock, leg("step"):
+      self._state, output = self._learner(self._state, batch.on_device)
+      self._parameters.publish(self._state.params)
+      self._metrics = output.metrics
+      self.num_updates += 1
+    # Waiting for the update before is what keeps the queue of work short.
+    with leg("step"):
+      if self._unwritten is not None:
+        jax.block_until_ready(self._unwritten[1])
+    with leg("write back"):
+      self.flush()
+      self._unwritten = (batch.keys, output.priorities)
+
+  def flush(self) -> None:
+    """Writes the outstanding priorities back."""
+    if self._unwritten is not None:
+      keys, priorities = self._unwritten
+      self._unwritten = None
+      self._replay.update_priorities(keys, np.asarray(priorities))
+
+  def state(self) -> LearnerState:
+    """A host copy of the state; safe from any thread."""
+    with self._lock:
+      return jax.device_get(self._state)
+
+  def metrics(self) -> dict[str, float]:
+    """Metrics of the latest update; empty before the first."""
+    with self._lock:
+      return {k: float(v) for k, v in self._metrics.items()}
