@@ -1,0 +1,205 @@
+"""Imports point down only, and heavy packages enter through one door each."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+_BOTTOM = {"config", "types"}
+# What the modules of a room may import from r2d2_jax, beside their own room.
+# experiments/ may import all of it.
+_BELOW = {
+    "config": set(),
+    "types": set(),
+    "agent": _BOTTOM,
+    "envs": _BOTTOM,
+    "replay": _BOTTOM,
+    "system": _BOTTOM | {"agent", "envs", "replay"},
+}
+
+# Package -> the only place that imports it. rlax: see agent/_rlax.py.
+_DOORS = {
+    "envpool": "r2d2_jax/envs/",
+    "reverb": "r2d2_jax/replay/tables.py",
+    "tensorflow": "r2d2_jax/replay/tables.py",
+    "rlax": "r2d2_jax/agent/_rlax.py",
+}
+# experiments/ may measure these two bare; rlax it must take from the agent.
+_OPEN_TO_EXPERIMENTS = {"envpool", "reverb", "tensorflow"}
+
+_JAX = {"jax", "jaxlib", "flax", "optax", "chex", "rlax"}
+_CLOCKS_THREADS_FILES = {
+    "time", "datetime", "threading", "queue", "concurrent", "multiprocessing",
+    "subprocess", "asyncio", "socket", "os", "io", "pathlib", "shutil",
+    "tempfile", "pickle",
+}
+# Room -> what it never imports: command lines read config and types in
+# milliseconds, the world is numpy, the algorithm is pure.
+_NEVER = {
+    "config": _JAX,
+    "types": _JAX,
+    "envs": _JAX,
+    "agent": _CLOCKS_THREADS_FILES,
+}
+
+# The doors themselves; every other module below system/ does without.
+_NEEDS_ENVPOOL_OR_REVERB = {
+    "r2d2_jax.envs.envpool_world", "r2d2_jax.replay.tables",
+}
+
+
+def _sources() -> list[str]:
+  return sorted(
+      str(path.relative_to(ROOT))
+      for top in ("r2d2_jax", "experiments")
+      for path in (ROOT / top).rglob("*.py")
+  )
+
+
+def _module(path: str) -> str:
+  parts = list(pathlib.PurePosixPath(path).with_suffix("").parts)
+  return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def _imported(path: str, source: str) -> set[str]:
+  """Dotted names that a source imports, anywhere in it.
+
+  `from a.b import c` counts as a.b.c, for c may be a module.
+  """
+  names = set()
+  for node in ast.walk(ast.parse(source)):
+    if isinstance(node, ast.Import):
+      names.update(alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+      base = node.module or ""
+      if node.level:
+        package = pathlib.PurePosixPath(path).parent.parts
+        kept = package[:len(package) - node.level + 1]
+        base = ".".join([*kept, base] if base else kept)
+      names.update(f"{base}.{alias.name}" for alias in node.names)
+  return names
+
+
+def _violations(path: str, source: str) -> list[str]:
+  """One line for each import in `source` that the module may not have."""
+  parts = _module(path).split(".")
+  in_package = parts[0] == "r2d2_jax"
+  room = parts[1] if in_package and len(parts) > 1 else ""
+  found = []
+  for name in sorted(_imported(path, source)):
+    top, _, rest = name.partition(".")
+    target = rest.partition(".")[0]
+    if top == "r2d2_jax" and in_package and (not room or target != room):
+      if target not in _BELOW.get(room, set()):
+        found.append(f"{path} imports {name}: imports point down only")
+    if top == "experiments" and in_package:
+      found.append(f"{path} imports {name}: imports point down only")
+    if top in _DOORS and not path.startswith(_DOORS[top]):
+      if in_package or top not in _OPEN_TO_EXPERIMENTS:
+        found.append(f"{path} imports {name}: only {_DOORS[top]} may")
+    if top in _NEVER.get(room, set()):
+      found.append(f"{path} imports {name}: {room} does without")
+  return found
+
+
+@pytest.mark.parametrize("path", _sources())
+def test_module_keeps_to_the_rules(path):
+  assert not _violations(path, (ROOT / path).read_text())
+
+
+def test_every_room_is_known():
+  rooms = {
+      _module(path).split(".")[1]
+      for path in _sources() if _module(path).startswith("r2d2_jax.")
+  }
+  assert rooms == set(_BELOW)
+
+
+@pytest.mark.parametrize("path, source", [
+    ("r2d2_jax/agent/a.py", "from r2d2_jax.replay import local"),
+    ("r2d2_jax/agent/a.py", "from r2d2_jax import envs"),
+    ("r2d2_jax/agent/a.py", "from ..envs.world import World"),
+    ("r2d2_jax/agent/a.py", "from .. import system"),
+    ("r2d2_jax/agent/a.py", "import r2d2_jax.system.train"),
+    ("r2d2_jax/agent/a.py", "def f():\n  import r2d2_jax.envs"),
+    ("r2d2_jax/agent/a.py", "import rlax"),
+    ("r2d2_jax/agent/a.py", "import time"),
+    ("r2d2_jax/agent/a.py", "from threading import Lock"),
+    ("r2d2_jax/envs/a.py", "from r2d2_jax.replay.local import LocalReplay"),
+    ("r2d2_jax/envs/a.py", "import jax.numpy as jnp"),
+    ("r2d2_jax/replay/a.py", "from r2d2_jax.agent.priorities import x"),
+    ("r2d2_jax/replay/local.py", "import reverb"),
+    ("r2d2_jax/replay/tables.py", "import envpool"),
+    ("r2d2_jax/system/a.py", "from experiments.train import main"),
+    ("r2d2_jax/system/a.py", "from envpool import make"),
+    ("r2d2_jax/system/a.py", "import tensorflow as tf"),
+    ("r2d2_jax/config.py", "import jax"),
+    ("r2d2_jax/config.py", "from r2d2_jax import types"),
+    ("r2d2_jax/types.py", "from jax import Array"),
+    ("r2d2_jax/types.py", "from . import config"),
+    ("r2d2_jax/__init__.py", "from r2d2_jax.config import Config"),
+    ("experiments/a.py", "import rlax"),
+])
+def test_wrong_import_is_found(path, source):
+  assert _violations(path, source)
+
+
+@pytest.mark.parametrize("path, source", [
+    ("r2d2_jax/agent/a.py", "from r2d2_jax.agent._rlax import rlax"),
+    ("r2d2_jax/agent/a.py", "from . import loss\nfrom .loss import burn_in"),
+    ("r2d2_jax/agent/a.py", "from r2d2_jax.types import Array\nimport jax"),
+    ("r2d2_jax/agent/_rlax.py", "import rlax"),
+    ("r2d2_jax/envs/a.py", "import envpool\nimport os"),
+    ("r2d2_jax/replay/tables.py", "import reverb\nimport tensorflow as tf"),
+    ("r2d2_jax/system/a.py", "from r2d2_jax.replay.make import make_replay"),
+    ("r2d2_jax/system/a.py", "import threading\nfrom r2d2_jax import config"),
+    ("experiments/a.py", "import r2d2_jax.system.train\nimport envpool"),
+])
+def test_right_import_passes(path, source):
+  assert not _violations(path, source)
+
+
+_IMPORT_WITHOUT = """
+import importlib, sys
+
+class Block:
+  def find_spec(self, name, path=None, target=None):
+    if name.partition(".")[0] in {blocked!r}:
+      raise ImportError(name + " is blocked")
+
+sys.meta_path.insert(0, Block())
+for module in {modules!r}:
+  importlib.import_module(module)
+"""
+
+
+def _import_without(blocked: list[str], modules: list[str]) -> None:
+  program = _IMPORT_WITHOUT.format(blocked=blocked, modules=modules)
+  result = subprocess.run(
+      [sys.executable, "-c", program],
+      cwd=ROOT, capture_output=True, text=True, check=False,
+  )
+  assert result.returncode == 0, result.stderr
+
+
+def test_pure_half_needs_neither_tensorflow_nor_reverb_nor_envpool():
+  modules = [
+      _module(path) for path in _sources()
+      if path.startswith("r2d2_jax/") and not path.startswith("r2d2_jax/system/")
+  ]
+  assert set(modules) > _NEEDS_ENVPOOL_OR_REVERB
+  _import_without(
+      ["tensorflow", "reverb", "envpool"],
+      sorted(set(modules) - _NEEDS_ENVPOOL_OR_REVERB),
+  )
+
+
+def test_config_and_types_need_no_jax():
+  _import_without(
+      sorted(_JAX | {"tensorflow", "reverb", "envpool"}),
+      ["r2d2_jax.config", "r2d2_jax.types"],
+  )

@@ -1,0 +1,155 @@
+"""The locks and the script that builds an environment from one."""
+
+import configparser
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+
+from packaging.requirements import Requirement
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+LOCKS = ["requirements.txt", "requirements-pure.txt"]
+
+
+def _pins(lock: str) -> dict[str, str]:
+  """name -> version, of the lines of a lock that hold for this Python."""
+  pins = {}
+  for line in (ROOT / lock).read_text().splitlines():
+    if line and not line.lstrip().startswith("#"):
+      requirement = Requirement(line)
+      if requirement.marker is None or requirement.marker.evaluate():
+        (specifier,) = requirement.specifier
+        assert specifier.operator == "==", line
+        pins[requirement.name.lower().replace("_", "-")] = specifier.version
+  return pins
+
+
+def _bounds() -> list[tuple[str, Requirement]]:
+  """(extra, requirement) for every line of setup.cfg's dependencies."""
+  parser = configparser.ConfigParser()
+  parser.read(ROOT / "setup.cfg")
+  sections = {"": parser["options"]["install_requires"]}
+  sections.update(parser["options.extras_require"])
+  return [
+      (extra, Requirement(line))
+      for extra, lines in sections.items() for line in lines.split("\n") if line
+  ]
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_lock_names_no_index(lock):
+  lines = (ROOT / lock).read_text().splitlines()
+  assert not [line for line in lines if "://" in line or line.startswith("-")]
+
+
+def test_full_lock_holds_the_versions_that_docs_explain():
+  pins = _pins("requirements.txt")
+  expected = {
+      "jax": "0.7.1", "jaxlib": "0.7.1", "flax": "0.12.0", "rlax": "0.1.9",
+      "envpool": "1.2.5", "dm-reverb": "0.14.0", "tensorflow-cpu": "2.15.1",
+      "tfp-nightly": "0.26.0.dev20261027", "ml-dtypes": "0.5.4",
+      "numpy": "1.26.4", "protobuf": "4.25.9",
+  }
+  assert {name: pins.get(name) for name in expected} == expected
+
+
+def test_pure_lock_holds_neither_tensorflow_nor_reverb_nor_envpool():
+  assert not {"tensorflow", "tensorflow-cpu", "dm-reverb", "envpool"} & set(
+      _pins("requirements-pure.txt"))
+
+
+def test_lock_meets_the_bounds_of_setup_cfg():
+  pins = _pins("requirements.txt")
+  for _, requirement in _bounds():
+    name = requirement.name.lower().replace("_", "-")
+    assert requirement.specifier.contains(pins[name]), requirement
+
+
+def _make_venv(directory, lock_text, *, min_disk_mb=1, **environment):
+  """Runs the set-up in `directory`, with these variables on top."""
+  (directory / "lock.txt").write_text(lock_text)
+  merged = {**os.environ, "PYTHON": sys.executable, **environment}
+  return subprocess.run(
+      [str(ROOT / ".ci/make_venv"), "venv", "lock.txt", str(min_disk_mb)],
+      cwd=directory, env=merged, capture_output=True, text=True, check=False,
+  )
+
+
+def _assert_one_line(result, words):
+  assert result.returncode == 1
+  assert result.stderr.count("\n") == 1 and result.stderr.startswith("set-up: ")
+  assert words in result.stderr
+
+
+def _fake_python(directory, body) -> str:
+  python = directory / "python"
+  python.write_text(f"#!/bin/sh\n{body}\n")
+  python.chmod(0o755)
+  return str(python)
+
+
+def test_no_python(tmp_path):
+  result = _make_venv(tmp_path, "", PYTHON="no-such-python")
+  _assert_one_line(result, "Python 3.11 is needed, 'no-such-python' is missing")
+  assert not (tmp_path / "venv").exists()
+
+
+def test_wrong_python(tmp_path):
+  python = _fake_python(tmp_path, "echo 3.9")
+  result = _make_venv(tmp_path, "", PYTHON=python)
+  _assert_one_line(result, "is 3.9")
+  assert not (tmp_path / "venv").exists()
+
+
+def test_too_little_disk(tmp_path):
+  result = _make_venv(tmp_path, "", min_disk_mb=10**9)
+  _assert_one_line(result, "1000000000 MB of free disk are needed")
+  assert not (tmp_path / "venv").exists()
+
+
+def test_somebody_elses_directory_is_left_alone(tmp_path):
+  (tmp_path / "venv").mkdir()
+  (tmp_path / "venv/precious").touch()
+  _assert_one_line(_make_venv(tmp_path, ""), "was not made by this set-up")
+  assert (tmp_path / "venv/precious").exists()
+
+
+def test_built_once_rebuilt_when_changed_or_cut_off(tmp_path):
+  assert _make_venv(tmp_path, "# empty\n").returncode == 0
+  mark = tmp_path / "venv/mark"  # a rebuild removes it
+
+  mark.touch()
+  again = _make_venv(tmp_path, "# empty\n", PYTHON="no-such-python")
+  assert again.returncode == 0 and not again.stdout and mark.exists()
+
+  # No index behind this address: the build is cut off, not taken for whole.
+  nowhere = {
+      "PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_RETRIES": "1",
+      "PIP_CONFIG_FILE": os.devnull, "PIP_FIND_LINKS": "",
+  }
+  _assert_one_line(
+      _make_venv(tmp_path, "toolz==1.2.0\n", **nowhere),
+      "no package index can be reached")
+  assert (tmp_path / "venv/bin/python").exists() and not mark.exists()
+  assert not (tmp_path / "venv/installed-lock.txt").exists()
+
+  assert _make_venv(tmp_path, "# empty\n").returncode == 0
+  assert (tmp_path / "venv/bin/pip").exists()
+
+  # The right lock beside an interpreter that is gone is not whole either.
+  shutil.rmtree(tmp_path / "venv/bin")
+  again = _make_venv(tmp_path, "# empty\n", PYTHON="no-such-python")
+  _assert_one_line(again, "is missing")
+
+
+def test_make_help_lists_the_two_commands():
+  result = subprocess.run(
+      ["make", "-C", str(ROOT), "help"],
+      capture_output=True, text=True, check=True,
+  )
+  assert re.search(r"^make train +\S", result.stdout, re.M)
+  assert re.search(r"^make test +\S", result.stdout, re.M)
