@@ -53,7 +53,7 @@ def laptop() -> Config:
           burn_in=10,
           trace_length=20,
           overlap=10,
-          batch_size=32,
+          batch_size=16,
           n_step=5,
           discount=0.99,
           learning_rate=3e-4,
@@ -64,7 +64,7 @@ def laptop() -> Config:
           capacity_sequences=40_000, min_sequences=1_000, replay_ratio=2.0
       ),
       run=RunConfig(
-          total_steps=4_000_000,
+          total_steps=6_000_000,
           max_minutes=120.0,
           actor_refresh_steps=25,
           checkpoint_minutes=5.0,

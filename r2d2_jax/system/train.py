@@ -127,10 +127,7 @@ class _Run:
           highlight=False,
       )
     self._replay = make_replay(
-        config,
-        spec=spec,
-        core_state=jax.device_get(self._networks.initial_core_state(1)),
-        seed=config.run.seed,
+        config, spec, jax.device_get(self._networks.initial_core_state(1))
     )
     self._closers.append(self._replay.close)
     self._parameters = ParameterStore(state.params)
