@@ -94,6 +94,8 @@ def main(arguments: list[str] | None = None) -> int:
   # pylint: disable=g-import-not-at-top
   from rich.console import Console
 
+  from r2d2_jax.replay.checks import ReplayError
+
   from r2d2_jax.system.checkpoints import CheckpointError
   from r2d2_jax.system.train import train
 

@@ -1,12 +1,10 @@
 """Checkpoints of the learner in a run's directory, through orbax."""
 
-import json
 import pathlib
 
 import jax
 import orbax.checkpoint as ocp
 
-from r2d2_jax.config import Config, from_dict, to_dict
 from r2d2_jax.types import LearnerState
 
 
@@ -83,27 +81,3 @@ class Checkpoints:
   def close(self) -> None:
     """Waits for what is being written."""
     self._manager.close()
-
-
-def write_config(run_dir: pathlib.Path, config: Config) -> None:
-  """Writes config.json, the whole configuration of the run."""
-  text = json.dumps(to_dict(config), indent=2)
-  (run_dir / "config.json").write_text(text + "\n")
-
-
-def read_config(run_dir: pathlib.Path) -> Config:
-  """The configuration that a run was started with.
-
-  Raises:
-    CheckpointError: the directory holds no run, or one of another version.
-  """
-  path = run_dir / "config.json"
-  try:
-    return from_dict(json.loads(path.read_text()))
-  except FileNotFoundError as error:
-    raise CheckpointError(
-        f"{run_dir} holds no run: expected {path}; give the directory that"
-        " training printed"
-    ) from error
-  except ValueError as error:
-    raise CheckpointError(f"{path} cannot be read: {error}") from error

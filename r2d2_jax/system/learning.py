@@ -67,13 +67,12 @@ class Prefetcher:
         except queue.Full:
           pass
 
-  def get(self, timeout_seconds: float) -> Batch:
-    """The next batch.
-
-    Raises:
-      queue.Empty: none came in time.
-    """
-    return self._queue.get(timeout=timeout_seconds)
+  def get(self, timeout_seconds: float) -> Batch | None:
+    """The next batch; None if there was none in time."""
+    try:
+      return self._queue.get(timeout=timeout_seconds)
+    except queue.Empty:
+      return None
 
 
 class LearnerLoop:
@@ -117,7 +116,7 @@ class LearnerLoop:
     with leg("step"):
       if self._unwritten is not None:
         jax.block_until_ready(self._unwritten[1])
-    with leg("write back"):
+    with leg("write_back"):
       self.flush()
       self._unwritten = (batch.keys, output.priorities)
 

@@ -1,0 +1,163 @@
+"""What a run says of itself: one row of numbers, for the log and the live line."""
+
+import collections
+import time
+
+import numpy as np
+
+from r2d2_jax.config import Config
+from r2d2_jax.envs.world import EpisodeReport
+
+# Lanes that explore less than this show what the agent can do.
+_EXPLOIT_EPSILON = 0.02
+_NAN = float("nan")
+
+_METRICS = (
+    "loss",
+    "grad_norm",
+    "td_abs_mean",
+    "td_abs_max",
+    "q_max_mean",
+    "importance_weight_mean",
+)
+_ACTOR_LEGS = ("environment", "inference", "write")
+_PREFETCH_LEGS = ("sample", "copy")
+_LEARNER_LEGS = ("step", "write_back")
+_WAITS = ("wait_for_learner", "wait_for_data", "wait_for_actors")
+_LEGS = _ACTOR_LEGS + _PREFETCH_LEGS + _LEARNER_LEGS + _WAITS
+
+
+class RunReport:
+  """Counts episodes and rates, and puts everything into a row."""
+
+  def __init__(
+      self,
+      config: Config,
+      *,
+      frame_skip: int,
+      epsilon: np.ndarray,
+      steps: int = 0,
+      updates: int = 0,
+      minutes: float = 0.0,
+  ):
+    """Starts the clock.
+
+    Args:
+      config: the run's settings.
+      frame_skip: raw frames per agent step.
+      epsilon: float [N], exploration of each lane.
+      steps: agent steps of the run before it was resumed.
+      updates: updates of the run before it was resumed.
+      minutes: wall-clock minutes of the run before it was resumed.
+    """
+    self._config = config
+    self._frame_skip = frame_skip
+    self._exploits = epsilon <= max(_EXPLOIT_EPSILON, float(epsilon.min()))
+    self._returns = collections.deque(maxlen=100)
+    self._exploit_returns = collections.deque(maxlen=30)
+    self._num_episodes = 0
+    self._minutes_before = minutes
+    self._start = time.monotonic()
+    self._last = (self._start, steps, updates, {})
+
+  def count_episode(self, episode: EpisodeReport) -> None:
+    """Counts a finished training game; called by the actors."""
+    self._num_episodes += 1
+    self._returns.append(episode.episode_return)
+    if self._exploits[episode.env_id]:
+      self._exploit_returns.append(episode.episode_return)
+
+  def minutes(self) -> float:
+    """Wall-clock minutes of the run, those before a resume included."""
+    return self._minutes_before + (time.monotonic() - self._start) / 60
+
+  def row(
+      self,
+      *,
+      steps: int,
+      updates: int,
+      replay_size: int,
+      replay_ratio: float,
+      metrics: dict[str, float],
+      leg_seconds: dict[str, float],
+      eval_return: float = _NAN,
+  ) -> dict[str, float | int | str]:
+    """The state of the run now; rates and shares are those since the last row.
+
+    Args:
+      steps: agent steps, all lanes together.
+      updates: learner updates.
+      replay_size: items held.
+      replay_ratio: trained rows per environment step, as measured.
+      metrics: of the latest update; may be empty.
+      leg_seconds: seconds spent in each leg since the start.
+      eval_return: mean raw return of an evaluation that just ended.
+
+    Returns:
+      Columns in a fixed order. return_mean: last 100 training games of all
+      lanes; return_exploit: last 30 of those lanes that explore least;
+      share_x: part of the wall-clock time that leg x was busy.
+    """
+    now = time.monotonic()
+    then, steps_then, updates_then, legs_then = self._last
+    self._last = (now, steps, updates, leg_seconds)
+    seconds = max(now - then, 1e-9)
+    share = {
+        leg: (leg_seconds.get(leg, 0.0) - legs_then.get(leg, 0.0)) / seconds
+        for leg in _LEGS
+    }
+    steps_per_second = (steps - steps_then) / seconds
+    return {
+        "minutes": self.minutes(),
+        "steps": steps,
+        "frames": steps * self._frame_skip,
+        "updates": updates,
+        "episodes": self._num_episodes,
+        "return_mean": _mean(self._returns),
+        "return_exploit": _mean(self._exploit_returns),
+        "eval_return": eval_return,
+        "frames_per_second": steps_per_second * self._frame_skip,
+        "updates_per_second": (updates - updates_then) / seconds,
+        "replay_size": replay_size,
+        "replay_ratio": replay_ratio,
+        **{name: metrics.get(name, _NAN) for name in _METRICS},
+        **{f"share_{leg}": value for leg, value in share.items()},
+        "bottleneck": _bottleneck(share),
+        "minutes_left": self._minutes_left(steps, steps_per_second),
+    }
+
+  def _minutes_left(self, steps: int, steps_per_second: float) -> float:
+    run = self._config.run
+    left = []
+    if steps_per_second > 0:
+      left.append((run.total_steps - steps) / steps_per_second / 60)
+    if run.max_minutes:
+      left.append(run.max_minutes - self.minutes())
+    return max(0.0, min(left)) if left else _NAN
+
+
+def _bottleneck(share: dict[str, float]) -> str:
+  """The busiest leg of the side that the others wait for."""
+  waited_for = max(_WAITS, key=lambda leg: share[leg])
+  if share[waited_for] == 0.0:  # one thread: nobody waits
+    legs = _ACTOR_LEGS + _LEARNER_LEGS
+  else:
+    legs = {
+        "wait_for_learner": _LEARNER_LEGS,
+        "wait_for_actors": _ACTOR_LEGS,
+        "wait_for_data": _PREFETCH_LEGS,
+    }[waited_for]
+  return max(legs, key=lambda leg: share[leg])
+
+
+def _mean(values: collections.deque[float]) -> float:
+  values = tuple(values)  # a copy: the actors append meanwhile
+  return float(np.mean(values)) if values else _NAN
+
+
+def summary(returns: np.ndarray) -> str:
+  """One line about the raw returns of whole games."""
+  return (
+      f"mean {returns.mean():.2f}, median {np.median(returns):.2f}, min"
+      f" {returns.min():g}, max {returns.max():g} over {len(returns)} games"
+  )
