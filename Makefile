@@ -4,7 +4,7 @@ PYTHON ?= python3.11
 UV ?= uv
 VENV ?= .venv
 VENV_PURE ?= .venv-pure
-MIN_DISK_MB ?= 3500
+MIN_DISK_MB ?= 4000
 MIN_DISK_MB_PURE ?= 1200
 # Passed on: make train ARGS='--env.task Breakout', make lock ARGS=--upgrade
 ARGS ?=

@@ -118,32 +118,30 @@ def test_somebody_elses_directory_is_left_alone(tmp_path):
   assert (tmp_path / "venv/precious").exists()
 
 
-def test_built_once_rebuilt_when_changed_or_cut_off(tmp_path):
-  assert _make_venv(tmp_path, "# empty\n").returncode == 0
-  mark = tmp_path / "venv/mark"  # a rebuild removes it
-
-  mark.touch()
-  again = _make_venv(tmp_path, "# empty\n", PYTHON="no-such-python")
-  assert again.returncode == 0 and not again.stdout and mark.exists()
+def test_built_once_rebuilt_when_cut_off_or_changed(tmp_path):
+  lock = tmp_path / "venv/installed-lock.txt"
 
   # No index behind this address: the build is cut off, not taken for whole.
   nowhere = {
       "PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_RETRIES": "1",
       "PIP_CONFIG_FILE": os.devnull, "PIP_FIND_LINKS": "",
   }
-  _assert_one_line(
-      _make_venv(tmp_path, "toolz==1.2.0\n", **nowhere),
-      "no package index can be reached")
-  assert (tmp_path / "venv/bin/python").exists() and not mark.exists()
-  assert not (tmp_path / "venv/installed-lock.txt").exists()
-
+  result = _make_venv(tmp_path, "toolz==1.2.0\n", **nowhere)
+  _assert_one_line(result, "no package index can be reached")
+  assert (tmp_path / "venv/bin/python").exists() and not lock.exists()
+  mark = tmp_path / "venv/mark"  # a rebuild removes it
+  mark.touch()
   assert _make_venv(tmp_path, "# empty\n").returncode == 0
-  assert (tmp_path / "venv/bin/pip").exists()
+  assert lock.read_text() == "# empty\n" and not mark.exists()
 
-  # The right lock beside an interpreter that is gone is not whole either.
-  shutil.rmtree(tmp_path / "venv/bin")
+  # From here on a build would fail: there is no Python to build with.
   again = _make_venv(tmp_path, "# empty\n", PYTHON="no-such-python")
-  _assert_one_line(again, "is missing")
+  assert again.returncode == 0 and not again.stdout
+  changed = _make_venv(tmp_path, "# changed\n", PYTHON="no-such-python")
+  _assert_one_line(changed, "is missing")
+  shutil.rmtree(tmp_path / "venv/bin")
+  broken = _make_venv(tmp_path, "# empty\n", PYTHON="no-such-python")
+  _assert_one_line(broken, "is missing")
 
 
 def test_make_help_lists_the_two_commands():
