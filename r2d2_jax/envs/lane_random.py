@@ -31,5 +31,5 @@ def lane_uniform(seed: int, *counters: np.ndarray) -> np.ndarray:
   counters = np.broadcast_arrays(*(np.atleast_1d(c) for c in counters))
   x = _mix(np.full(counters[0].shape, seed, np.uint64) + _GOLDEN)
   for counter in counters:  # arrays: numpy's uint64 arithmetic wraps silently
-    x = _mix(x ^ ((counter.astype(np.uint64) + np.uint64(1)) * _GOLDEN))
+    x = _mix((x ^ counter.astype(np.uint64)) + _GOLDEN)
   return (x >> np.uint64(11)) * 2.0**-53

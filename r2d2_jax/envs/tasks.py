@@ -43,8 +43,6 @@ def resolve_task(name: str, known: Collection[str]) -> str:
   if name in known:
     return name
   by_plain = {_plain(task): task for task in known}
-  # Atari last: 'Othello' is the cartridge, 'Othello-v1' is found above
-  by_plain |= {_plain(task): task for task in known if task.endswith("-v5")}
   if _plain(name) in by_plain:
     return by_plain[_plain(name)]
   near = difflib.get_close_matches(_plain(name), [*by_plain, "recall"], n=3)

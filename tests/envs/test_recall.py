@@ -151,6 +151,14 @@ def test_lane_is_the_same_in_a_larger_pool_and_in_turns():
   assert small != by_lane(RecallWorld(3, seed=8), 60)
 
 
+def test_all_lanes_together_come_in_order():
+  world = RecallWorld(4, seed=0)
+  world.reset()
+  world.recv()
+  world.send(np.zeros(4, np.int32), np.array([2, 0, 3, 1]))
+  np.testing.assert_array_equal(world.recv().env_id, [0, 1, 2, 3])
+
+
 def test_cap_truncates():
   world = RecallWorld(4, seed=0, max_episode_steps=2)
   ts, _ = _play(world, Oracle(4), 6)
