@@ -1,10 +1,13 @@
 """Which memory: the one place that knows both backends."""
 
-from typing import Union
+from typing import TYPE_CHECKING, Union
 
 from r2d2_jax import types
 from r2d2_jax.config import Config
 from r2d2_jax.replay.local import LocalReplay
+
+if TYPE_CHECKING:
+  from r2d2_jax.replay.tables import ReverbReplay
 
 
 def make_replay(config: Config, spec: types.EnvSpec,

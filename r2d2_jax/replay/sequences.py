@@ -252,7 +252,6 @@ class SequenceBuilder:
     self._open[lane] = True
     self._position[lane] = self._burn_in
     self._num_items[lane] = 0
-    self._history[lane].clear()
     self._history[lane].extend(
         [self._blank] * (self._burn_in // self._block_rows))
 

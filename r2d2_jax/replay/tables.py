@@ -24,6 +24,7 @@ import warnings
 import numpy as np
 import reverb
 from reverb.trajectory_writer import TrajectoryColumn
+import tensorflow as tf
 
 from r2d2_jax import types
 from r2d2_jax.config import Config
@@ -121,8 +122,8 @@ class _BlockWriter:
       return known[1]
     columns = self._layout.encode(block)
     self._writer.append(columns)
-    cells = {name: next(iter(self._writer.history[name][-1]))
-             for name in columns}
+    history = self._writer.history
+    cells = {name: next(iter(history[name][-1])) for name in columns}
     self._cells.pop(block.uid, None)
     self._cells[block.uid] = (self._num_appended, cells)
     self._num_appended += 1
@@ -152,7 +153,8 @@ class _Reader:
     self._dataset = reverb.TrajectoryDataset(
         server_address=address, table=_TABLE,
         dtypes={name: dtype for name, (_, dtype) in self._specs.items()},
-        shapes={name: shape for name, (shape, _) in self._specs.items()},
+        shapes={name: tf.TensorShape(shape)
+                for name, (shape, _) in self._specs.items()},
         num_workers_per_iterator=2,
         max_in_flight_samples_per_worker=max(1, batch_size // 2),
         # The dataset ends where it would wait, so that this thread can stop.
@@ -247,11 +249,15 @@ class ReverbReplay:
     self.address = address
     self._client = reverb.Client(address)
     self._layout = _Layout(config, spec, core_state)
-    # A block is referred to for the last time when all lanes have written the
-    # blocks of up to one item since; 4: lanes need not run at the same pace.
+    # While a block has items to come, all lanes write the blocks that neighbouring
+    # items share; half as much again for lanes that run at another pace. No more,
+    # since Reverb sends the list of what is kept with every item.
+    shared_rows = config.item_rows - (config.agent.trace_length
+                                      - config.agent.overlap)
+    shared_blocks = config.env.num_envs * shared_rows // config.block_rows
     self._writer = _BlockWriter(
         self._client, self._layout,
-        4 * (config.env.num_envs + 1) * self._layout.item_blocks)
+        shared_blocks * 3 // 2 + 2 * self._layout.item_blocks)
     self._write_lock = threading.Lock()
     self._reader = None
     self._read_lock = threading.Lock()
@@ -375,6 +381,7 @@ class ReverbReplay:
         self._reader = None
     if self._server is not None:
       self._server.stop()
+      self._server = None  # else its destructor complains at interpreter exit
 
   def _check_open(self):
     if self._closed.is_set():

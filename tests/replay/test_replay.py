@@ -1,0 +1,325 @@
+"""The contract that both memories keep."""
+
+import threading
+
+import numpy as np
+import pytest
+
+from r2d2_jax.config import AgentConfig, Config, EnvConfig, ReplayConfig
+from r2d2_jax.replay.checks import ReplayError
+from r2d2_jax.replay.local import LocalReplay
+from r2d2_jax.replay.sequences import ROW_FIELDS
+from tests.replay.tape import (
+    NUM_ACTIONS, Lengths, StampingActor, column, play)
+from tests.stamped import StampedWorld
+
+LENGTHS = Lengths(4, 8, 4)
+WAIT_SECONDS = 30.0  # for what comes at once on a machine that is not overloaded
+PREFETCHED_BATCHES = 10  # more than any backend draws ahead
+
+
+def make_world():
+  return StampedWorld(
+      [[150, 3], [20, 1, 9, 40]], num_actions=NUM_ACTIONS, obs="image")
+
+
+def make_config(capacity=1000, num_envs=2):
+  return Config(
+      env=EnvConfig(num_envs=num_envs),
+      agent=AgentConfig(**LENGTHS._asdict()),
+      replay=ReplayConfig(capacity_sequences=capacity, priority_exponent=0.9))
+
+
+@pytest.fixture(name="items", scope="module")
+def _items():
+  """Items in the order in which they came; the padded ones among them."""
+  return [item for lane in play(make_world(), LENGTHS, 160).items
+          for item in lane]
+
+
+@pytest.fixture(name="make", params=[
+    "local", pytest.param("reverb", marks=pytest.mark.reverb)])
+def _make(request):
+  """Makes a replay of the backend under test and closes it afterwards."""
+  made = []
+
+  def make(capacity=1000, num_envs=2):
+    world = make_world()
+    arguments = (make_config(capacity, num_envs), world.spec,
+                 StampingActor(world).example())
+    if request.param == "local":
+      made.append(LocalReplay(*arguments, seed=0))
+    else:
+      pytest.importorskip("reverb")
+      from r2d2_jax.replay.tables import ReverbReplay
+      with pytest.warns(UserWarning, match="without credentials.*'local'"):
+        made.append(ReverbReplay(*arguments))
+    return made[-1]
+
+  yield make
+  for replay in made:
+    replay.close()
+
+
+def sample_many(replay, num_batches, batch_size=32):
+  return [replay.sample(batch_size, WAIT_SECONDS) for _ in range(num_batches)]
+
+
+def stamps(batch):
+  """What identifies each item of a batch: its last trained row, and its length."""
+  obs = batch.sequence.inputs.obs_t
+  valid = batch.sequence.valid_t
+  last = valid.shape[1] - 1 - np.argmax(valid[:, ::-1], axis=1)
+  newest = obs[np.arange(len(obs)), last]
+  return [tuple(x) for x in newest[:, 0, :4].tolist()]
+
+
+def stamp(item):
+  return tuple(column(item, "obs_t")[column(item, "valid_t")][-1, 0, :4].tolist())
+
+
+def counts(batches, items):
+  seen = [s for batch in batches for s in stamps(batch)]
+  return np.array([seen.count(stamp(item)) for item in items])
+
+
+def chi_square(observed, probability):
+  expected = observed.sum() * probability
+  assert not observed[expected == 0].any()
+  keep = expected > 0
+  return np.sum((observed - expected)[keep] ** 2 / expected[keep])
+
+
+def assert_same_rows(sequence, index, item):
+  inputs = sequence.inputs
+  for name in ROW_FIELDS:
+    got = getattr(inputs if name in inputs._fields else sequence, name)[index]
+    want = column(item, name)
+    assert got.dtype == want.dtype, name
+    np.testing.assert_array_equal(got, want, err_msg=name)
+  got, want = sequence.core_state, item.core_state
+  assert type(got) is type(want) and type(got.lstm) is type(want.lstm)
+  for a, b in zip((got.frames, *got.lstm), (want.frames, *want.lstm)):
+    assert a.dtype == b.dtype
+    np.testing.assert_array_equal(a[index], b)
+
+
+def test_items_come_back_bit_for_bit(make, items):
+  replay = make()
+  for i in range(0, len(items), 5):
+    replay.insert(items[i:i + 5], np.ones(len(items[i:i + 5])))
+  assert replay.size() == replay.num_inserted() == len(items) > 40
+  by_stamp = {stamp(item): item for item in items}
+  assert len(by_stamp) == len(items)
+  missing = set(by_stamp)
+  for _ in range(100):
+    batch = replay.sample(16, WAIT_SECONDS)
+    assert batch.probability.dtype == np.float64
+    assert batch.keys.dtype == np.uint64
+    assert batch.probability.shape == batch.keys.shape == (16,)
+    for i, s in enumerate(stamps(batch)):
+      assert_same_rows(batch.sequence, i, by_stamp[s])
+      missing.discard(s)
+    if not missing:
+      break
+  assert not missing
+
+
+def test_items_of_lanes_at_different_paces_come_back_bit_for_bit(make, items):
+  # Made for one lane: a lane that waits finds its older blocks forgotten.
+  replay = make(num_envs=1)
+  lanes = [[i for i in items if stamp(i)[0] == lane] for lane in (0, 1)]
+  order = lanes[0][:3] + lanes[1] + lanes[0][3:]
+  for item in order:
+    replay.insert([item], np.ones(1))
+  by_stamp = {stamp(item): item for item in items}
+  for batch in sample_many(replay, 20):
+    for i, s in enumerate(stamps(batch)):
+      assert_same_rows(batch.sequence, i, by_stamp[s])
+
+
+def test_frequencies_are_proportional_to_priority_to_the_exponent(make, items):
+  replay = make()
+  priorities = np.array([0.0, 0.1, 0.5, 1.0, 1.0, 3.0, 10.0, 40.0])
+  replay.insert(items[:8], priorities)
+  probability = priorities ** 0.9 / np.sum(priorities ** 0.9)
+  batches = sample_many(replay, 100)
+  # 6 degrees of freedom: 38 is exceeded once in a million runs.
+  assert chi_square(counts(batches, items[:8]), probability) < 38
+  by_stamp = {stamp(item): p for item, p in zip(items, probability)}
+  for batch in batches:
+    np.testing.assert_allclose(
+        batch.probability, [by_stamp[s] for s in stamps(batch)], rtol=1e-6)
+
+
+def test_updates_change_frequencies_by_the_same_exponent(make, items):  # 18
+  replay = make()
+  replay.insert(items[:8], np.full(8, 5.0))
+  key_of = {}
+  while len(key_of) < 8:
+    batch = replay.sample(32, WAIT_SECONDS)
+    key_of.update(zip(stamps(batch), batch.keys))
+  priorities = np.array([0.0, 0.1, 0.5, 1.0, 1.0, 3.0, 10.0, 40.0])
+  keys = np.array([key_of[stamp(item)] for item in items[:8]], np.uint64)
+  replay.update_priorities(keys, priorities)
+  sample_many(replay, PREFETCHED_BATCHES)
+  batches = sample_many(replay, 100)
+  probability = priorities ** 0.9 / np.sum(priorities ** 0.9)
+  assert chi_square(counts(batches, items[:8]), probability) < 38
+  by_stamp = {stamp(item): p for item, p in zip(items, probability)}
+  for batch in batches:
+    np.testing.assert_allclose(
+        batch.probability, [by_stamp[s] for s in stamps(batch)], rtol=1e-6)
+
+
+def test_while_all_priorities_are_zero_items_are_equally_likely(make, items):
+  replay = make()
+  replay.insert(items[:4], np.zeros(4))
+  batches = sample_many(replay, 50)
+  # 3 degrees of freedom: 31 is exceeded once in a million runs.
+  assert chi_square(counts(batches, items[:4]), np.full(4, 0.25)) < 31
+  for batch in batches:
+    np.testing.assert_allclose(batch.probability, 0.25)
+
+
+def test_the_oldest_leave_first_and_capacity_is_kept(make, items):
+  replay = make(capacity=8)
+  replay.insert(items[:5], np.ones(5))
+  assert (replay.size(), replay.num_inserted()) == (5, 5)
+  replay.insert(items[5:12], np.ones(7))
+  assert (replay.size(), replay.num_inserted()) == (8, 12)
+  seen = counts(sample_many(replay, 20), items[:12])
+  assert not seen[:4].any()
+  assert seen[4:].all()
+  replay.insert(items[12:32], np.ones(20))  # more than fit, at once
+  assert (replay.size(), replay.num_inserted()) == (8, 32)
+  sample_many(replay, PREFETCHED_BATCHES)
+  seen = counts(sample_many(replay, 20), items[:32])
+  assert not seen[:24].any()
+  assert seen[24:].all()
+
+
+def test_priorities_of_evicted_items_are_dropped(make, items):  # mistake 21
+  replay = make(capacity=8)
+  replay.insert(items[:8], np.ones(8))
+  old = {}
+  while len(old) < 8:
+    batch = replay.sample(32, WAIT_SECONDS)
+    old.update(zip(stamps(batch), batch.keys))
+  replay.insert(items[8:16], np.ones(8))
+  replay.update_priorities(np.array(list(old.values()), np.uint64),
+                           np.linspace(0.0, 1e6, 8))
+  never_given = np.array([123456789], np.uint64)
+  replay.update_priorities(never_given, np.array([1e6]))
+  sample_many(replay, PREFETCHED_BATCHES)
+  batches = sample_many(replay, 50)
+  # 7 degrees of freedom: 41 is exceeded once in a million runs.
+  assert chi_square(counts(batches, items[8:16]), np.full(8, 1 / 8)) < 41
+  for batch in batches:
+    np.testing.assert_allclose(batch.probability, 1 / 8)
+  assert replay.size() == 8
+
+
+@pytest.mark.parametrize("wrong", [np.inf, -np.inf, np.nan, -1.0])
+def test_priorities_that_damage_the_table_are_refused(make, items, wrong):
+  replay = make()
+  with pytest.raises(ValueError, match="finite priorities >= 0"):
+    replay.insert(items[:2], np.array([1.0, wrong]))
+  assert replay.size() == 0
+  replay.insert(items[:2], np.ones(2))
+  keys = replay.sample(4, WAIT_SECONDS).keys
+  with pytest.raises(ValueError, match="finite priorities >= 0"):
+    replay.update_priorities(keys, np.array([1.0, 1.0, wrong, 1.0]))
+  with pytest.raises(ValueError, match="expected 2 priorities"):
+    replay.insert(items[:2], np.ones(3))
+  with pytest.raises(ValueError, match="expected 4 priorities"):
+    replay.update_priorities(keys, np.ones(3))
+  np.testing.assert_allclose(
+      np.concatenate([b.probability for b in sample_many(replay, 5)]), 0.5)
+
+
+def test_an_empty_replay_does_not_block_for_ever(make, items):
+  replay = make()
+  with pytest.raises(TimeoutError, match="empty"):
+    replay.sample(4, 0.05)
+  replay.insert([], np.zeros(0))
+  replay.insert(items[:1], np.ones(1))
+  batch = replay.sample(4, WAIT_SECONDS)
+  assert stamps(batch) == [stamp(items[0])] * 4
+  # Another batch size is served as asked.
+  assert len(replay.sample(7, WAIT_SECONDS).keys) == 7
+
+
+def test_sample_waits_for_the_first_item(make, items):
+  replay = make()
+  batches = []
+  thread = threading.Thread(
+      target=lambda: batches.append(replay.sample(2, WAIT_SECONDS)))
+  thread.start()
+  replay.insert(items[:1], np.ones(1))
+  thread.join(WAIT_SECONDS)
+  assert stamps(batches[0]) == [stamp(items[0])] * 2
+
+
+def test_closing_wakes_those_who_wait_and_works_twice(make, items):
+  replay = make()
+  replay.check_alive(WAIT_SECONDS)
+  outcome = []
+
+  def wait():
+    try:
+      replay.sample(2, 10 * WAIT_SECONDS)
+    except ReplayError as error:
+      outcome.append(error)
+
+  thread = threading.Thread(target=wait)
+  thread.start()
+  replay.close()
+  thread.join(WAIT_SECONDS)
+  assert "closed" in str(outcome[0])
+  replay.close()
+  for call in [
+      lambda: replay.insert(items[:1], np.ones(1)),
+      lambda: replay.sample(1, WAIT_SECONDS),
+      lambda: replay.update_priorities(np.ones(1, np.uint64), np.ones(1)),
+      lambda: replay.check_alive(WAIT_SECONDS)]:
+    with pytest.raises(ReplayError, match="closed"):
+      call()
+
+
+def test_threads_insert_sample_and_update_at_once(make, items):
+  replay = make(capacity=20)
+  by_stamp = {stamp(item): item for item in items}
+  errors = []
+
+  def guarded(function):
+    def run():
+      try:
+        function()
+      except Exception as error:  # pylint: disable=broad-except
+        errors.append(error)
+    return threading.Thread(target=run)
+
+  def insert():
+    for item in items * 2:
+      replay.insert([item], np.ones(1))
+
+  def learn():
+    for i in range(60):
+      batch = replay.sample(8, WAIT_SECONDS)
+      for j, s in enumerate(stamps(batch)):
+        assert_same_rows(batch.sequence, j, by_stamp[s])
+      replay.update_priorities(batch.keys, np.full(8, 1.0 + i % 3))
+
+  def look():
+    for _ in range(60):
+      assert replay.size() <= 20
+
+  threads = [guarded(f) for f in (insert, insert, learn, learn, look)]
+  for thread in threads:
+    thread.start()
+  for thread in threads:
+    thread.join(WAIT_SECONDS)
+    assert not thread.is_alive()
+  assert not errors
+  assert (replay.size(), replay.num_inserted()) == (20, 4 * len(items))
