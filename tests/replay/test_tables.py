@@ -1,0 +1,190 @@
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+from r2d2_jax import types
+from r2d2_jax.replay import make as make_lib
+from r2d2_jax.replay.checks import ReplayError
+from r2d2_jax.replay.sequences import SequenceBuilder
+from tests.replay.tape import StampingActor
+from tests.replay.test_replay import (  # pylint: disable=unused-import
+    LENGTHS, WAIT_SECONDS, _items, make_config, make_world)
+
+reverb = pytest.importorskip("reverb")
+from r2d2_jax.replay import tables  # pylint: disable=wrong-import-position
+
+pytestmark = [
+    pytest.mark.reverb,
+    pytest.mark.filterwarnings("ignore:Reverb listens"),
+]
+
+
+@pytest.fixture(name="make")
+def _make():
+  made = []
+
+  def make(config=None, **kwargs):
+    world = make_world()
+    made.append(tables.ReverbReplay(
+        config or make_config(), world.spec, StampingActor(world).example(),
+        **kwargs))
+    return made[-1]
+
+  yield make
+  for replay in reversed(made):
+    replay.close()
+
+
+def test_make_replay_makes_it():
+  world = make_world()
+  replay = make_lib.make_replay(
+      make_config(), world.spec, StampingActor(world).example())
+  assert isinstance(replay, tables.ReverbReplay)
+  replay.close()
+
+
+def test_rows_that_items_share_are_stored_once():
+  # Noise does not compress: what is stored can be counted in bytes.
+  spec = types.EnvSpec((32, 32), np.dtype(np.uint8), 4, 1)
+  core_state = types.CoreState(
+      np.zeros((2, 0, 32, 32), np.uint8), (np.zeros((2, 1), np.float32),) * 2)
+  builder = SequenceBuilder(
+      2, spec=spec, core_state=core_state, **LENGTHS._asdict())
+  replay = tables.ReverbReplay(make_config(), spec, core_state)
+  random = np.random.default_rng(0)
+  num_items, zeros = 0, np.zeros(2, np.float32)
+  for t in range(200):
+    items = builder.add(
+        types.Timestep(random.integers(0, 256, (2, 32, 32), np.uint8), zeros,
+                       zeros + 1, np.full(2, t == 0), np.zeros(2, np.bool_),
+                       np.arange(2, dtype=np.int32)),
+        types.ActorOutput(np.zeros(2, np.int32), np.zeros(2, np.int32),
+                          np.zeros((2, 4), np.float32), core_state))
+    replay.insert(items, np.ones(len(items)))
+    num_items += len(items)
+  assert num_items == 2 * 49
+  path = reverb.Client(replay.address).checkpoint()
+  stored = sum(os.path.getsize(os.path.join(folder, name))
+               for folder, _, names in os.walk(path) for name in names)
+  replay.close()
+  # 400 rows of 1 kB; three times as much if each item kept rows of its own.
+  assert 400 * 1024 < stored < 1.3 * 400 * 1024
+
+
+def test_the_limiter_holds_writers_back_until_enough_was_sampled(make, items):
+  replay = make(samples_per_insert=4.0, error_buffer=4.0)
+  joined = make(address=replay.address)
+  inserted = threading.Event()
+
+  def insert():
+    for item in items[:6]:
+      joined.insert([item], np.ones(1))
+    inserted.set()
+
+  thread = threading.Thread(target=insert)
+  thread.start()
+  assert not inserted.wait(1.0)
+  assert replay.num_inserted() < 6
+  while not inserted.wait(0.01):
+    try:
+      replay.sample(1, 0.5)
+    except TimeoutError:
+      pass  # now the reader waits for the writer
+  thread.join(WAIT_SECONDS)
+  assert replay.num_inserted() == 6
+
+
+def test_closing_frees_a_writer_that_the_limiter_holds(make, items):
+  replay = make(samples_per_insert=1.0, error_buffer=1.0)
+  outcome = []
+
+  def insert():
+    try:
+      for item in items:
+        replay.insert([item], np.ones(1))
+    except ReplayError as error:
+      outcome.append(error)
+
+  thread = threading.Thread(target=insert)
+  thread.start()
+  thread.join(0.5)
+  assert thread.is_alive()
+  replay.close()
+  thread.join(WAIT_SECONDS)
+  assert "closed" in str(outcome[0])
+
+
+@pytest.mark.parametrize("error_buffer", [None, 0.5, 2.9])
+def test_an_error_buffer_that_would_block_is_refused(make, error_buffer):
+  with pytest.raises(ValueError, match="error_buffer >= 3.0"):
+    make(samples_per_insert=3.0, error_buffer=error_buffer)
+
+
+_SERVER = """
+import time, warnings
+warnings.simplefilter("ignore")
+from tests.replay.tape import StampingActor
+from tests.replay.test_replay import make_config, make_world
+from r2d2_jax.replay.tables import ReverbReplay
+world = make_world()
+replay = ReverbReplay(make_config(), world.spec, StampingActor(world).example())
+print("ADDRESS", replay.address, flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.slow
+def test_a_server_that_was_killed_is_noticed_and_blocks_nobody(
+    make, items, monkeypatch):
+  monkeypatch.setattr(tables, "_CALL_SECONDS", 2.0)
+  with subprocess.Popen([sys.executable, "-c", _SERVER], text=True,
+                        stdout=subprocess.PIPE) as server:
+    try:
+      address = next(line.split()[1] for line in server.stdout
+                     if line.startswith("ADDRESS"))
+      replay = make(address=address)
+      replay.insert(items[:4], np.ones(4))
+      keys = replay.sample(4, WAIT_SECONDS).keys
+      replay.check_alive(WAIT_SECONDS)
+    finally:
+      server.send_signal(signal.SIGKILL)
+  with pytest.raises(ReplayError, match="dead or out of reach"):
+    replay.check_alive(1.0)
+  with pytest.raises(ReplayError, match="dead or out of reach"):
+    replay.size()
+  with pytest.raises(ReplayError, match="dead or out of reach"):
+    replay.update_priorities(keys, np.ones(4))
+  with pytest.raises((ReplayError, TimeoutError)):
+    for _ in range(100):  # what was prefetched may still come
+      replay.sample(4, 1.0)
+  with pytest.raises(ReplayError, match="dead or out of reach"):
+    replay.insert(items[4:6], np.ones(2))
+  replay.close()
+
+
+_FORGETFUL = """
+import numpy as np, warnings
+warnings.simplefilter("ignore")
+from tests.replay.tape import StampingActor, play
+from tests.replay.test_replay import LENGTHS, make_config, make_world
+from r2d2_jax.replay.tables import ReverbReplay
+world = make_world()
+replay = ReverbReplay(make_config(), world.spec, StampingActor(world).example())
+items = play(world, LENGTHS, 60).items[0]
+replay.insert(items, np.ones(len(items)))
+replay.sample(4, 30.0)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("end", ["", "replay.close()"])
+def test_a_process_ends_with_and_without_close(end):
+  # A time limit stands in for a process that hangs.
+  assert subprocess.run(
+      [sys.executable, "-c", _FORGETFUL + end], check=False,
+      timeout=120, capture_output=True).returncode == 0
