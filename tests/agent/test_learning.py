@@ -1,0 +1,183 @@
+"""One update of the learner: target copies, weights, donation, one compilation."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from r2d2_jax.agent.learning import (
+    init_learner_state,
+    learner_step,
+    make_learner,
+    make_optimizer,
+)
+from r2d2_jax.agent.priorities import importance_weights, sequence_priorities
+from r2d2_jax.agent.loss import sequence_loss
+from tests.agent.small import (
+    AGENT,
+    NETWORKS,
+    assert_trees_close,
+    assert_trees_equal,
+    pad,
+    random_batch,
+)
+
+CONFIG = dataclasses.replace(
+    AGENT, target_period_updates=3, learning_rate=3e-3, adam_epsilon=1e-5
+)
+OPTIMIZER = make_optimizer(CONFIG)
+LEARNER = make_learner(networks=NETWORKS, optimizer=OPTIMIZER, config=CONFIG)
+INITIAL = init_learner_state(
+    jax.random.key(0), networks=NETWORKS, optimizer=OPTIMIZER
+)
+
+
+def _copy(tree):
+  return jax.tree.map(np.array, tree)
+
+
+def _state():
+  """A fresh one: the learner donates what it is given."""
+  return jax.tree.map(jnp.copy, INITIAL)
+
+
+def test_the_target_starts_as_a_copy():
+  state = init_learner_state(
+      jax.random.key(0), networks=NETWORKS, optimizer=OPTIMIZER
+  )
+  assert_trees_equal(state.params, state.target_params)
+  assert state.num_updates == 0
+  # two buffers each: a donated state may not name one twice
+  LEARNER(state, random_batch(0))
+
+
+def test_the_target_is_copied_at_multiples_of_the_period_and_never_else():
+  state = _state()
+  target = _copy(state.target_params)
+  for update in range(1, 8):
+    state, _ = LEARNER(state, random_batch(update))
+    assert state.num_updates == update
+    if update in (3, 6):
+      target = _copy(state.params)
+    assert_trees_equal(_copy(state.target_params), target)
+
+
+def test_a_second_call_does_not_compile():
+  compiled = []
+  jax.monitoring.register_event_duration_secs_listener(
+      lambda event, *_, **__: compiled.append(event)
+      if "backend_compile" in event else None
+  )  # fmt: skip
+  try:
+    jax.jit(lambda x: x * 1.25)(np.float32(2)).block_until_ready()
+    assert compiled  # the listener hears
+    state, _ = LEARNER(_state(), jax.device_put(random_batch(0)))
+    batches = [pad(random_batch(1), 7, 0), random_batch(2)]
+    batches = [jax.device_put(batch) for batch in batches]
+    compiled.clear()
+    for batch in batches:
+      state, _ = LEARNER(state, batch)
+    assert not compiled
+  finally:
+    jax.monitoring.clear_event_listeners()
+
+
+def test_the_state_is_donated_and_the_batch_is_not():
+  state, batch = _state(), jax.device_put(random_batch(0))
+  new_state, _ = LEARNER(state, batch)
+  assert all(x.is_deleted() for x in jax.tree.leaves(state.params))
+  assert not any(x.is_deleted() for x in jax.tree.leaves(batch))
+  assert all(np.isfinite(x).all() for x in jax.tree.leaves(new_state))
+
+
+def test_jitted_and_unjitted_are_equal():
+  batch = random_batch(1)
+  expected = learner_step(
+      _state(), batch, networks=NETWORKS, optimizer=OPTIMIZER, config=CONFIG
+  )
+  state, output = LEARNER(_state(), batch)
+  assert_trees_close((state.params, output), (expected[0].params, expected[1]))
+
+
+def test_what_an_update_is_made_of():
+  """Loss under importance weights; priorities of the parameters before it."""
+  state = _state()
+  state = state._replace(
+      target_params=NETWORKS.init(jax.random.key(5))
+  )
+  params, target_params = _copy(state.params), _copy(state.target_params)
+  opt_state = _copy(state.opt_state)
+  batch = pad(random_batch(2), 8, 0)
+  new_state, output = LEARNER(state, batch)
+
+  weights = importance_weights(batch.probability, exponent=0.6)
+  (loss, parts), grads = jax.jit(
+      jax.value_and_grad(
+          functools.partial(sequence_loss, networks=NETWORKS, config=CONFIG),
+          has_aux=True,
+      )
+  )(params, target_params, batch.sequence, weights)
+  np.testing.assert_allclose(
+      output.priorities,
+      sequence_priorities(parts.td_error, parts.mask, eta=0.9), rtol=1e-5,
+  )  # fmt: skip
+  updates, _ = OPTIMIZER.update(grads, opt_state, params)
+  assert_trees_close(new_state.params, optax.apply_updates(params, updates))
+
+  metrics = {k: float(v) for k, v in output.metrics.items()}
+  absolute = np.abs(parts.td_error)[np.asarray(parts.mask)]
+  expected = {
+      "loss": loss,
+      "grad_norm": optax.global_norm(grads),
+      "td_abs_mean": absolute.mean(),
+      "td_abs_max": absolute.max(),
+      "q_max_mean": np.asarray(parts.q.max(-1))[:5].mean(),  # valid rows
+      "importance_weight_mean": weights.mean(),
+      "trained_rows": 4 * 4,
+  }
+  assert metrics.keys() == expected.keys()
+  for name, value in expected.items():
+    np.testing.assert_allclose(metrics[name], value, rtol=1e-4, err_msg=name)
+
+
+def test_without_importance_weights_the_probabilities_mean_nothing():
+  config = dataclasses.replace(CONFIG, importance_exponent=0.0)
+  learner = make_learner(networks=NETWORKS, optimizer=OPTIMIZER, config=config)
+  batch = random_batch(3)
+  even = batch._replace(probability=np.full(4, 0.1, np.float32))
+  state, output = learner(_state(), batch)
+  state_2, output_2 = learner(_state(), even)
+  assert_trees_equal((state, output), (state_2, output_2))
+  assert output.metrics["importance_weight_mean"] == 1
+  weighted, _ = LEARNER(_state(), batch)
+  unweighted, _ = LEARNER(_state(), even)
+  assert any(
+      np.any(a != b)
+      for a, b in zip(
+          jax.tree.leaves(weighted.params), jax.tree.leaves(unweighted.params)
+      )
+  )
+
+
+def test_gradients_are_clipped_by_their_global_norm():
+  # Adam's first step is -lr g / (|g| + eps); with a large eps it shows g.
+  config = dataclasses.replace(AGENT, learning_rate=1.0, adam_epsilon=1e6)
+  optimizer = make_optimizer(config)
+  grads = {"a": jnp.array([30.0, 0.0]), "b": jnp.array([60.0, 60.0])}
+  updates, _ = optimizer.update(grads, optimizer.init(grads), grads)
+  # norm 90, clipped to 40: 30 -> 13.33, 60 -> 26.67
+  expected = {"a": [-13.3333e-6, 0.0], "b": [-26.6667e-6, -26.6667e-6]}
+  for name, value in expected.items():
+    np.testing.assert_allclose(updates[name], value, rtol=1e-4)
+
+
+def test_updates_on_one_batch_fit_it():
+  state, batch = _state(), random_batch(4)
+  losses = []
+  for _ in range(200):
+    state, output = LEARNER(state, batch)
+    losses.append(float(output.metrics["loss"]))
+  assert losses[-1] < 0.2 * losses[0]
