@@ -11,6 +11,7 @@ A second start with the same --run.run-dir goes on from the last checkpoint.
 import dataclasses
 import datetime
 import pathlib
+import signal
 import sys
 
 import tyro
@@ -99,15 +100,24 @@ def main(arguments: list[str] | None = None) -> int:
   from r2d2_jax.system.checkpoints import CheckpointError
   from r2d2_jax.system.train import train
 
+  # A cluster's way of saying Ctrl-C; and background jobs start with SIGINT ignored.
+  signal.signal(signal.SIGTERM, signal.default_int_handler)
+  signal.signal(signal.SIGINT, signal.default_int_handler)
   console = Console()
   run_dir = pathlib.Path(config.run.run_dir)
   console.print(f"run directory: {run_dir}", highlight=False)
   try:
     result = train(config, run_dir=run_dir, console=console)
-  # ValueError: what a world or a network says of settings only it can judge.
-  except (ConfigError, CheckpointError, ValueError) as error:
+  # ValueError, ImportError: what a world or a network says of settings that only
+  # it can judge, ConfigError included.
+  except (CheckpointError, ValueError, ImportError) as error:
     print(f"error: {error}", file=sys.stderr)
     return 2
+  except ReplayError as error:
+    print(f"error: {error}", file=sys.stderr)
+    return 1
+  except KeyboardInterrupt:  # before there was anything to save
+    return 130
   return 130 if result.interrupted else 0
 
 

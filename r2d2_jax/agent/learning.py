@@ -88,7 +88,7 @@ def learner_step(
   valid = batch.sequence.valid_t[:, config.burn_in :].T
   metrics = {
       "loss": loss,
-      "grad_norm": optax.global_norm(grads),
+      "grad_norm": optax.tree.norm(grads),
       "td_abs_mean": absolute.sum() / jnp.maximum(trained_rows, 1),
       "td_abs_max": absolute.max(),
       "q_max_mean": jnp.where(valid, parts.q.max(axis=-1), 0.0).sum()

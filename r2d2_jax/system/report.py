@@ -58,6 +58,7 @@ class RunReport:
     self._num_episodes = 0
     self._minutes_before = minutes
     self._start = time.monotonic()
+    self._end: float | None = None
     self._last = (self._start, steps, updates, {})
 
   def count_episode(self, episode: EpisodeReport) -> None:
@@ -68,8 +69,13 @@ class RunReport:
       self._exploit_returns.append(episode.episode_return)
 
   def minutes(self) -> float:
-    """Wall-clock minutes of the run, those before a resume included."""
-    return self._minutes_before + (time.monotonic() - self._start) / 60
+    """Wall-clock minutes of training, those before a resume included."""
+    end = time.monotonic() if self._end is None else self._end
+    return self._minutes_before + (end - self._start) / 60
+
+  def end_training(self) -> None:
+    """Stops the clock: the final evaluation is not training time."""
+    self._end = time.monotonic()
 
   def row(
       self,

@@ -167,6 +167,7 @@ class _Run:
           self._run_threads()
       except KeyboardInterrupt:
         interrupted = True
+      self._report.end_training()
       self._learner.flush()
       self._write_log()
       state = self._save()

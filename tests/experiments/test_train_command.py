@@ -1,0 +1,128 @@
+"""The command line of training: help, refusals, and a run from end to end."""
+
+import dataclasses
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from experiments import train as command
+from r2d2_jax.config import Config
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def test_help_shows_every_setting_and_imports_no_jax():
+  code = (
+      "import sys, experiments.train as t\n"
+      "try: t.main(['--help'])\n"
+      "except SystemExit as e: assert e.code == 0\n"
+      "heavy = {'jax', 'reverb', 'envpool', 'tensorflow'} & set(sys.modules)\n"
+      "assert not heavy, heavy\n"
+  )
+  result = subprocess.run(
+      [sys.executable, "-c", code],
+      cwd=ROOT, capture_output=True, text=True, timeout=60,
+      check=False,
+  )  # fmt: skip
+  assert result.returncode == 0, result.stderr
+  for section in dataclasses.fields(Config):
+    for field in dataclasses.fields(getattr(Config(), section.name)):
+      flag = f"--{section.name}.{field.name}".replace("_", "-")
+      assert flag in result.stdout, flag
+
+
+def test_every_setting_is_explained():
+  source = (ROOT / "r2d2_jax" / "config.py").read_text()
+  for section in dataclasses.fields(Config):
+    for field in dataclasses.fields(getattr(Config(), section.name)):
+      assert re.search(
+          rf'^  {field.name}: .*\n  """\S', source, re.MULTILINE
+      ), f"{section.name}.{field.name} has no docstring"
+
+
+@pytest.mark.parametrize(
+    "arguments, expected",
+    [
+        (["--preset", "desktop"], "expected one of paper, submission"),
+        (["--preset"], "expected one of paper, submission"),
+        (["--agent.n-step", "-3"], "agent.n_step: expected at least 1, got -3"),
+        (["--replay.min-sequences", "1"], "at least agent.batch_size"),
+        (["--run.lockstep"], "'local' with run.lockstep"),
+    ],
+)
+def test_wrong_values_are_refused_before_anything_starts(
+    arguments, expected, capsys
+):
+  assert command.main(arguments) == 2
+  captured = capsys.readouterr()
+  assert captured.err.startswith("error: ") and expected in captured.err
+  assert captured.out == ""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--agent.n-step", "x"], ["--agent.nsteps", "3"], ["--env.life-loss", "no"]],
+)
+def test_malformed_arguments_exit_with_2(arguments):
+  with pytest.raises(SystemExit) as exit_:
+    command.main(arguments)
+  assert exit_.value.code == 2
+
+
+def test_any_field_is_set_over_the_preset():
+  config = command.parse_command_line(
+      ["--agent.n-step", "7", "--preset=smoke", "--network.torso-channels",
+       "8", "9", "--env.fire-on-reset", "--run.run-dir", "here"]
+  )  # fmt: skip
+  assert config.agent.n_step == 7
+  assert config.network.torso_channels == (8, 9)
+  assert config.env.fire_on_reset and config.env.task == "recall"
+  assert config.run.run_dir == "here"
+
+
+def test_an_unknown_game_is_an_error_with_a_suggestion(tmp_path, capsys):
+  pytest.importorskip("envpool")
+  code = command.main(
+      ["--preset", "smoke", "--env.task", "Pongg",
+       "--run.run-dir", str(tmp_path / "run")]
+  )  # fmt: skip
+  assert code == 2
+  assert "Pong" in capsys.readouterr().err
+
+
+def test_a_foreign_directory_is_left_alone(tmp_path, capsys):
+  (tmp_path / "thesis.tex").write_text("mine")
+  code = command.main(
+      ["--preset", "smoke", "--run.run-dir", str(tmp_path)]
+  )
+  assert code == 2
+  assert "other files" in capsys.readouterr().err
+  assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize("signal_", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_saves_and_ends_in_seconds(signal_, tmp_path):
+  process = subprocess.Popen(
+      [sys.executable, "-m", "experiments.train", "--preset", "smoke",
+       "--run.total-steps", "100000000", "--run.run-dir", str(tmp_path / "run")],
+      cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+  )  # fmt: skip
+  lines = []
+  for line in process.stdout:
+    lines.append(line)
+    if re.search(r"[1-9]\d*\.\d+ updates/s", line):
+      break
+  process.send_signal(signal_)
+  start = time.monotonic()
+  rest, _ = process.communicate(timeout=60)
+  assert process.returncode == 130, "".join(lines) + rest
+  assert "interrupted; saved in" in rest
+  assert "Traceback" not in rest
+  assert time.monotonic() - start < 30  # a hang, not a timing
+  steps = [int(p.name) for p in (tmp_path / "run" / "checkpoints").iterdir()]
+  assert steps and max(steps) > 0

@@ -1,0 +1,147 @@
+"""Whole runs, small: repeatable, resumable, loud when something breaks."""
+
+import csv
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from experiments.configs.presets import smoke
+from r2d2_jax.config import Config, ConfigError
+from r2d2_jax.replay.checks import ReplayError
+from r2d2_jax.system import train as train_module
+from r2d2_jax.system.train import train
+
+
+def small(**run) -> Config:
+  config = smoke()
+  run = dict(total_steps=4_000, log_seconds=0.5, eval_episodes=4) | run
+  return dataclasses.replace(
+      config,
+      run=dataclasses.replace(config.run, **run),
+  )
+
+
+def assert_same(a, b):
+  jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def test_lockstep_repeats_bit_for_bit(tmp_path):
+  config = small(lockstep=True)
+  first = train(config, run_dir=tmp_path / "a")
+  second = train(config, run_dir=tmp_path / "b")
+  assert int(first.state.num_updates) >= 5
+  assert_same(first.state, second.state)
+  assert first.steps == second.steps
+  np.testing.assert_array_equal(
+      first.evaluation.returns, second.evaluation.returns
+  )
+  other = train(
+      dataclasses.replace(
+          config, run=dataclasses.replace(config.run, seed=1, eval_episodes=0)
+      ),
+      run_dir=tmp_path / "c",
+  )
+  with pytest.raises(AssertionError):
+    assert_same(first.state.params, other.state.params)
+
+
+def test_threads_train_keep_the_ratio_and_leave_everything_behind(tmp_path):
+  config = small(total_steps=30_000)
+  result = train(config, run_dir=tmp_path / "run")
+  # Mistake 22: the measured ratio is the asked one, within 2 %.
+  assert result.replay_ratio == pytest.approx(
+      config.replay.replay_ratio, rel=0.02
+  )
+  assert result.steps >= 30_000 and not result.interrupted
+  assert len(result.evaluation.returns) == 4
+  names = {p.name for p in (tmp_path / "run").iterdir()}
+  assert names == {
+      "config.json", "log.csv", "checkpoints", "evaluation.csv",
+      "learning_curve.png",
+  }  # fmt: skip
+  with (tmp_path / "run" / "log.csv").open() as f:
+    rows = list(csv.DictReader(f))
+  assert rows[-1]["steps"] == str(result.steps)
+  assert int(rows[-1]["updates"]) == int(result.state.num_updates)
+  assert float(rows[-1]["eval_return"]) == result.evaluation.returns.mean()
+  # Mistake 25: frames = steps x frame skip; recall has none.
+  assert all(row["frames"] == row["steps"] for row in rows)
+
+  # The same directory goes on, with everything that was counted.
+  longer = dataclasses.replace(
+      config, run=dataclasses.replace(config.run, total_steps=32_000)
+  )
+  resumed = train(longer, run_dir=tmp_path / "run")
+  assert resumed.steps >= 32_000
+  assert int(resumed.state.num_updates) > int(result.state.num_updates)
+  with (tmp_path / "run" / "log.csv").open() as f:
+    rows = list(csv.DictReader(f))
+  steps = [int(row["steps"]) for row in rows]
+  minutes = [float(row["minutes"]) for row in rows]
+  assert steps == sorted(steps) and minutes == sorted(minutes)
+
+  # Another network is refused, and nothing is touched.
+  other = dataclasses.replace(
+      longer, network=dataclasses.replace(longer.network, core_units=16)
+  )
+  before = sorted((tmp_path / "run").rglob("*"))
+  with pytest.raises(ConfigError, match="another task or network"):
+    train(other, run_dir=tmp_path / "run")
+  assert sorted((tmp_path / "run").rglob("*")) == before
+
+
+@pytest.mark.parametrize("part", ["actors", "learner", "prefetcher"])
+def test_an_exception_in_any_thread_ends_the_run_with_it(
+    part, tmp_path, monkeypatch
+):
+  class Boom(Exception):
+    pass
+
+  def boom(*args, **kwargs):
+    raise Boom(part)
+
+  target, name = {
+      "actors": (train_module.ActorLoop, "step"),
+      "learner": (train_module.LearnerLoop, "step"),
+      "prefetcher": (train_module.Prefetcher, "run"),
+  }[part]
+  monkeypatch.setattr(target, name, boom)
+  with pytest.raises(Boom, match=part):
+    train(small(total_steps=10**9), run_dir=tmp_path / "run")
+
+
+@pytest.mark.reverb
+def test_reverb_run_and_a_server_that_dies(tmp_path, monkeypatch):
+  pytest.importorskip("reverb")
+  config = small(total_steps=10**9, max_minutes=2.0)
+  config = dataclasses.replace(
+      config, replay=dataclasses.replace(config.replay, backend="reverb")
+  )
+  monkeypatch.setattr(train_module, "_HEARTBEAT_SECONDS", 1.0)
+  make_replay = train_module.make_replay
+
+  def make_mortal_replay(*args):
+    replay = make_replay(*args)
+    learn = train_module.LearnerLoop.step
+
+    def learn_then_die(loop, batch):
+      learn(loop, batch)
+      if loop.num_updates == 20:
+        replay._server.stop()  # pylint: disable=protected-access
+
+    monkeypatch.setattr(train_module.LearnerLoop, "step", learn_then_die)
+    return replay
+
+  monkeypatch.setattr(train_module, "make_replay", make_mortal_replay)
+  with pytest.warns(UserWarning, match="every network interface"):
+    with pytest.raises(ReplayError, match="dead or out of reach"):
+      train(config, run_dir=tmp_path / "run")
+
+
+def test_recall_is_learned(tmp_path):
+  """The learning test: a memoryless policy cannot reach more than 0.25."""
+  config = small(total_steps=120_000, eval_episodes=100, lockstep=True)
+  result = train(config, run_dir=tmp_path / "run")
+  assert result.evaluation.returns.mean() >= 0.9
