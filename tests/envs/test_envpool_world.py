@@ -241,6 +241,24 @@ def test_reports_are_of_the_raw_game(breakout):
   assert report.episode_return == info["reward"][: end + 1, 0].sum()
 
 
+def test_rewards_are_not_clipped():
+  actions = _actions(1, 1100, 9)
+  config = dataclasses.replace(BREAKOUT, task="ms_pacman", num_envs=1)
+  t, _ = _play(config, 100, actions=actions)
+  _, r, *_ = _raw("MsPacman-v5", 1, 100, actions)
+  np.testing.assert_array_equal(t.r_t, r)
+  assert t.r_t.max() >= 10
+
+
+def test_a_new_game_with_fewer_lives_has_lost_none():
+  world = make_world(dataclasses.replace(BREAKOUT, life_loss="reset"), seed=0)
+  world._lives[:] = 6  # as after a game that was cut off with a bonus life
+  world.reset()
+  t = world.recv()
+  assert (t.discount_t == 1).all() and not t.is_last_t.any()
+  world.close()
+
+
 # --- Atari's options -------------------------------------------------------
 
 
@@ -288,8 +306,12 @@ def test_frame_skip_and_action_sets():
   few = make_world(
       dataclasses.replace(BREAKOUT, num_envs=1, frame_skip=2), seed=0)
   assert few.spec == ((84, 84), np.uint8, 4, 2)
-  _, reports = _play(
-      dataclasses.replace(BREAKOUT, frame_skip=2, max_episode_frames=40), 21)
+  actions = _actions(2, 1100, 4)
+  t, reports = _play(
+      dataclasses.replace(BREAKOUT, frame_skip=2, max_episode_frames=40), 21,
+      actions=actions)
+  raw, *_ = _raw("Breakout-v5", 2, 21, actions, frame_skip=2)
+  np.testing.assert_array_equal(t.obs_t, raw[:, :, 0])
   assert reports[0][2:] == (40, 20, True)
 
 
