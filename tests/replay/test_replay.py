@@ -254,7 +254,7 @@ def test_sample_waits_for_the_first_item(make, items):
   replay = make()
   batches = []
   thread = threading.Thread(
-      target=lambda: batches.append(replay.sample(2, WAIT_SECONDS)))
+      target=lambda: batches.append(replay.sample(2, WAIT_SECONDS)), daemon=True)
   thread.start()
   replay.insert(items[:1], np.ones(1))
   thread.join(WAIT_SECONDS)
@@ -272,7 +272,7 @@ def test_closing_wakes_those_who_wait_and_works_twice(make, items):
     except ReplayError as error:
       outcome.append(error)
 
-  thread = threading.Thread(target=wait)
+  thread = threading.Thread(target=wait, daemon=True)
   thread.start()
   replay.close()
   thread.join(WAIT_SECONDS)
@@ -298,7 +298,7 @@ def test_threads_insert_sample_and_update_at_once(make, items):
         function()
       except Exception as error:  # pylint: disable=broad-except
         errors.append(error)
-    return threading.Thread(target=run)
+    return threading.Thread(target=run, daemon=True)
 
   def insert():
     for item in items * 2:

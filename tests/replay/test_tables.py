@@ -86,7 +86,7 @@ def test_the_limiter_holds_writers_back_until_enough_was_sampled(make, items):
       joined.insert([item], np.ones(1))
     inserted.set()
 
-  thread = threading.Thread(target=insert)
+  thread = threading.Thread(target=insert, daemon=True)
   thread.start()
   assert not inserted.wait(1.0)
   assert replay.num_inserted() < 6
@@ -110,7 +110,7 @@ def test_closing_frees_a_writer_that_the_limiter_holds(make, items):
     except ReplayError as error:
       outcome.append(error)
 
-  thread = threading.Thread(target=insert)
+  thread = threading.Thread(target=insert, daemon=True)
   thread.start()
   thread.join(0.5)
   assert thread.is_alive()
