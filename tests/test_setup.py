@@ -1,6 +1,8 @@
 """The locks and the script that builds an environment from one."""
 
+import ast
 import configparser
+from importlib import metadata
 import os
 import pathlib
 import re
@@ -67,6 +69,33 @@ def test_lock_meets_the_bounds_of_setup_cfg():
   for _, requirement in _bounds():
     name = requirement.name.lower().replace("_", "-")
     assert requirement.specifier.contains(pins[name]), requirement
+
+
+def test_setup_cfg_lists_what_is_imported():
+  distributions = metadata.packages_distributions()
+  listed = {r.name.lower().replace("_", "-") for _, r in _bounds()}
+  listed.add("tensorflow-cpu")  # beside Reverb; docs/install.md says why not
+  own = {"r2d2_jax", "experiments"} | sys.stdlib_module_names
+  for path in [p for top in ("r2d2_jax", "experiments")
+               for p in (ROOT / top).rglob("*.py")]:
+    for node in ast.walk(ast.parse(path.read_text())):
+      names = []
+      if isinstance(node, ast.Import):
+        names = [alias.name for alias in node.names]
+      elif isinstance(node, ast.ImportFrom) and not node.level:
+        names = [node.module]
+      for top in {name.partition(".")[0] for name in names} - own:
+        providers = {
+            d.lower().replace("_", "-") for d in distributions.get(top, [])
+        }
+        assert providers & listed, f"{path} imports {top}, not in setup.cfg"
+
+
+def test_every_folder_of_modules_is_a_package():
+  # setup.cfg finds packages by their __init__.py, and leaves out the others.
+  for top in ("r2d2_jax", "experiments"):
+    for path in (ROOT / top).rglob("*.py"):
+      assert (path.parent / "__init__.py").exists(), path.parent
 
 
 def _make_venv(directory, lock_text, *, min_disk_mb=1, **environment):
