@@ -1,0 +1,193 @@
+"""Evaluation: whole games, raw scores, and nothing of the training touched."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from experiments.configs.presets import smoke
+from r2d2_jax.agent.networks import make_networks
+from r2d2_jax.envs.recall import RecallWorld
+from r2d2_jax.system import evaluation
+from r2d2_jax.system.acting import ActorLoop
+from r2d2_jax.system.evaluation import evaluate
+from r2d2_jax.system.parameters import ParameterStore
+from r2d2_jax.types import AgentInputs
+from tests.agent.small import assert_trees_close, assert_trees_equal
+from tests.stamped import StampedWorld
+
+
+def _config(**run):
+  config = smoke()
+  return dataclasses.replace(
+      config,
+      network=dataclasses.replace(
+          config.network, torso_channels=(4,), core_units=4, head_units=4
+      ),
+      run=dataclasses.replace(config.run, **run),
+  )
+
+
+CONFIG = _config(eval_lanes=3)
+
+
+@pytest.fixture(scope="module", name="recall")
+def _recall():
+  """Networks and parameters for the recall task."""
+  networks = make_networks(RecallWorld(1, seed=0).spec, config=CONFIG.network)
+  return networks, jax.jit(networks.init)(jax.random.key(0))
+
+
+@pytest.fixture(name="scripted")
+def _scripted(monkeypatch):
+  """Evaluation in stamped worlds: very short games beside a very long one."""
+  worlds = []
+
+  def make_world(config, *, seed):
+    del seed
+    lengths = [[1, 2], [3], [150]][: config.num_envs]
+    worlds.append((config, StampedWorld(lengths, frame_skip=4)))
+    return worlds[-1][1]
+
+  monkeypatch.setattr(evaluation, "make_world", make_world)
+  networks = make_networks(
+      StampedWorld([[1]]).spec, config=CONFIG.network
+  )
+  params = jax.jit(networks.init)(jax.random.key(0))
+
+  def run(num_episodes, config=CONFIG, **kwargs):
+    played = evaluate(
+        params, networks=networks, config=config, num_episodes=num_episodes,
+        seed=0, **kwargs,
+    )  # fmt: skip
+    return played, *worlds[-1]
+
+  return run
+
+
+def _true_returns(world, lane):
+  """Raw returns of a lane's whole games, from the script."""
+  games = {}
+  for row in world.rows[lane]:
+    games.setdefault(row.episode, []).append(row)
+  return [
+      sum(r.r_t for r in rows) for rows in games.values() if rows[-1].is_last
+  ]
+
+
+def test_long_games_are_played_to_their_end(scripted):
+  """Each lane plays as many: the short games crowd nothing out."""
+  played, _, world = scripted(6)
+  assert [e.env_id for e in played.episodes] == [0, 0, 1, 1, 2, 2]
+  assert [e.episode_steps for e in played.episodes] == [1, 2, 3, 3, 150, 150]
+  assert [e.episode_frames for e in played.episodes] == [4, 8, 12, 12, 600, 600]
+  np.testing.assert_allclose(
+      played.returns,
+      np.concatenate([_true_returns(world, lane)[:2] for lane in range(3)]),
+  )
+  assert played.returns.dtype == np.float64
+
+
+def test_a_number_that_the_lanes_do_not_divide(scripted):
+  played, _, _ = scripted(4)
+  assert [e.env_id for e in played.episodes] == [0, 0, 1, 1]
+  played, config, _ = scripted(2)
+  assert config.num_envs == 2
+  assert [e.episode_steps for e in played.episodes] == [1, 3]
+
+
+def test_scores_are_raw_and_games_whole_whatever_training_does(scripted):
+  config = dataclasses.replace(
+      CONFIG,
+      env=dataclasses.replace(
+          CONFIG.env, life_loss="reset", batch_size=2, num_envs=7
+      ),
+      agent=dataclasses.replace(CONFIG.agent, reward_clip=1.0),
+  )
+  played, seen, world = scripted(3, config)
+  assert (seen.life_loss, seen.batch_size, seen.num_envs) == ("ignore", 0, 3)
+  np.testing.assert_allclose(
+      played.returns, [_true_returns(world, lane)[0] for lane in range(3)]
+  )
+  assert played.returns.max() > 10_000
+
+
+def test_it_can_be_stopped(scripted):
+  calls = []
+  played, _, _ = scripted(3, should_stop=lambda: calls.append(0) or len(calls) > 9)
+  assert [e.episode_steps for e in played.episodes] == [1, 3]
+
+
+def test_a_game_begins_from_the_null_state_as_in_training(recall, monkeypatch):
+  """First rows: values of a zero state without action and reward, always."""
+  networks, params = recall
+  make_actor = evaluation.make_actor
+  seen = []
+
+  def spying_actor(*, networks):
+    actor = make_actor(networks=networks)
+
+    def act(params, state, timestep, epsilon):
+      assert (epsilon == np.float32(CONFIG.run.eval_epsilon)).all()
+      state, output = actor(params, state, timestep, epsilon)
+      seen.append((timestep, jax.device_get(output)))
+      return state, output
+
+    return act
+
+  monkeypatch.setattr(evaluation, "make_actor", spying_actor)
+  evaluate(
+      params, networks=networks, config=CONFIG, num_episodes=6, seed=0
+  )
+  step = jax.jit(networks.step)
+  later_games = 0
+  for t, (timestep, output) in enumerate(seen):
+    nothing = np.zeros(3)
+    inputs = AgentInputs(
+        timestep.obs_t, nothing.astype(np.int32), nothing.astype(np.float32),
+        timestep.is_first_t,
+    )  # fmt: skip
+    q_t, _ = step(params, inputs, networks.initial_core_state(3))
+    first = timestep.is_first_t
+    assert_trees_close(np.asarray(q_t)[first], output.q_t[first])
+    later_games += int(t > 0) * first.sum()
+  assert later_games >= 3
+
+
+def test_training_never_notices_an_evaluation(recall):
+  """Two actor loops, one with evaluations in between: the same items, bit for bit."""
+  networks, params = recall
+
+  def act(evaluate_every):
+    inserted = []
+    parameters = ParameterStore(params)
+    loop = ActorLoop(
+        CONFIG,
+        world=RecallWorld(16, seed=1),
+        networks=networks,
+        parameters=parameters,
+        insert=lambda items, priorities: inserted.append(
+            ([item._replace(blocks=[b._replace(uid=0) for b in item.blocks])
+              for item in items], priorities)
+        ),
+        key=jax.random.key(1),
+    )  # fmt: skip
+    games = []
+    for call in range(60):
+      loop.step()
+      if evaluate_every and call % evaluate_every == 7:
+        games.append(
+            evaluate(
+                parameters.latest(), networks=networks, config=CONFIG,
+                num_episodes=3, seed=5,
+            ).episodes
+        )  # fmt: skip
+    return inserted, games
+
+  undisturbed, _ = act(0)
+  disturbed, games = act(20)
+  assert len(undisturbed) >= 2
+  assert_trees_equal(undisturbed, disturbed)
+  # ... and no evaluation notices another, or what was trained meanwhile
+  assert len(games) == 3 and games[0] == games[1] == games[2]
