@@ -1,6 +1,7 @@
 """Evaluation: whole games, in worlds and states of its own."""
 
 import dataclasses
+import pathlib
 from typing import Callable, NamedTuple
 
 import jax
@@ -11,6 +12,7 @@ from r2d2_jax.agent.networks import Networks
 from r2d2_jax.config import Config
 from r2d2_jax.envs.make import make_world
 from r2d2_jax.envs.world import EpisodeReport
+from r2d2_jax.system.runlog import RunLog
 from r2d2_jax.types import Params
 
 
@@ -77,3 +79,18 @@ def evaluate(
     world.close()
   episodes = [e for lane in played for e in lane[:games_per_lane]]
   return Evaluation(episodes[:num_episodes])
+
+
+def write_evaluation(
+    run_dir: pathlib.Path, evaluation: Evaluation, *, num_updates: int
+) -> None:
+  """Appends the games to the run's evaluation.csv, a row each."""
+  log = RunLog(run_dir / "evaluation.csv")
+  for game, episode in enumerate(evaluation.episodes):
+    log.write({
+        "updates": num_updates,
+        "game": game,
+        "return": episode.episode_return,
+        "frames": episode.episode_frames,
+        "truncated": int(episode.truncated),
+    })

@@ -22,7 +22,7 @@ from r2d2_jax.replay.make import make_replay
 from r2d2_jax.system.acting import ActorLoop
 from r2d2_jax.system.checkpoints import Checkpoints
 from r2d2_jax.system.display import progress_display, progress_line
-from r2d2_jax.system.evaluation import Evaluation, evaluate
+from r2d2_jax.system.evaluation import Evaluation, evaluate, write_evaluation
 from r2d2_jax.system.learning import Batch, LearnerLoop, Prefetcher
 from r2d2_jax.system.parameters import ParameterStore
 from r2d2_jax.system.plots import plot_learning_curve
@@ -336,15 +336,9 @@ class _Run:
         num_episodes=run.eval_episodes,
         seed=run.seed + _EVAL_SEED_OFFSET,
     )
-    log = RunLog(self._run_dir / "evaluation.csv")
-    for game, episode in enumerate(evaluation.episodes):
-      log.write({
-          "updates": self._learner.num_updates,
-          "game": game,
-          "return": episode.episode_return,
-          "frames": episode.episode_frames,
-          "truncated": int(episode.truncated),
-      })
+    write_evaluation(
+        self._run_dir, evaluation, num_updates=self._learner.num_updates
+    )
     self._write_log(eval_return=float(evaluation.returns.mean()))
     self._say(f"evaluation: {summary(evaluation.returns)}")
     return evaluation
