@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import tempfile
 
 from r2d2_jax.config import Config, ConfigError, from_dict, to_dict
 
@@ -10,8 +11,6 @@ _CONFIG_FILE = "config.json"
 
 def claim_run_dir(run_dir: pathlib.Path, config: Config) -> None:
   """Creates the directory, or makes sure that this run may go on in it.
-
-  Writes config.json, the whole configuration.
 
   Raises:
     ConfigError: it cannot be written, holds something else, or a run of another
@@ -32,13 +31,20 @@ def claim_run_dir(run_dir: pathlib.Path, config: Config) -> None:
           "run.run_dir: expected a new or empty directory, or that of an"
           f" earlier run, got {run_dir} with other files in it; give another"
       )
-    text = json.dumps(to_dict(config), indent=2)
-    (run_dir / _CONFIG_FILE).write_text(text + "\n")
+    # As a trial: better now than when there is something to lose.
+    with tempfile.TemporaryFile(dir=run_dir):
+      pass
   except OSError as error:
     raise ConfigError(
         f"run.run_dir: cannot write in {run_dir}: {error.strerror}; give"
         " another directory"
     ) from error
+
+
+def write_config(run_dir: pathlib.Path, config: Config) -> None:
+  """Writes config.json, the whole configuration; from now on it is a run's."""
+  text = json.dumps(to_dict(config), indent=2)
+  (run_dir / _CONFIG_FILE).write_text(text + "\n")
 
 
 def read_config(run_dir: pathlib.Path) -> Config:

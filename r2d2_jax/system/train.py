@@ -28,7 +28,7 @@ from r2d2_jax.system.parameters import ParameterStore
 from r2d2_jax.system.plots import plot_learning_curve
 from r2d2_jax.system.ratio import ReplayRatio
 from r2d2_jax.system.report import RunReport, summary
-from r2d2_jax.system.rundir import claim_run_dir
+from r2d2_jax.system.rundir import claim_run_dir, write_config
 from r2d2_jax.system.runlog import RunLog
 from r2d2_jax.types import LearnerState
 
@@ -104,6 +104,8 @@ class _Run:
     world = make_world(config.env, seed=config.run.seed)
     self._closers.append(world.close)
     self._networks = make_networks(world.spec, config=config.network)
+    # World and network have accepted the settings: only now is it a run.
+    write_config(self._run_dir, config)
     optimizer = make_optimizer(config.agent)
     state = init_learner_state(
         params_key, networks=self._networks, optimizer=optimizer

@@ -8,7 +8,7 @@ import pytest
 from experiments import plot as command
 from experiments.configs.presets import smoke
 from r2d2_jax.system import plots
-from r2d2_jax.system.rundir import claim_run_dir
+from r2d2_jax.system.rundir import write_config
 from r2d2_jax.system.runlog import RunLog, read_log
 
 
@@ -19,7 +19,8 @@ def make_run(path, *, seed=0, core="lstm", scale=1.0):
       network=dataclasses.replace(config.network, core=core),
       run=dataclasses.replace(config.run, seed=seed),
   )
-  claim_run_dir(path, config)
+  path.mkdir()
+  write_config(path, config)
   log = RunLog(path / "log.csv")
   for i in range(5):
     log.write({
