@@ -10,7 +10,6 @@ import optax
 
 from r2d2_jax.agent.learning import (
     init_learner_state,
-    learner_step,
     make_learner,
     make_optimizer,
 )
@@ -91,15 +90,6 @@ def test_the_state_is_donated_and_the_batch_is_not():
   assert all(np.isfinite(x).all() for x in jax.tree.leaves(new_state))
 
 
-def test_jitted_and_unjitted_are_equal():
-  batch = random_batch(1)
-  expected = learner_step(
-      _state(), batch, networks=NETWORKS, optimizer=OPTIMIZER, config=CONFIG
-  )
-  state, output = LEARNER(_state(), batch)
-  assert_trees_close((state.params, output), (expected[0].params, expected[1]))
-
-
 def test_what_an_update_is_made_of():
   """Loss under importance weights; priorities of the parameters before it."""
   state = _state()
@@ -139,25 +129,6 @@ def test_what_an_update_is_made_of():
   assert metrics.keys() == expected.keys()
   for name, value in expected.items():
     np.testing.assert_allclose(metrics[name], value, rtol=1e-4, err_msg=name)
-
-
-def test_without_importance_weights_the_probabilities_mean_nothing():
-  config = dataclasses.replace(CONFIG, importance_exponent=0.0)
-  learner = make_learner(networks=NETWORKS, optimizer=OPTIMIZER, config=config)
-  batch = random_batch(3)
-  even = batch._replace(probability=np.full(4, 0.1, np.float32))
-  state, output = learner(_state(), batch)
-  state_2, output_2 = learner(_state(), even)
-  assert_trees_equal((state, output), (state_2, output_2))
-  assert output.metrics["importance_weight_mean"] == 1
-  weighted, _ = LEARNER(_state(), batch)
-  unweighted, _ = LEARNER(_state(), even)
-  assert any(
-      np.any(a != b)
-      for a, b in zip(
-          jax.tree.leaves(weighted.params), jax.tree.leaves(unweighted.params)
-      )
-  )
 
 
 def test_gradients_are_clipped_by_their_global_norm():

@@ -78,6 +78,14 @@ def test_each_network_burns_in_and_unrolls_by_itself():
   np.testing.assert_allclose(loss, expected, rtol=1e-5)
 
 
+def test_jitted_and_unjitted_are_equal():
+  sequence = random_batch(1).sequence
+  loss, parts, _ = _run(random_batch(1))
+  assert_trees_close(
+      (loss, parts), _loss()(PARAMS, TARGET_PARAMS, sequence, WEIGHTS)
+  )
+
+
 def test_weights_scale_their_items():
   batch = random_batch(2)
   parts = [_run(batch, jnp.eye(4)[b]) for b in range(4)]

@@ -8,6 +8,8 @@ import pytest
 
 from experiments.configs.presets import smoke
 from r2d2_jax.agent.networks import make_networks
+from r2d2_jax.config import EnvConfig
+from r2d2_jax.envs.make import make_world
 from r2d2_jax.envs.recall import RecallWorld
 from r2d2_jax.system import evaluation
 from r2d2_jax.system.acting import ActorLoop
@@ -191,3 +193,22 @@ def test_training_never_notices_an_evaluation(recall):
   assert_trees_equal(undisturbed, disturbed)
   # ... and no evaluation notices another, or what was trained meanwhile
   assert len(games) == 3 and games[0] == games[1] == games[2]
+
+
+@pytest.mark.envpool
+def test_no_op_starts_are_counted_in_raw_frames():
+  """Of at most 30 no-ops: not of 30 agent steps, and not of 30 frames' worth."""
+  envpool = pytest.importorskip("envpool")
+  pool = envpool.make(
+      "Seaquest-v5", env_type="gymnasium", num_envs=1, seed=5, stack_num=1,
+      frame_skip=1, noop_max=1, use_fire_reset=False,
+  )  # fmt: skip
+  frames = [pool.reset()[0][0, 0].tobytes()]
+  for _ in range(140):
+    frames.append(pool.step(np.zeros(1, np.int32))[0][0, 0].tobytes())
+  pool.close()
+  world = make_world(EnvConfig(task="Seaquest", num_envs=16), seed=0)
+  world.reset()
+  starts = [frames.index(obs.tobytes()) for obs in world.recv().obs_t]
+  world.close()
+  assert 20 < max(starts) <= 30

@@ -111,7 +111,7 @@ def _config(total_steps, **run) -> Config:
       network=dataclasses.replace(
           config.network, torso_channels=(4,), core_units=4, head_units=4
       ),
-      agent=dataclasses.replace(config.agent, batch_size=2),
+      agent=dataclasses.replace(config.agent, batch_size=1),
       replay=dataclasses.replace(
           config.replay, replay_ratio=0.7, min_sequences=20
       ),
@@ -143,19 +143,19 @@ def test_frames_are_steps_times_frame_skip_and_the_ratio_holds(
     return worlds[-1]
 
   monkeypatch.setattr(train_module, "make_world", make_world)
-  result = train_module.train(_config(4_000), run_dir=tmp_path)
+  result = train_module.train(_config(2_000), run_dir=tmp_path)
   assert abs(result.replay_ratio / 0.7 - 1) < 0.02
   rows = _log(tmp_path)
   steps_before = rows[-1]["steps"]
-  assert 4_000 <= steps_before == result.steps
+  assert 2_000 <= steps_before == result.steps
   # a step is a transition: each episode has one row more than steps
   taken = [
       sum(not r.is_first for r in lane[:-1]) for lane in worlds[0].rows
   ]
   assert result.steps == sum(taken)
 
-  resumed = train_module.train(_config(4_500), run_dir=tmp_path)
-  assert resumed.steps >= 4_500
+  resumed = train_module.train(_config(2_300), run_dir=tmp_path)
+  assert resumed.steps >= 2_300
   assert sum(
       sum(not r.is_first for r in lane[:-1]) for lane in worlds[1].rows
   ) == resumed.steps - steps_before
