@@ -58,7 +58,7 @@ def laptop() -> Config:
           discount=0.99,
           learning_rate=3e-4,
           adam_epsilon=1e-5,
-          target_period_updates=500,
+          target_period_updates=100,
       ),
       replay=ReplayConfig(
           capacity_sequences=40_000, min_sequences=1_000, replay_ratio=2.0
