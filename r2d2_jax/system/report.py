@@ -128,7 +128,7 @@ class RunReport:
         "replay_ratio": replay_ratio,
         **{name: metrics.get(name, _NAN) for name in _METRICS},
         **{f"share_{leg}": value for leg, value in share.items()},
-        "bottleneck": _bottleneck(share),
+        "bottleneck": _bottleneck(share, learning=updates > updates_then),
         "minutes_left": self._minutes_left(steps, steps_per_second),
     }
 
@@ -142,10 +142,12 @@ class RunReport:
     return max(0.0, min(left)) if left else _NAN
 
 
-def _bottleneck(share: dict[str, float]) -> str:
+def _bottleneck(share: dict[str, float], *, learning: bool) -> str:
   """The busiest leg of the side that the others wait for."""
   waited_for = max(_WAITS, key=lambda leg: share[leg])
-  if share[waited_for] == 0.0:  # one thread: nobody waits
+  if not learning:  # the replay is being filled
+    legs = _ACTOR_LEGS
+  elif share[waited_for] == 0.0:  # one thread: nobody waits
     legs = _ACTOR_LEGS + _LEARNER_LEGS
   else:
     legs = {
