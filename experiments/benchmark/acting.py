@@ -1,0 +1,242 @@
+"""Leg `acting`: the actor loop against the bare sum of what it cannot avoid.
+
+The two unavoidable parts of a step of all lanes: the world alone, with random
+actions, and the jitted forward pass alone, on rows of that world, actions back on
+the host. One after the other they allow 1 / (1 / world + 1 / inference) agent
+steps per second.
+"""
+
+import contextlib
+import itertools
+import time
+from typing import Callable, Iterator, NamedTuple
+
+import jax
+import numpy as np
+
+from experiments.benchmark.rates import calls_in, units_per_second
+from experiments.benchmark.results import (
+    LegResult,
+    Table,
+    at_least,
+    ratio,
+    spread,
+)
+from experiments.benchmark.settings import Settings
+from experiments.benchmark.workload import TOY_NETWORK, with_fields
+from experiments.configs.presets import laptop
+from r2d2_jax.agent.acting import epsilon_ladder, init_actor_state, make_actor
+from r2d2_jax.agent.networks import make_networks
+from r2d2_jax.config import Config
+from r2d2_jax.envs.make import make_world
+from r2d2_jax.envs.world import World
+from r2d2_jax.replay.make import make_replay
+from r2d2_jax.replay.sequences import Item
+from r2d2_jax.system.acting import ActorLoop
+from r2d2_jax.system.parameters import ParameterStore
+from r2d2_jax.types import EnvSpec, Timestep
+
+LEGS = ("environment", "inference", "write")
+
+
+class _Size(NamedTuple):
+  lanes: int
+  rounds: int
+  seconds: float  # of each part in a round
+
+
+_FULL = _Size(lanes=64, rounds=9, seconds=0.8)
+_TOY = _Size(lanes=4, rounds=2, seconds=0.05)
+
+
+def measure(settings: Settings) -> LegResult:
+  """Agent steps per second of the parts, their sum, and the loop."""
+  size = _TOY if settings.toy else _FULL
+  config = with_fields(laptop(), env={"num_envs": size.lanes})
+  if settings.toy:
+    config = with_fields(config, network=vars(TOY_NETWORK))
+  skipped = []
+  with contextlib.ExitStack() as stack:
+    world = stack.enter_context(
+        contextlib.closing(make_world(config.env, seed=0))
+    )
+    play = random_play(world)
+    recorded = list(itertools.islice(play, 16))
+    calls = {
+        "world alone": lambda: len(next(play).env_id),
+        "inference alone": _inference_alone(config, world.spec, recorded),
+    }
+    loops = {}
+    for name, backend in (
+        ("loop, items dropped", None),
+        ("loop, local replay", "local"),
+        ("loop, Reverb", "reverb"),
+    ):
+      try:
+        insert = _insert(config, world.spec, backend, stack)
+      except ImportError as error:
+        skipped.append(f"acting, {name}: {error}")
+        continue
+      loops[name] = actor_loop(config, insert, stack)
+      calls[name] = step_all_lanes(loops[name], size.lanes)
+    rates, shares = _rates(calls, loops, size)
+  bare = 1 / sum(
+      1 / np.array(rates[name]) for name in ("world alone", "inference alone")
+  )
+  rates["bare sum of both"] = bare.tolist()
+  return LegResult(
+      [
+          at_least(f"acting, {name}: share of the bare sum",
+                   ratio(rates[name], bare), 0.85)
+          for name in loops
+      ],
+      [
+          Table(
+              f"Acting: Pong, {size.lanes} lanes, the laptop preset's network",
+              ("part", "agent steps/s", "us per agent step"),
+              [
+                  (name, spread(values), 1e6 / spread(values).median)
+                  for name, values in rates.items()
+              ],
+          ),
+          Table(
+              "Acting: where the loop's time goes",
+              ("loop", *LEGS, "other"),
+              [(name, *values) for name, values in shares.items()],
+              "Shares of the wall-clock time. 'environment' is the time that the"
+              " loop waits for the world, which steps while it writes.",
+          ),
+      ],
+      skipped,
+  )  # fmt: skip
+
+
+def random_play(world: World) -> Iterator[Timestep]:
+  """The rows of a world that acts at random, from its start."""
+  rng = np.random.default_rng(0)
+  world.reset()
+  while True:
+    timestep = world.recv()
+    lanes = timestep.env_id
+    world.send(
+        rng.integers(0, world.spec.num_actions, len(lanes), np.int32), lanes
+    )
+    yield timestep
+
+
+def _inference_alone(
+    config: Config, spec: EnvSpec, recorded: list[Timestep]
+) -> Callable[[], int]:
+  """A call acts on one of the recorded rows; the actions end up on the host."""
+  lanes = config.env.num_envs
+  timesteps = itertools.cycle(recorded)
+  networks = make_networks(spec, config=config.network)
+  params = networks.init(jax.random.key(0))
+  epsilon = jax.device_put(
+      epsilon_ladder(
+          lanes,
+          base=config.agent.epsilon_base,
+          alpha=config.agent.epsilon_alpha,
+      )
+  )
+  actor = make_actor(networks=networks)
+  state = init_actor_state(jax.random.key(1), lanes, networks=networks)
+
+  def step():
+    nonlocal state
+    state, output = actor(params, state, next(timesteps), epsilon)
+    return len(np.asarray(output.a_t))
+
+  step()  # compiles
+  return step
+
+
+def actor_loop(
+    config: Config,
+    insert: Callable[[list[Item], np.ndarray], None],
+    stack: contextlib.ExitStack,
+) -> ActorLoop:
+  """The package's loop over a world of its own, past its compilations."""
+  world = stack.enter_context(
+      contextlib.closing(make_world(config.env, seed=1))
+  )
+  networks = make_networks(world.spec, config=config.network)
+  loop = ActorLoop(
+      config,
+      world=world,
+      networks=networks,
+      parameters=ParameterStore(networks.init(jax.random.key(0))),
+      insert=insert,
+      key=jax.random.key(1),
+  )
+  # The first items, and with them the last compilation, come with the first
+  # whole trace of the lanes, or, if these are few, with a later one.
+  for _ in range(2 * config.item_rows):
+    loop.step()
+  return loop
+
+
+def step_all_lanes(loop: ActorLoop, lanes: int) -> Callable[[], int]:
+  """A call steps the loop; every row counts, an episode's first too."""
+
+  def step():
+    loop.step()
+    return lanes
+
+  return step
+
+
+def leg_shares(
+    before: dict[str, float], after: dict[str, float], seconds: float
+) -> list[float]:
+  """Shares of `seconds` that went into each of `LEGS`, and into none."""
+  shares = [(after[leg] - before.get(leg, 0.0)) / seconds for leg in LEGS]
+  return [*shares, 1.0 - sum(shares)]
+
+
+def drop(items: list[Item], priorities: np.ndarray) -> None:
+  """An `insert` that keeps nothing."""
+  del items, priorities
+
+
+def _insert(
+    config: Config,
+    spec: EnvSpec,
+    backend: str | None,
+    stack: contextlib.ExitStack,
+) -> Callable[[list[Item], np.ndarray], None]:
+  if backend is None:
+    return drop
+  networks = make_networks(spec, config=config.network)
+  replay = make_replay(
+      with_fields(config, replay={"backend": backend}),
+      spec,
+      jax.device_get(networks.initial_core_state(1)),
+  )
+  stack.enter_context(contextlib.closing(replay))
+  return replay.insert
+
+
+def _rates(
+    calls: dict[str, Callable[[], int]],
+    loops: dict[str, ActorLoop],
+    size: _Size,
+) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+  """Steps per second of every part in every round; the loops' leg shares."""
+  counts = {
+      name: max(1, calls_in(call, seconds=size.seconds))
+      for name, call in calls.items()
+  }
+  before = {name: loop.timer.seconds() for name, loop in loops.items()}
+  rates: dict[str, list[float]] = {name: [] for name in calls}
+  seconds: dict[str, float] = {name: 0.0 for name in calls}
+  for _ in range(size.rounds):
+    for name, call in calls.items():
+      start = time.perf_counter()
+      rates[name].append(units_per_second(call, calls=counts[name]))
+      seconds[name] += time.perf_counter() - start
+  shares = {
+      name: leg_shares(before[name], loop.timer.seconds(), seconds[name])
+      for name, loop in loops.items()
+  }
+  return rates, shares

@@ -1,0 +1,213 @@
+"""Leg `end_to_end`: whole runs of `train`, read off their own logs.
+
+The reference work (the paper's network, the small batch) at 160 agent steps per
+update, and the presets `laptop` and `gpu`, for the share of its time that the
+learner waits for data. Counted from the first row of the log with an update in
+it: the filling of the replay and the compilations are left out.
+"""
+
+import collections
+import csv
+import pathlib
+import tempfile
+from typing import NamedTuple
+
+from experiments.benchmark.results import (
+    Comparison,
+    LegResult,
+    Spread,
+    Table,
+    at_least,
+    less_than,
+    spread,
+)
+from experiments.benchmark.settings import Settings
+from experiments.benchmark.workload import (
+    TOY_NETWORK,
+    reference_config,
+    with_fields,
+)
+from experiments.configs.presets import gpu, laptop
+from r2d2_jax.config import Config
+from r2d2_jax.system.train import train
+
+_STEPS_PER_UPDATE = 160
+# What acme's R2D2 reached with the same work on two cores; the aim is three times
+# as much.
+_ACME_STEPS_PER_SECOND = 158.0
+_ACME_UPDATES_PER_SECOND = 0.97
+_SHARES = (
+    "environment", "inference", "write", "wait_for_learner",
+    "step", "write_back", "wait_for_data", "wait_for_actors",
+)  # fmt: skip
+
+
+class _Run(NamedTuple):
+  """One run of `train`."""
+
+  name: str
+  config: Config
+  is_reference: bool
+
+
+def measure(settings: Settings) -> LegResult:
+  """Steps and updates per second, and who waits for whom."""
+  skipped = []
+  backend = "reverb"
+  try:
+    import reverb  # pylint: disable=g-import-not-at-top, unused-import
+  except ImportError:
+    backend = "local"
+    skipped.append("end_to_end: Reverb is missing; all runs use the local replay")
+  comparisons, rows = [], []
+  for run in _toy_runs() if settings.toy else _full_runs():
+    log = _train(with_fields(run.config, replay={"backend": backend}))
+    windows = _windows(log)
+    if not windows:
+      skipped.append(f"end_to_end, {run.name}: no update in the time it had")
+      continue
+    new, row = _read(run, windows)
+    comparisons += new
+    rows.append(row)
+  return LegResult(
+      comparisons,
+      [Table(
+          f"Whole runs, backend {backend}",
+          ("run", "lanes", "agent steps/s", "updates/s", "steps per update",
+           "replay ratio", *(name.replace("_", " ") for name in _SHARES),
+           "bound by"),
+          rows,
+          "Rates: of the whole time after the first update, with the quartiles"
+          " of the log's windows. Shares: of the wall-clock time, the actors'"
+          " thread first, then the learner's. Bound by: what the log names most"
+          " often.",
+      )],
+      skipped,
+  )  # fmt: skip
+
+
+def _full_runs() -> list[_Run]:
+  run = {
+      "max_minutes": 0.8, "log_seconds": 4.0, "checkpoint_minutes": 60.0,
+      "eval_episodes": 0,
+  }  # fmt: skip
+  reference = with_fields(
+      reference_config("small"),
+      replay={"min_sequences": 256},
+      run={**run, "actor_refresh_steps": 25},
+  )
+  return [
+      *(_reference_run(reference, lanes) for lanes in (16, 64)),
+      _Run("preset laptop", with_fields(laptop(), run=run), False),
+      # Its network is not for CPUs: a smaller replay is full in a minute, and a
+      # few updates are enough to see who waits.
+      _Run(
+          "preset gpu, replay of 128 items at first",
+          with_fields(
+              gpu(),
+              env={"full_action_space": False},
+              replay={"min_sequences": 128},
+              run={**run, "max_minutes": 2.5, "total_steps": 24_000},
+          ),
+          False,
+      ),
+  ]
+
+
+def _toy_runs() -> list[_Run]:
+  config = with_fields(
+      reference_config("toy"),
+      replay={"min_sequences": 8},
+      run={
+          "total_steps": 3_000, "log_seconds": 0.1, "checkpoint_minutes": 60.0,
+          "eval_episodes": 0, "max_minutes": 1.0,
+      },
+  )  # fmt: skip
+  return [_reference_run(config, lanes=4)]
+
+
+def _reference_run(config: Config, lanes: int) -> _Run:
+  agent = config.agent
+  # Trained rows are transitions: one fewer than rows.
+  rows = agent.batch_size * (agent.trace_length - 1)
+  return _Run(
+      "reference network",
+      with_fields(
+          config,
+          env={"num_envs": lanes},
+          replay={"replay_ratio": rows / _STEPS_PER_UPDATE},
+      ),
+      True,
+  )
+
+
+def _train(config: Config) -> list[dict[str, str]]:
+  """A run in a directory that is gone afterwards; the rows of its log."""
+  with tempfile.TemporaryDirectory() as directory:
+    run_dir = pathlib.Path(directory) / "run"
+    train(config, run_dir=run_dir)
+    with (run_dir / "log.csv").open(newline="") as f:
+      return list(csv.DictReader(f))
+
+
+class _Window(NamedTuple):
+  """What happened between two rows of the log."""
+
+  seconds: float
+  steps: float
+  updates: float
+  row: dict[str, str]  # the later one: its shares are the window's
+
+
+def _windows(log: list[dict[str, str]]) -> list[_Window]:
+  """The windows after the first row with an update."""
+  log = [row for row in log if int(row["updates"]) > 0]
+  windows = []
+  for before, after in zip(log, log[1:]):
+    change = lambda name: float(after[name]) - float(before[name])
+    window = _Window(
+        60 * change("minutes"), change("steps"), change("updates"), after
+    )
+    if window.seconds > 0:
+      windows.append(window)
+  return windows
+
+
+def _read(
+    run: _Run, windows: list[_Window]
+) -> tuple[list[Comparison], tuple]:
+  """A run's comparisons and its row of the table."""
+  seconds = sum(w.seconds for w in windows)
+  steps = _rate([w.steps for w in windows], windows)
+  updates = _rate([w.updates for w in windows], windows)
+  shares = {
+      name: sum(w.seconds * float(w.row[f"share_{name}"]) for w in windows)
+      / seconds
+      for name in _SHARES
+  }
+  name = f"end_to_end, {run.name}, {run.config.env.num_envs} lanes"
+  waiting = spread([float(w.row["share_wait_for_data"]) for w in windows])
+  if run.is_reference:
+    comparisons = [
+        at_least(f"{name}: agent steps/s", steps, 3 * _ACME_STEPS_PER_SECOND),
+        at_least(f"{name}: updates/s", updates, 3 * _ACME_UPDATES_PER_SECOND),
+    ]
+  else:
+    comparisons = [less_than(
+        f"{name}: share of its time that the learner waits for data",
+        waiting._replace(median=shares["wait_for_data"]), 0.05,
+    )]  # fmt: skip
+  total_updates = sum(w.updates for w in windows)
+  bottlenecks = collections.Counter(w.row["bottleneck"] for w in windows)
+  return comparisons, (
+      run.name, run.config.env.num_envs, steps, updates,
+      sum(w.steps for w in windows) / total_updates if total_updates else "-",
+      float(windows[-1].row["replay_ratio"]), *shares.values(),
+      bottlenecks.most_common(1)[0][0],
+  )  # fmt: skip
+
+
+def _rate(counts: list[float], windows: list[_Window]) -> Spread:
+  """The rate over all windows, with the quartiles of single ones."""
+  each = spread([n / w.seconds for n, w in zip(counts, windows)])
+  return each._replace(median=sum(counts) / sum(w.seconds for w in windows))
