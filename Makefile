@@ -15,7 +15,8 @@ pure_tests := $(wildcard tests/test_architecture.py tests/test_config.py \
   tests/test_types.py tests/agent tests/envs tests/replay)
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-full test-pure test-slow lock venv venv-pure clean
+.PHONY: help train test test-full test-pure test-slow bench lock venv \
+  venv-pure clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' \
@@ -35,6 +36,9 @@ test-pure: venv-pure  ## the pure half: newest JAX, no Reverb, no EnvPool
 
 test-slow: venv  ## the tests of 20 seconds and more, left out of `make test`
 	$(VENV)/bin/python -m pytest -m slow $(ARGS)
+
+bench: venv  ## measure speed, some minutes (docs/performance.md); more in ARGS
+	$(VENV)/bin/python -m experiments.benchmark $(ARGS)
 
 venv:  ## build .venv from requirements.txt, if it is not there
 	@PYTHON='$(PYTHON)' .ci/make_venv '$(VENV)' requirements.txt $(MIN_DISK_MB)

@@ -27,6 +27,7 @@ _DOORS = {
     "reverb": "r2d2_jax/replay/tables.py",
     "tensorflow": "r2d2_jax/replay/tables.py",
     "rlax": "r2d2_jax/agent/_rlax.py",
+    "torch": "experiments/benchmark/torch_step.py",
 }
 # experiments/ may measure these two bare; rlax it must take from the agent.
 _OPEN_TO_EXPERIMENTS = {"envpool", "reverb", "tensorflow"}
@@ -143,6 +144,8 @@ def test_every_room_is_known():
     ("r2d2_jax/types.py", "from . import config"),
     ("r2d2_jax/__init__.py", "from r2d2_jax.config import Config"),
     ("experiments/a.py", "import rlax"),
+    ("experiments/a.py", "import torch"),
+    ("r2d2_jax/agent/a.py", "from torch import nn"),
 ])
 def test_wrong_import_is_found(path, source):
   assert _violations(path, source)
@@ -158,6 +161,7 @@ def test_wrong_import_is_found(path, source):
     ("r2d2_jax/system/a.py", "from r2d2_jax.replay.make import make_replay"),
     ("r2d2_jax/system/a.py", "import threading\nfrom r2d2_jax import config"),
     ("experiments/a.py", "import r2d2_jax.system.train\nimport envpool"),
+    ("experiments/benchmark/torch_step.py", "import torch"),
 ])
 def test_right_import_passes(path, source):
   assert not _violations(path, source)

@@ -69,6 +69,8 @@ def benchmark(
   # Reverb's and TensorFlow's reports of themselves.
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
   console = Console()
+  if os.sep in torch_python:  # children run elsewhere; no link is followed
+    torch_python = os.path.abspath(torch_python)
   settings = Settings(toy, torch_python)
   about = machine.describe() | {
       "command": shlex.join(["python", "-m", "experiments.benchmark",

@@ -26,7 +26,7 @@ from experiments.benchmark.settings import Settings
 from experiments.benchmark.workload import TOY_NETWORK, with_fields
 from experiments.configs.presets import laptop
 from r2d2_jax.agent.acting import epsilon_ladder, init_actor_state, make_actor
-from r2d2_jax.agent.networks import make_networks
+from r2d2_jax.agent.networks import Networks, make_networks
 from r2d2_jax.config import Config
 from r2d2_jax.envs.make import make_world
 from r2d2_jax.envs.world import World
@@ -34,7 +34,7 @@ from r2d2_jax.replay.make import make_replay
 from r2d2_jax.replay.sequences import Item
 from r2d2_jax.system.acting import ActorLoop
 from r2d2_jax.system.parameters import ParameterStore
-from r2d2_jax.types import EnvSpec, Timestep
+from r2d2_jax.types import EnvSpec, Params, Timestep
 
 LEGS = ("environment", "inference", "write")
 
@@ -62,9 +62,11 @@ def measure(settings: Settings) -> LegResult:
     )
     play = random_play(world)
     recorded = list(itertools.islice(play, 16))
+    networks = make_networks(world.spec, config=config.network)
+    params = jax.jit(networks.init)(jax.random.key(0))
     calls = {
         "world alone": lambda: len(next(play).env_id),
-        "inference alone": _inference_alone(config, world.spec, recorded),
+        "inference alone": _inference_alone(config, networks, params, recorded),
     }
     loops = {}
     for name, backend in (
@@ -73,11 +75,11 @@ def measure(settings: Settings) -> LegResult:
         ("loop, Reverb", "reverb"),
     ):
       try:
-        insert = _insert(config, world.spec, backend, stack)
+        insert = _insert(config, networks, world.spec, backend, stack)
       except ImportError as error:
         skipped.append(f"acting, {name}: {error}")
         continue
-      loops[name] = actor_loop(config, insert, stack)
+      loops[name] = actor_loop(config, networks, params, insert, stack)
       calls[name] = step_all_lanes(loops[name], size.lanes)
     rates, shares = _rates(calls, loops, size)
   bare = 1 / sum(
@@ -125,13 +127,11 @@ def random_play(world: World) -> Iterator[Timestep]:
 
 
 def _inference_alone(
-    config: Config, spec: EnvSpec, recorded: list[Timestep]
+    config: Config, networks: Networks, params: Params, recorded: list[Timestep]
 ) -> Callable[[], int]:
   """A call acts on one of the recorded rows; the actions end up on the host."""
   lanes = config.env.num_envs
   timesteps = itertools.cycle(recorded)
-  networks = make_networks(spec, config=config.network)
-  params = networks.init(jax.random.key(0))
   epsilon = jax.device_put(
       epsilon_ladder(
           lanes,
@@ -153,6 +153,8 @@ def _inference_alone(
 
 def actor_loop(
     config: Config,
+    networks: Networks,
+    params: Params,
     insert: Callable[[list[Item], np.ndarray], None],
     stack: contextlib.ExitStack,
 ) -> ActorLoop:
@@ -160,12 +162,11 @@ def actor_loop(
   world = stack.enter_context(
       contextlib.closing(make_world(config.env, seed=1))
   )
-  networks = make_networks(world.spec, config=config.network)
   loop = ActorLoop(
       config,
       world=world,
       networks=networks,
-      parameters=ParameterStore(networks.init(jax.random.key(0))),
+      parameters=ParameterStore(params),
       insert=insert,
       key=jax.random.key(1),
   )
@@ -201,13 +202,13 @@ def drop(items: list[Item], priorities: np.ndarray) -> None:
 
 def _insert(
     config: Config,
+    networks: Networks,
     spec: EnvSpec,
     backend: str | None,
     stack: contextlib.ExitStack,
 ) -> Callable[[list[Item], np.ndarray], None]:
   if backend is None:
     return drop
-  networks = make_networks(spec, config=config.network)
   replay = make_replay(
       with_fields(config, replay={"backend": backend}),
       spec,

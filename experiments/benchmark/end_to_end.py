@@ -8,6 +8,7 @@ it: the filling of the replay and the compilations are left out.
 
 import collections
 import csv
+import importlib.util
 import pathlib
 import tempfile
 from typing import NamedTuple
@@ -54,11 +55,9 @@ def measure(settings: Settings) -> LegResult:
   """Steps and updates per second, and who waits for whom."""
   skipped = []
   backend = "reverb"
-  try:
-    import reverb  # pylint: disable=g-import-not-at-top, unused-import
-  except ImportError:
+  if importlib.util.find_spec("reverb") is None:
     backend = "local"
-    skipped.append("end_to_end: Reverb is missing; all runs use the local replay")
+    skipped.append("end_to_end: Reverb is missing, all runs use the local replay")
   comparisons, rows = [], []
   for run in _toy_runs() if settings.toy else _full_runs():
     log = _train(with_fields(run.config, replay={"backend": backend}))
@@ -119,7 +118,7 @@ def _toy_runs() -> list[_Run]:
       reference_config("toy"),
       replay={"min_sequences": 8},
       run={
-          "total_steps": 3_000, "log_seconds": 0.1, "checkpoint_minutes": 60.0,
+          "total_steps": 2_000, "log_seconds": 0.1, "checkpoint_minutes": 60.0,
           "eval_episodes": 0, "max_minutes": 1.0,
       },
   )  # fmt: skip

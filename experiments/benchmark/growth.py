@@ -21,6 +21,7 @@ from experiments.benchmark.rates import calls_in
 from experiments.benchmark.results import LegResult, Table, spread
 from experiments.benchmark.settings import Settings
 from experiments.benchmark.workload import (
+    PONG,
     TOY_NETWORK,
     LearnerAlone,
     learner_flops,
@@ -28,6 +29,7 @@ from experiments.benchmark.workload import (
     with_fields,
 )
 from experiments.configs.presets import laptop
+from r2d2_jax.agent.networks import make_networks
 from r2d2_jax.config import Config
 
 _LANES = (8, 16, 32, 64, 128, 256)
@@ -47,12 +49,15 @@ def measure(settings: Settings) -> LegResult:
 
 def _acting(toy: bool) -> Table:
   rows = []
+  network = TOY_NETWORK if toy else laptop().network
+  networks = make_networks(PONG, config=network)
+  params = jax.jit(networks.init)(jax.random.key(0))
   for lanes in _TOY_LANES if toy else _LANES:
-    config = with_fields(laptop(), env={"num_envs": lanes})
-    if toy:
-      config = with_fields(config, network=vars(TOY_NETWORK))
+    config = with_fields(
+        laptop(), env={"num_envs": lanes}, network=vars(network)
+    )
     with contextlib.ExitStack() as stack:
-      loop = actor_loop(config, drop, stack)
+      loop = actor_loop(config, networks, params, drop, stack)
       calls = calls_in(loop.step, seconds=0.01 if toy else _ACTING_SECONDS)
       before, start = loop.timer.seconds(), time.perf_counter()
       rates = []

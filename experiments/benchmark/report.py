@@ -71,6 +71,8 @@ def _markdown(about: dict, legs: dict[str, dict]) -> str:
       "",
       "Entries are medians [first quartile, third quartile].",
   ]
+  if about["toy"]:
+    lines += ["", "Toy sizes: the numbers mean nothing."]
   for name, leg in legs.items():
     lines += ["", f"## {name}", ""]
     if "error" in leg:

@@ -1,0 +1,182 @@
+"""The benchmark runs, at toy size; what it computes besides; no timings."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from experiments.benchmark import __main__ as command
+from experiments.benchmark import children, results
+from experiments.benchmark.learner import has_torch
+from experiments.benchmark.settings import Settings
+from experiments.benchmark.workload import (
+    learner_flops,
+    random_batch,
+    reference_config,
+)
+
+# Without PyTorch in this environment, its counterpart is tested only where
+# TORCH_PYTHON names an interpreter that has it.
+TORCH_PYTHON = os.environ.get("TORCH_PYTHON", sys.executable)
+
+
+def assert_well_formed(result):
+  for table in result.tables:
+    assert table.rows, table.title
+    for row in table.rows:
+      assert len(row) == len(table.columns), table.title
+      assert all(results.cell(x) for x in row), row
+
+
+def test_spread_is_median_and_quartiles():
+  spread = results.spread([4.0, 1.0, 3.0, 2.0, 5.0])
+  assert spread[:3] == (3.0, 2.0, 4.0)
+  assert spread.values == (4.0, 1.0, 3.0, 2.0, 5.0)
+  assert str(spread) == "3 [2, 4]"
+
+
+def test_ratio_is_of_medians_with_the_rounds_own_quartiles():
+  # Medians 4 and 2; rounds 1, 2, 3: quartiles 1.5 and 2.5.
+  ratio = results.ratio([2.0, 4.0, 12.0], [2.0, 2.0, 4.0])
+  assert ratio[:3] == (2.0, 1.5, 2.5)
+
+
+def test_aims():
+  assert results.at_least("x", results.spread([1.0]), 1.0).met
+  assert not results.at_least("x", results.spread([0.9]), 1.0).met
+  assert not results.less_than("x", results.spread([2.0]), 2.0).met
+
+
+def test_reference_work():
+  # Convolutions 3 276 800 + 2 654 208 + 1 806 336 products per row, linear
+  # 1 605 632, LSTM (512 + 7 + 512) 2048 = 2 111 488, heads 527 872: 11 982 336.
+  # Small: 2 nets x 480 rows forward, twice as much backward over 320 rows, less
+  # the first convolution's input gradient.
+  small = 2 * (960 * 11_982_336 + 320 * (2 * 11_982_336 - 3_276_800))
+  assert learner_flops(reference_config("small")) == small
+  assert small == pytest.approx(36.2e9, rel=2e-3)
+  big = learner_flops(reference_config("big"))
+  assert big == pytest.approx(579.9e9, rel=2e-3)
+
+
+def test_reference_batch_is_all_work():
+  config = reference_config("toy")
+  sequence = random_batch(config).sequence
+  assert sequence.inputs.obs_t.shape == (2, 12, 84, 84)
+  assert sequence.valid_t.all() and not sequence.inputs.is_first_t.any()
+
+
+def test_help_is_quick_to_import():
+  code = (
+      "import sys, experiments.benchmark.__main__ as b\n"
+      "try: b.main(['--help'])\n"
+      "except SystemExit as e: assert e.code == 0\n"
+      "heavy = {'jax', 'reverb', 'envpool', 'tensorflow'} & set(sys.modules)\n"
+      "assert not heavy, heavy\n"
+  )
+  result = subprocess.run(
+      [sys.executable, "-c", code], cwd=children._ROOT,  # pylint: disable=protected-access
+      capture_output=True, text=True, check=False,
+  )  # fmt: skip
+  assert result.returncode == 0, result.stderr
+  for word in ("--legs", "--toy", "--output", "--torch-python", "end_to_end"):
+    assert word in result.stdout
+
+
+def test_wrong_arguments_are_refused(tmp_path, capsys):
+  with pytest.raises(SystemExit) as exit_:
+    command.main(["--legs", "flying"])
+  assert exit_.value.code == 2
+  (tmp_path / "file").touch()
+  capsys.readouterr()
+  assert command.main(["--output", str(tmp_path / "file" / "x")]) == 2
+  assert capsys.readouterr().err.startswith("error: --output: cannot write")
+
+
+def test_a_leg_that_breaks_leaves_the_others(tmp_path, monkeypatch, capsys):
+  result = results.LegResult(
+      [results.at_least("fast", results.spread([1.0, 2.0]), 1.0)],
+      [results.Table("t", ("a", "b"), [("x", results.spread([3.0]))], "n")],
+      ["something: not there"],
+  )
+
+  def in_child(function, name, settings):
+    del function, settings
+    if name == "acting":
+      raise RuntimeError("no world")
+    return result
+
+  monkeypatch.setattr(children, "in_child", in_child)
+  code = command.main(
+      ["--toy", "--legs", "acting", "growth", "--output", str(tmp_path)]
+  )
+  assert code == 1
+  assert "error: leg acting: no world" in capsys.readouterr().err
+  written = json.loads((tmp_path / "benchmark.json").read_text())
+  assert written["legs"]["acting"] == {"error": "RuntimeError: no world"}
+  growth = written["legs"]["growth"]["result"]
+  assert growth["comparisons"][0]["met"] is True
+  assert growth["comparisons"][0]["value"]["values"] == [1.0, 2.0]
+  assert growth["tables"][0]["rows"] == [
+      ["x", {"median": 3.0, "quartile_1": 3.0, "quartile_3": 3.0,
+             "values": [3.0]}]
+  ]  # fmt: skip
+  about = written["about"]
+  assert about["cores"] >= 1 and about["memory_gib"] > 0 and about["date"]
+  assert about["versions"]["jax"] and "load_average" in about
+  text = (tmp_path / "benchmark.md").read_text()
+  assert "| fast | 1.5 [1.25, 1.75] | at least 1 | yes |" in text
+  assert "| x | 3 [3, 3] |" in text
+  assert "Failed: RuntimeError: no world" in text
+  assert "Left out: something: not there" in text
+
+
+def test_the_command_compares_the_learner_with_torch(tmp_path):
+  code = command.main(
+      ["--toy", "--legs", "learner", "--torch-python", TORCH_PYTHON,
+       "--output", str(tmp_path)]
+  )  # fmt: skip
+  assert code == 0
+  leg = json.loads((tmp_path / "benchmark.json").read_text())["legs"]["learner"]
+  (table,) = leg["result"]["tables"]
+  (row,) = table["rows"]
+  row = dict(zip(table["columns"], row))
+  assert row["here, ms"]["median"] > 0
+  if has_torch(TORCH_PYTHON):
+    assert not leg["result"]["skipped"]
+    # Same parameters, same batch, same loss: the same work.
+    assert float(row["first loss, PyTorch"]) == pytest.approx(
+        float(row["first loss, here"]), rel=1e-4
+    )
+  else:
+    assert "requirements-bench.txt" in leg["result"]["skipped"][0]
+    assert row["PyTorch, ms"] == "-"
+
+
+def test_a_child_that_ends_is_an_error_with_its_last_words():
+  with pytest.raises(RuntimeError, match="No module named no_such_module"):
+    children.Stepper(sys.executable, "no_such_module")
+
+
+@pytest.mark.envpool
+@pytest.mark.reverb
+@pytest.mark.parametrize(
+    "leg", ["acting", "replay", "end_to_end", "growth"]
+)
+@pytest.mark.filterwarnings("ignore:Reverb listens")
+def test_leg_runs(leg):
+  pytest.importorskip("envpool")
+  pytest.importorskip("reverb")
+  result = command.measure_leg(leg, Settings(True, TORCH_PYTHON))
+  assert_well_formed(result)
+  assert not result.skipped
+
+
+def test_start_up_runs():
+  result = command.measure_leg("start_up", Settings(True, TORCH_PYTHON))
+  assert_well_formed(result)
+  (preset, action, update) = result.tables[-1].rows[0]
+  assert preset == "smoke"
+  assert 0 < action.median < update.median
