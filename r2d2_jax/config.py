@@ -160,6 +160,9 @@ class RunConfig:
   lockstep: bool = False
   """One thread, strictly alternating: the same seed gives the same parameters bit
   for bit. Needs the local replay."""
+  learner_devices: int = 0
+  """Devices that split each batch between them; 0 takes as many of those that
+  JAX finds as split it evenly. Actors and evaluation use the first one."""
   actor_refresh_steps: int = 400
   """Steps of each lane between refreshes of the actors' parameters (table 2)."""
   run_dir: str = ""
@@ -258,7 +261,7 @@ def validate(config: Config) -> None:
       "agent.burn_in", "agent.reward_clip", "agent.importance_exponent",
       "agent.value_rescaling_epsilon", "agent.epsilon_alpha",
       "replay.priority_exponent", "run.max_minutes", "run.eval_episodes",
-      "run.seed",
+      "run.seed", "run.learner_devices",
   )  # fmt: skip
   above_zero(
       "agent.learning_rate", "agent.adam_epsilon", "agent.max_grad_norm",
@@ -271,6 +274,12 @@ def validate(config: Config) -> None:
   )  # fmt: skip
   between(0, 65535, "replay.port")
   need(run.seed < 2**31, "run.seed", "less than 2**31")
+  need(
+      run.learner_devices <= 0 or agent.batch_size % run.learner_devices == 0,
+      "run.learner_devices",
+      f"a divisor of agent.batch_size ({agent.batch_size})",
+      "each device takes the same number of items",
+  )
   need(
       env.max_episode_frames >= env.frame_skip,
       "env.max_episode_frames",

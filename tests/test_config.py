@@ -86,6 +86,8 @@ def test_the_submission_differs_in_importance_sampling_alone():
         ("replay.port", 70_000, "between 0 and 65535"),
         ("run.lockstep", True, "'local' with run.lockstep"),
         ("run.seed", 2**31, "less than 2**31"),
+        ("run.learner_devices", -1, "at least 0"),
+        ("run.learner_devices", 3, "divisor of agent.batch_size (64)"),
     ],
 )
 def test_what_cannot_work_is_refused_in_one_line(field, value, expected):

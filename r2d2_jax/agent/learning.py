@@ -1,10 +1,11 @@
-"""One update of the learner, as a pure function of arrays."""
+"""One update of the learner, a pure function of arrays; on one device or more."""
 
 import functools
 from typing import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import optax
 
 from r2d2_jax.agent.loss import sequence_loss
@@ -12,6 +13,9 @@ from r2d2_jax.agent.networks import Networks
 from r2d2_jax.agent.priorities import importance_weights, sequence_priorities
 from r2d2_jax.config import AgentConfig
 from r2d2_jax.types import Array, LearnerOutput, LearnerState, ReplaySample
+
+# The mesh axis over which several devices split a batch.
+BATCH_AXIS = "batch"
 
 
 def make_optimizer(config: AgentConfig) -> optax.GradientTransformation:
@@ -46,18 +50,26 @@ def learner_step(
     networks: Networks,
     optimizer: optax.GradientTransformation,
     config: AgentConfig,
+    axis_name: str | None = None,
 ) -> tuple[LearnerState, LearnerOutput]:
   """One R2D2 update: loss, clipped Adam step, new priorities, target copy.
 
   The target network becomes the new online one after every
   `target_period_updates`-th update. Source: section 2.3, table 2.
 
+  Under a mesh axis (`axis_name`) each of D devices holds the whole state and
+  B / D items. The means, sums and extremes below are then over the items of all
+  devices, the gradient included, so that every device takes the same step as
+  one device with the whole batch.
+
   Args:
     state: before the update (`make_learner` donates it).
-    batch: items [B, L, ...] and their probabilities; keys are not read.
+    batch: items [B, L, ...] and their probabilities; keys are not read. Under
+      a mesh axis those of this device, as many as on the others.
     networks: from `make_networks`.
     optimizer: from `make_optimizer`, or any other.
     config: the agent's settings.
+    axis_name: mesh axis over which the batch is split; None for one device.
 
   Returns:
     The state after the update, and priorities [B] (computed with the parameters
@@ -66,8 +78,17 @@ def learner_step(
     unit); the mean importance weight; trained_rows, the transitions that
     counted.
   """
+  if axis_name is None:
+    mean = total = largest = lambda tree: tree
+  else:
+    mean, total, largest = (
+        functools.partial(reduce, axis_name=axis_name)
+        for reduce in (jax.lax.pmean, jax.lax.psum, jax.lax.pmax)
+    )
   weights = importance_weights(
-      batch.probability, exponent=config.importance_exponent
+      batch.probability,
+      exponent=config.importance_exponent,
+      axis_name=axis_name,
   )
   (loss, parts), grads = jax.value_and_grad(sequence_loss, has_aux=True)(
       state.params,
@@ -77,23 +98,30 @@ def learner_step(
       networks=networks,
       config=config,
   )
+  # Before the clip, which is of the whole batch's gradient.
+  loss, grads, weight_mean = mean((loss, grads, weights.mean()))
   updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
   params = optax.apply_updates(state.params, updates)
   num_updates = state.num_updates + 1
   target_params = optax.periodic_update(
       params, state.target_params, num_updates, config.target_period_updates
   )
-  trained_rows = parts.mask.sum()
   absolute = jnp.abs(parts.td_error)
   valid = batch.sequence.valid_t[:, config.burn_in :].T
+  # Sums and counts, not ratios: devices differ in how many rows are valid.
+  trained_rows, td_abs_sum, valid_rows, q_max_sum = total((
+      parts.mask.sum(),
+      absolute.sum(),
+      valid.sum(),
+      jnp.where(valid, parts.q.max(axis=-1), 0.0).sum(),
+  ))
   metrics = {
       "loss": loss,
       "grad_norm": optax.tree.norm(grads),
-      "td_abs_mean": absolute.sum() / jnp.maximum(trained_rows, 1),
-      "td_abs_max": absolute.max(),
-      "q_max_mean": jnp.where(valid, parts.q.max(axis=-1), 0.0).sum()
-      / jnp.maximum(valid.sum(), 1),
-      "importance_weight_mean": weights.mean(),
+      "td_abs_mean": td_abs_sum / jnp.maximum(trained_rows, 1),
+      "td_abs_max": largest(absolute.max()),
+      "q_max_mean": q_max_sum / jnp.maximum(valid_rows, 1),
+      "importance_weight_mean": weight_mean,
       "trained_rows": trained_rows.astype(jnp.float32),
   }
   return (
@@ -112,14 +140,66 @@ def make_learner(
     networks: Networks,
     optimizer: optax.GradientTransformation,
     config: AgentConfig,
+    mesh: Mesh | None = None,
 ) -> Callable[[LearnerState, ReplaySample], tuple[LearnerState, LearnerOutput]]:
   """`learner_step`, jit-compiled, its state donated (use the returned one).
 
   Call it with `keys=None` in the batch: keys stay on the host.
+
+  Args:
+    networks: from `make_networks`.
+    optimizer: from `make_optimizer`, or any other.
+    config: the agent's settings.
+    mesh: the devices that split each batch between them, along its one axis
+      `BATCH_AXIS`; each keeps a copy of the state. None for one device, the one
+      that holds the arguments.
+
+  Returns:
+    learner_step(state, batch). Under a mesh it wants the shardings of
+    `learner_shardings`, places what is not bound to a device yet accordingly,
+    and returns the new state and the metrics replicated, the priorities split
+    as the batch is, in its order.
+
+  Raises:
+    ValueError: the mesh has another axis, or does not divide the batch.
   """
+  step = functools.partial(
+      learner_step, networks=networks, optimizer=optimizer, config=config
+  )
+  if mesh is None:
+    return jax.jit(step, donate_argnums=0)
+  if mesh.axis_names != (BATCH_AXIS,):
+    raise ValueError(
+        f"expected a mesh with the one axis {BATCH_AXIS!r}, got"
+        f" {mesh.axis_names}"
+    )
+  if config.batch_size % mesh.size:
+    raise ValueError(
+        f"expected a batch that {mesh.size} devices can split evenly, got"
+        f" agent.batch_size {config.batch_size}; change either"
+    )
+  whole, split = PartitionSpec(), PartitionSpec(BATCH_AXIS)
   return jax.jit(
-      functools.partial(
-          learner_step, networks=networks, optimizer=optimizer, config=config
+      # Explicit: each device sees its own items alone, and what crosses between
+      # devices is what learner_step says. Under check_vma the gradient of the
+      # replicated parameters would arrive summed over the devices (learner_step
+      # averages the local ones), and each scan would have to say which of its
+      # carries differ between them.
+      jax.shard_map(
+          functools.partial(step, axis_name=BATCH_AXIS),
+          mesh=mesh,
+          in_specs=(whole, split),
+          out_specs=(whole, LearnerOutput(priorities=split, metrics=whole)),
+          check_vma=False,
       ),
+      in_shardings=learner_shardings(mesh),
       donate_argnums=0,
+  )
+
+
+def learner_shardings(mesh: Mesh) -> tuple[NamedSharding, NamedSharding]:
+  """Where the learner's arguments live: state on each device, batches split."""
+  return (
+      NamedSharding(mesh, PartitionSpec()),
+      NamedSharding(mesh, PartitionSpec(BATCH_AXIS)),
   )

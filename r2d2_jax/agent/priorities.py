@@ -5,6 +5,7 @@ priority_exponent`): what is computed here goes to it unraised, for new and for
 updated items alike.
 """
 
+import jax
 import jax.numpy as jnp
 
 from r2d2_jax.types import Array
@@ -29,20 +30,27 @@ def sequence_priorities(td_error: Array, mask: Array, *, eta: float) -> Array:
   return eta * absolute.max(axis=0) + (1.0 - eta) * mean
 
 
-def importance_weights(probability: Array, *, exponent: float) -> Array:
+def importance_weights(
+    probability: Array, *, exponent: float, axis_name: str | None = None
+) -> Array:
   """w_i = (1 / (N P(i)))^exponent / max_j w_j, normalised over the whole batch.
 
-  N cancels in the normalisation. Under a batch sharded over devices the maximum
-  is over the global batch as long as this is called on the global array.
-  Source: table 2 (0.6); the submission has none (exponent 0: exactly 1).
+  N cancels in the normalisation. Where the batch is split over devices, the
+  maximum is over all of them. Source: table 2 (0.6); the submission has none
+  (exponent 0: exactly 1).
 
   Args:
     probability: float [B], chance of each item at the time it was sampled, > 0.
     exponent: at least 0.
+    axis_name: mesh axis over which the batch is split, B being the items of this
+      device; None where the array is the whole batch.
 
   Returns:
     float32 [B], in (0, 1].
   """
   probability = jnp.asarray(probability, jnp.float32)
+  smallest = probability.min()
+  if axis_name is not None:
+    smallest = jax.lax.pmin(smallest, axis_name)
   # The ratio first: p^-exponent alone can leave float32's range.
-  return (probability.min() / probability) ** exponent
+  return (smallest / probability) ** exponent

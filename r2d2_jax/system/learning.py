@@ -5,12 +5,17 @@ import threading
 from typing import Any, Protocol
 
 import jax
+from jax.sharding import Mesh
 import numpy as np
 import optax
 
-from r2d2_jax.agent.learning import make_learner
+from r2d2_jax.agent.learning import (
+    BATCH_AXIS,
+    learner_shardings,
+    make_learner,
+)
 from r2d2_jax.agent.networks import Networks
-from r2d2_jax.config import Config
+from r2d2_jax.config import Config, ConfigError
 from r2d2_jax.system.parameters import ParameterStore
 from r2d2_jax.system.timing import LegTimer
 from r2d2_jax.types import LearnerState, ReplaySample
@@ -26,26 +31,63 @@ class Replay(Protocol):
   ) -> None: ...
 
 
-class Batch:
-  """A sampled batch on the device, with what stays on the host."""
+def learner_mesh(config: Config) -> Mesh | None:
+  """The devices that `run.learner_devices` asks for; None for a single one.
 
-  def __init__(self, sample: ReplaySample, burn_in: int):
+  Raises:
+    ConfigError: JAX found fewer.
+  """
+  batch_size, count = config.agent.batch_size, config.run.learner_devices
+  devices = jax.local_devices()
+  if count > len(devices):
+    raise ConfigError(
+        f"run.learner_devices: expected at most {len(devices)}, the devices that"
+        f" JAX found here ({jax.default_backend()}), got {count}; 0 takes all"
+        " that can split the batch evenly"
+    )
+  count = count or max(
+      n for n in range(1, len(devices) + 1) if batch_size % n == 0
+  )
+  if count == 1:
+    return None
+  return Mesh(np.array(devices[:count]), (BATCH_AXIS,))
+
+
+class Batch:
+  """A sampled batch on the device, with what stays on the host.
+
+  With a mesh its items are split between the devices, each getting its own
+  straight from the host.
+  """
+
+  def __init__(
+      self, sample: ReplaySample, burn_in: int, mesh: Mesh | None = None
+  ):
     valid = sample.sequence.valid_t[:, burn_in:]
     self.trained_rows = int(np.count_nonzero(valid[:, 1:] & valid[:, :-1]))
     self.keys = sample.keys
     self.on_device = jax.device_put(
         ReplaySample(
             sample.sequence, sample.probability.astype(np.float32), None
-        )
+        ),
+        learner_shardings(mesh)[1] if mesh else None,
     )
 
 
 class Prefetcher:
   """Samples and copies to the device in a thread, ahead of the learner."""
 
-  def __init__(self, replay: Replay, config: Config, *, depth: int = 2):
+  def __init__(
+      self,
+      replay: Replay,
+      config: Config,
+      *,
+      mesh: Mesh | None,
+      depth: int = 2,
+  ):
     self._replay = replay
     self._config = config
+    self._mesh = mesh
     self._queue: queue.Queue[Batch] = queue.Queue(depth)
     self.timer = LegTimer()
 
@@ -59,7 +101,7 @@ class Prefetcher:
         except TimeoutError:
           continue
       with self.timer.leg("copy"):
-        batch = Batch(sample, self._config.agent.burn_in)
+        batch = Batch(sample, self._config.agent.burn_in, self._mesh)
       while not stop.is_set():
         try:
           self._queue.put(batch, timeout=0.1)
@@ -91,11 +133,28 @@ class LearnerLoop:
       state: LearnerState,
       replay: Replay,
       parameters: ParameterStore,
+      mesh: Mesh | None,
   ):
+    """Places the state on the learner's devices.
+
+    Args:
+      config: the run's settings.
+      networks: from `make_networks`.
+      optimizer: from `make_optimizer`.
+      state: to go on from; not to be used afterwards, the learner donates it.
+      replay: takes the priorities.
+      parameters: gets the new ones after each update.
+      mesh: from `learner_mesh`; the batches given to `step` are split over it.
+    """
     self._learner = make_learner(
-        networks=networks, optimizer=optimizer, config=config.agent
+        networks=networks,
+        optimizer=optimizer,
+        config=config.agent,
+        mesh=mesh,
     )
-    self._state = state
+    self._state = (
+        jax.device_put(state, learner_shardings(mesh)[0]) if mesh else state
+    )
     self._lock = threading.Lock()
     self._replay = replay
     self._parameters = parameters

@@ -17,8 +17,12 @@ class ParameterStore:
     self.publish(params)
 
   def publish(self, params: Params) -> None:
-    """Copies them; called by the learner after an update."""
-    copied = self._copy(params)
+    """Copies them; called by the learner after an update.
+
+    Where several devices hold the same parameters, the copy is on the first of
+    them: actors and evaluation run on one device.
+    """
+    copied = self._copy(jax.tree.map(lambda x: x.addressable_data(0), params))
     with self._lock:
       self._latest = copied
 

@@ -23,7 +23,12 @@ from r2d2_jax.system.acting import ActorLoop
 from r2d2_jax.system.checkpoints import Checkpoints
 from r2d2_jax.system.display import progress_display, progress_line
 from r2d2_jax.system.evaluation import Evaluation, evaluate, write_evaluation
-from r2d2_jax.system.learning import Batch, LearnerLoop, Prefetcher
+from r2d2_jax.system.learning import (
+    Batch,
+    LearnerLoop,
+    Prefetcher,
+    learner_mesh,
+)
 from r2d2_jax.system.parameters import ParameterStore
 from r2d2_jax.system.plots import plot_learning_curve
 from r2d2_jax.system.ratio import ReplayRatio
@@ -100,6 +105,7 @@ class _Run:
   def build(self) -> None:
     """World, networks, learner, replay, actors: in the order of their needs."""
     config = self._config
+    self._mesh = learner_mesh(config)
     params_key, actor_key = jax.random.split(jax.random.key(config.run.seed))
     world = make_world(config.env, seed=config.run.seed)
     self._closers.append(world.close)
@@ -119,6 +125,9 @@ class _Run:
           f"resuming from update {int(state.num_updates)}, step"
           f" {counters['steps']}; the replay is filled anew"
       )
+    if (found := jax.local_device_count()) > 1:
+      used = self._mesh.size if self._mesh else 1
+      self._say(f"learner: {used} of {found} devices")
     self._steps_before = counters["steps"]
     self._replay = make_replay(
         config, world.spec, jax.device_get(self._networks.initial_core_state(1))
@@ -132,6 +141,7 @@ class _Run:
         state=state,
         replay=self._replay,
         parameters=self._parameters,
+        mesh=self._mesh,
     )
     self._actors = ActorLoop(
         config,
@@ -141,7 +151,7 @@ class _Run:
         insert=self._replay.insert,
         key=actor_key,
     )
-    self._prefetcher = Prefetcher(self._replay, config)
+    self._prefetcher = Prefetcher(self._replay, config, mesh=self._mesh)
     self._ratio = ReplayRatio(
         config.replay.replay_ratio,
         # Room for two batches and two vector steps: neither side waits for the
@@ -210,7 +220,7 @@ class _Run:
     while not self._is_over():
       if self._replay_is_filled() and self._ratio.learner_may_train():
         sample = self._replay.sample(agent.batch_size, timeout_seconds=10.0)
-        self._learn(Batch(sample, agent.burn_in))
+        self._learn(Batch(sample, agent.burn_in, self._mesh))
         # Written back before anything else is sampled: a fixed order.
         self._learner.flush()
       else:
