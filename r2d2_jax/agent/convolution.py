@@ -4,14 +4,16 @@ Forward it is `lax.conv_general_dilated` everywhere. On GPU and TPU so is the
 gradient. On CPU, XLA's own gradients of a convolution run well below the speed
 of its forward pass: that of the input is a convolution over an image diluted
 with zeros (stride > 1), that of the kernel one whose window is the whole
-output. Here both are matrix products, for some images at a time, so that their
-patches stay in the cache:
+output. Here a stride s that divides the window is taken out first: blocks of
+s x s pixels become channels, and what remains is a convolution with stride 1.
+Then the gradient of the input is an ordinary convolution, and that of the
+kernel one matrix product, over the pixels of all images, of the input and of
+dL/dy shifted to every place of the window:
 
-    dL/dkernel = patches(x)^T dL/dy
-    dL/dx      = overlapping patches of (dL/dy kernel^T), summed
+    dL/dkernel[u, v] = sum_{m, i, j} x[m, i, j]^T dL/dy[m, i - u, j - v]
 
-A stride s that divides the window is taken out first: blocks of s x s pixels
-become channels, and what remains is a convolution with stride 1.
+The product is taken for some images at a time, so that the shifted copies stay
+in the cache (docs/performance.md).
 """
 
 import functools
@@ -21,11 +23,12 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-# Patches of one chunk of images: about what the second-level caches hold.
+# Operands of the product of one chunk of images: about what the second-level
+# caches hold.
 _CHUNK_BYTES = 4 * 2**20
-# Fewer channels than this, and with stride 1 the gradient of the input spends
-# more on summing patches than it saves.
-_MIN_OUTPUTS = 64
+# What works on the grid of x, larger than that of dy by the window's margin, is
+# done so while the ratio of the widths is at most this; else on that of dy.
+_MAX_WIDTH_RATIO = 1.2
 
 
 def conv2d(
@@ -80,92 +83,97 @@ def _backward(stride, padding, residuals, dy):
   # it is padded, less where the last window ends before the image does.
   covered = [(n - 1) * stride + k for n, k in zip(dy.shape[1:3], window)]
   high = [c - size - lo for c, size, lo in zip(covered, x.shape[1:3], low)]
-  to_blocks = lambda images: _to_blocks(_pad(images, low, high), stride)
-  from_blocks = lambda blocks: _pad(
-      _from_blocks(blocks, stride),
-      [-lo for lo in low], [-hi for hi in high])
 
   # The kernel as O images of the window: stride 1 from here on.
-  blocks = _to_blocks(jnp.moveaxis(kernel, 3, 0), stride)
-  dkernel = _kernel_gradient(x, dy, blocks.shape, to_blocks)
-  dkernel = jnp.moveaxis(_from_blocks(dkernel, stride), 0, 3)
-  if stride > 1 or dy.shape[3] >= _MIN_OUTPUTS:
-    dx = _input_gradient(blocks, dy, from_blocks)
-  else:
-    dx, = jax.linear_transpose(
-        lambda x: _conv2d_plain(x, kernel, stride, padding), x)(dy)
+  kernel_blocks = jnp.moveaxis(
+      to_blocks(jnp.moveaxis(kernel, 3, 0), stride), 0, 3)
+  dkernel = _kernel_gradient(
+      x, dy, kernel_blocks.shape,
+      lambda images: to_blocks(_pad(images, low, high), stride))
+  dkernel = jnp.moveaxis(
+      from_blocks(jnp.moveaxis(dkernel, 3, 0), stride), 0, 3)
+
+  dx = _pad(from_blocks(_input_gradient(kernel_blocks, dy), stride),
+            [-lo for lo in low], [-hi for hi in high])
   return dx.astype(x.dtype), dkernel.astype(kernel.dtype)
 
 
 _conv2d_cpu.defvjp(_forward, _backward)
 
 
-def _kernel_gradient(x, dy, shape, to_blocks):
-  """[O, kh, kw, C]: the product of dy and the patches of x."""
-  outputs, *window, _ = shape
+def _input_gradient(kernel, dy):
+  """[M, H, W, C] of a convolution with stride 1: a convolution of padded dy."""
+  kh, kw, channels, outputs = kernel.shape
+  if _is_wide(dy, kw):
+    return lax.conv_general_dilated(
+        dy, jnp.flip(kernel, (0, 1)), (1, 1), [(kh - 1,) * 2, (kw - 1,) * 2],
+        dimension_numbers=("NHWC", "HWOI", "NHWC"))
+  # The patches that dy and the kernel span, summed in place.
+  patches = lax.dot_general(
+      dy, kernel.transpose(3, 0, 1, 2).reshape(outputs, -1),
+      (((3,), (0,)), ((), ()))).reshape(*dy.shape[:3], kh, kw, channels)
+  return sum(
+      _pad(patches[:, :, :, u, v], (u, v), (kh - 1 - u, kw - 1 - v))
+      for u in range(kh) for v in range(kw))
+
+
+def _is_wide(dy, kw):
+  return dy.shape[2] + kw - 1 <= _MAX_WIDTH_RATIO * dy.shape[2]
+
+
+def _kernel_gradient(x, dy, shape, blocks_of):
+  """float32 [kh, kw, C, O] of a convolution with stride 1 over blocks_of(x)."""
+  kh, kw, channels, outputs = shape
+  # Rows: dy is shifted. Columns: dy is, or x.
+  x_shifts, dy_shifts = (1, kw) if _is_wide(dy, kw) else (kw, 1)
+  grid = (dy.shape[1] + kh - 1, dy.shape[2] + dy_shifts - 1)
+  padding = (kh - 1, dy_shifts - 1)
+  columns = (x_shifts * channels, kh * dy_shifts * outputs)
 
   def add(total, chunk):
     x, dy = chunk
-    patches = _patches(to_blocks(x), window, dy.shape[1:3])
-    # dy on the left: the CPU's product repacks its left operand slowly, and dy
-    # is several times narrower than the patches.
-    return total + _product(
-        dy.reshape(-1, outputs), patches.reshape(-1, total.shape[1]), 0), None
+    x = _shifted(blocks_of(x), (1, x_shifts), grid)
+    dy = _shifted(_pad(dy, padding, padding), (kh, dy_shifts), grid)
+    return total + lax.dot_general(
+        x.reshape(-1, columns[0]), dy.reshape(-1, columns[1]),
+        (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32), None
 
-  total, _ = _over_chunks(
-      add, jnp.zeros((outputs, math.prod(shape[1:])), jnp.float32), (x, dy),
-      _images_per_chunk(shape, dy))
+  image_bytes = 4 * math.prod(grid) * sum(columns)
+  total = _over_chunks(add, jnp.zeros(columns, jnp.float32), (x, dy),
+                       _CHUNK_BYTES // image_bytes)
+  total = total.reshape(x_shifts, channels, kh, dy_shifts, outputs)
+  # Copy a of dy is shifted by kh - 1 - a.
+  total = jnp.flip(total, (2, 3)).transpose(2, 0, 3, 1, 4)
   return total.reshape(shape)
 
 
-def _input_gradient(blocks, dy, from_blocks):
-  """[M, H, W, C]: the patches that dy and the kernel span, summed in place."""
-  outputs, *window, channels = blocks.shape
-
-  def spread(_, dy):
-    patches = _product(dy, blocks.reshape(outputs, -1), 3).reshape(
-        *dy.shape[:3], *window, channels)
-    patches = lax.optimization_barrier(patches)
-    return None, from_blocks(sum(
-        _pad(patches[:, :, :, u, v], (u, v),
-             (window[0] - 1 - u, window[1] - 1 - v))
-        for u in range(window[0]) for v in range(window[1])))
-
-  return _over_chunks(spread, None, dy, _images_per_chunk(blocks.shape, dy))[1]
-
-
-def _product(a, b, axis):
-  """Of axis `axis` of a and axis 0 of b, summed in float32."""
-  return lax.dot_general(
-      a, b, (((axis,), (0,)), ((), ())), preferred_element_type=jnp.float32)
-
-
-def _patches(x, window, size):
-  """[M, H, W, C] -> [M, *size, kh * kw, C], the patches of a stride of 1."""
+def _shifted(x, shifts, size):
+  """[M, H, W, C] -> [M, *size, shifts, C]: x[m, i + u, j + v] for all u, v."""
+  if shifts == (1, 1):
+    return x
   # The barriers stop the compiler from fusing the copies into one loop that
   # decides pixel by pixel from which of them to take it.
   x = lax.optimization_barrier(x)
   return lax.optimization_barrier(jnp.stack([
       x[:, u:u + size[0], v:v + size[1]]
-      for u in range(window[0]) for v in range(window[1])], axis=3))
+      for u in range(shifts[0]) for v in range(shifts[1])], axis=3))
 
 
-def _images_per_chunk(kernel_shape, dy):
-  patches = math.prod(dy.shape[1:3]) * math.prod(kernel_shape[1:])
-  return max(1, _CHUNK_BYTES // (4 * patches))
-
-
-def _over_chunks(body, carry, images, size):
-  """A scan of body over chunks of `size` images; the last may be smaller."""
+def _over_chunks(add, total, images, most):
+  """add(total, chunk) over chunks of about `most` images."""
   count = jax.tree.leaves(images)[0].shape[0]
+  most = min(max(1, most), count)
+  # Chunks of one size, if they need not be much smaller for that: a last one of
+  # another size costs as much as several.
+  size = max(n for n in range(1, most + 1) if count % n == 0)
+  if 2 * size < most:
+    size = most
   whole = count - count % size
-  carry, out = lax.scan(body, carry, jax.tree.map(
+  total, _ = lax.scan(add, total, jax.tree.map(
       lambda a: a[:whole].reshape(-1, size, *a.shape[1:]), images))
-  out = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), out)
   if whole < count:
-    carry, rest = body(carry, jax.tree.map(lambda a: a[whole:], images))
-    out = jax.tree.map(lambda *a: jnp.concatenate(a), out, rest)
-  return carry, out
+    total, _ = add(total, jax.tree.map(lambda a: a[whole:], images))
+  return total
 
 
 def _pad(images, low, high):
@@ -174,19 +182,19 @@ def _pad(images, low, high):
       (0, 0, 0), *((lo, hi, 0) for lo, hi in zip(low, high)), (0, 0, 0)])
 
 
-def _to_blocks(x, s):
-  """[M, s H, s W, C] -> [M, H, W, s s C]."""
+def to_blocks(x: jax.Array, s: int) -> jax.Array:
+  """[..., s H, s W, C] -> [..., H, W, s s C]: s x s pixels become channels."""
   if s == 1:
     return x
-  m, h, w, c = x.shape
-  x = x.reshape(m, h // s, s, w // s, s, c).swapaxes(2, 3)
-  return x.reshape(m, h // s, w // s, s * s * c)
+  *lead, h, w, c = x.shape
+  x = x.reshape(*lead, h // s, s, w // s, s, c).swapaxes(-4, -3)
+  return x.reshape(*lead, h // s, w // s, s * s * c)
 
 
-def _from_blocks(x, s):
-  """[M, H, W, s s C] -> [M, s H, s W, C]."""
+def from_blocks(x: jax.Array, s: int) -> jax.Array:
+  """The inverse of `to_blocks`."""
   if s == 1:
     return x
-  m, h, w, c = x.shape
-  x = x.reshape(m, h, w, s, s, c // (s * s)).swapaxes(2, 3)
-  return x.reshape(m, s * h, s * w, c // (s * s))
+  *lead, h, w, c = x.shape
+  x = x.reshape(*lead, h, w, s, s, c // (s * s)).swapaxes(-4, -3)
+  return x.reshape(*lead, s * h, s * w, c // (s * s))

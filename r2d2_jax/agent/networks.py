@@ -5,6 +5,7 @@ learner computes for a row is what the actor saw.
 """
 
 import dataclasses
+import functools
 from typing import Callable
 
 import flax.linen as nn
@@ -12,13 +13,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from r2d2_jax.agent.convolution import conv2d
+from r2d2_jax.agent.convolution import conv2d, from_blocks, to_blocks
 from r2d2_jax.agent.lstm import lstm_unroll
+from r2d2_jax.agent.product import product
 from r2d2_jax.config import NetworkConfig
 from r2d2_jax.types import AgentInputs, Array, CoreState, EnvSpec, Params
 
 # MiniGrid's cell: object index, colour index, state; one more than the highest.
 _GRID_VALUES = (11, 6, 4)
+
+_NATURE_STRIDES = (4, 2, 1)
 
 _fan_in = nn.initializers.lecun_normal()
 
@@ -120,6 +124,35 @@ def stack_frames(
   return jnp.stack(slots, axis=-1), new_frames
 
 
+def _stack_blocks(
+    obs_t: Array, is_first_t: Array, frames: Array, size: int
+) -> tuple[Array, Array]:
+  """`stack_frames` of images in blocks: [T, B, H / size, W / size, k size^2 C].
+
+  Blocks are cut from single frames, a k-th of the pixels of their stacks. Pixels
+  beyond the last whole block are not in them; no window of a convolution whose
+  stride is the block's size reaches them.
+  """
+  shape = frames.shape[2:]
+  whole = [side // size for side in shape[:2]]
+
+  def cut(images):
+    if len(shape) == 2:
+      images = images[..., None]
+    fill = [(0, 0)] * (images.ndim - 3)
+    fill += [(0, -side % size) for side in shape[:2]] + [(0, 0)]
+    return to_blocks(jnp.pad(images, fill), size)
+
+  # The barriers keep the compiler from doing all steps pixel by pixel in one
+  # loop.
+  x, new_frames = stack_frames(
+      jax.lax.optimization_barrier(cut(obs_t)), is_first_t, cut(frames)
+  )
+  new_frames = from_blocks(new_frames, size)[:, :, : shape[0], : shape[1]]
+  x = jax.lax.optimization_barrier(x[:, :, : whole[0], : whole[1]])
+  return x, new_frames.reshape(frames.shape)
+
+
 class _RecurrentQNetwork(nn.Module):
   """[T, B] rows -> q [T, B, A]; only the LSTM's recurrence is sequential."""
 
@@ -135,9 +168,17 @@ class _RecurrentQNetwork(nn.Module):
     is_first_t = inputs.is_first_t
     num_steps, batch_size = is_first_t.shape
 
-    x, frames = stack_frames(inputs.obs_t, is_first_t, core_state.frames)
+    # On CPU a convolution over blocks of stride x stride pixels is faster than
+    # one with a stride; chosen by measurement, docs/performance.md.
+    in_blocks = config.torso == "nature" and jax.default_backend() == "cpu"
+    if in_blocks:
+      x, frames = _stack_blocks(
+          inputs.obs_t, is_first_t, core_state.frames, _NATURE_STRIDES[0]
+      )
+    else:
+      x, frames = stack_frames(inputs.obs_t, is_first_t, core_state.frames)
     x = x.reshape(num_steps * batch_size, *x.shape[2:])
-    x = _Torso(config, dtype, name="torso")(x)
+    x = _Torso(config, dtype, in_blocks, name="torso")(x)
     x = x.reshape(num_steps, batch_size, -1)
 
     features = [x]
@@ -200,31 +241,58 @@ def _forget_gate_bias(key, shape, dtype=jnp.float32):
 
 
 class _Conv(nn.Module):
-  """A convolution with bias over `conv2d`."""
+  """A convolution with bias over `conv2d`.
+
+  With `frames_in_blocks` k > 0, x holds k frames, each in blocks of stride x
+  stride pixels, and the padding is VALID; the parameters are the same.
+  """
 
   channels: int
   size: int
   stride: int
   padding: str
   dtype: jnp.dtype
+  frames_in_blocks: int = 0
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
-    kernel = self.param(
-        "kernel", _fan_in, (self.size, self.size, x.shape[-1], self.channels)
-    )
+    k, size, stride = self.frames_in_blocks, self.size, self.stride
+    inputs = x.shape[-1] // stride**2 if k else x.shape[-1]
+    kernel = self.param("kernel", _fan_in, (size, size, inputs, self.channels))
     bias = self.param("bias", nn.initializers.zeros, (self.channels,))
-    y = conv2d(
-        x, kernel.astype(self.dtype), stride=self.stride, padding=self.padding
-    )
+    kernel = kernel.astype(self.dtype)
+    if k:
+      blocks = (size // stride, stride) * 2
+      kernel = kernel.reshape(*blocks, k, inputs // k, self.channels)
+      kernel = kernel.transpose(0, 2, 4, 1, 3, 5, 6)
+      kernel = kernel.reshape(*kernel.shape[:2], x.shape[-1], self.channels)
+      stride = 1
+    y = conv2d(x, kernel, stride=stride, padding=self.padding)
     return y + bias.astype(self.dtype)
 
 
+class _Dense(nn.Module):
+  """A linear layer with bias over `product`."""
+
+  units: int
+  dtype: jnp.dtype
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    kernel = self.param("kernel", _fan_in, (x.shape[-1], self.units))
+    bias = self.param("bias", nn.initializers.zeros, (self.units,))
+    return product(x, kernel.astype(self.dtype)) + bias.astype(self.dtype)
+
+
 class _Torso(nn.Module):
-  """[M, ...] stacked observations -> [M, features]."""
+  """[M, ...] stacked observations -> [M, features].
+
+  With `in_blocks` they are in blocks of the first convolution's stride.
+  """
 
   config: NetworkConfig
   dtype: jnp.dtype
+  in_blocks: bool
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
@@ -244,9 +312,15 @@ class _Torso(nn.Module):
 
     if config.torso == "nature":
       for i, (channels, size, stride) in enumerate(
-          zip(config.torso_channels, (8, 4, 3), (4, 2, 1))
+          zip(config.torso_channels, (8, 4, 3), _NATURE_STRIDES)
       ):
-        x = nn.relu(self._conv(channels, size, stride, "VALID", f"conv_{i}")(x))
+        x = nn.relu(
+            _Conv(
+                channels, size, stride, "VALID", self.dtype,
+                frames_in_blocks=config.frame_stack * (self.in_blocks and i == 0),
+                name=f"conv_{i}",
+            )(x)
+        )  # fmt: skip
     elif config.torso == "impala":
       for i, channels in enumerate(config.torso_channels):
         x = self._residual_stage(x, channels, i)
@@ -257,22 +331,18 @@ class _Torso(nn.Module):
       for i, units in enumerate(config.torso_channels):
         x = nn.relu(nn.Dense(units, dtype=self.dtype, name=f"dense_{i}")(x))
     elif config.torso_units:
-      x = nn.relu(nn.Dense(config.torso_units, dtype=self.dtype, name="dense")(x))
+      x = nn.relu(_Dense(config.torso_units, self.dtype, name="dense")(x))
     return x
-
-  def _conv(self, channels, size, stride, padding, name):
-    return _Conv(channels, size, stride, padding, self.dtype, name=name)
 
   def _residual_stage(self, x: Array, channels: int, i: int) -> Array:
     """IMPALA's stage: convolution, 3x3/2 max-pooling, two residual blocks."""
-    x = self._conv(channels, 3, 1, "SAME", f"stage_{i}_conv")(x)
+    conv = functools.partial(_Conv, channels, 3, 1, "SAME", self.dtype)
+    x = conv(name=f"stage_{i}_conv")(x)
     x = nn.max_pool(x, (3, 3), strides=(2, 2), padding="SAME")
     for j in range(2):
       residual = x
       for k in range(2):
-        x = self._conv(channels, 3, 1, "SAME", f"stage_{i}_block_{j}_conv_{k}")(
-            nn.relu(x)
-        )
+        x = conv(name=f"stage_{i}_block_{j}_conv_{k}")(nn.relu(x))
       x = x + residual
     return x
 

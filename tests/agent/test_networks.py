@@ -291,6 +291,53 @@ def test_a_stack_of_one_frame():
   assert new_frames.shape == frames.shape
 
 
+# --- The CPU's own order of the same arithmetic -------------------------------
+
+
+@pytest.mark.parametrize(
+    "torso, shape, frame_stack",
+    [
+        ("nature", (84, 84), 4),
+        ("nature", (39, 45), 2),  # no multiples of the stride
+        ("nature", (38, 37, 3), 3),
+        ("nature", (36, 36), 1),
+        ("impala", (36, 36), 2),
+    ],
+)
+def test_equals_the_plain_network(torso, shape, frame_stack, monkeypatch):
+  """Forward, gradient and state against what accelerators compute."""
+  spec = EnvSpec(shape, np.dtype(np.uint8), 3, 1)
+  config = network_config(
+      torso=torso, torso_channels=(4, 6, 8), torso_units=16,
+      frame_stack=frame_stack,
+  )  # fmt: skip
+  networks = make_networks(spec, config=config)
+  params = networks.init(jax.random.key(0))
+  rng = np.random.default_rng(0)
+  core_state = random_core_state(rng, networks, 2)
+  inputs = random_inputs(rng, (5, 2), spec=spec, first_probability=0.3)
+  weights = rng.normal(size=(5, 2, 3)).astype(np.float32)
+
+  def unroll():
+    def loss(params):
+      q, state = networks.unroll(params, inputs, core_state)
+      return (q * weights).sum(), (q, state)
+
+    # A function of its own per backend: the choice is made while tracing.
+    return jax.jit(jax.grad(loss, has_aux=True))(params)
+
+  ours = unroll()
+  assert "custom_vjp" in str(jax.make_jaxpr(networks.unroll)(
+      params, inputs, core_state))  # fmt: skip
+  monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+  plain = unroll()
+  assert jax.tree.structure(ours) == jax.tree.structure(plain)
+  for x, y in zip(jax.tree.leaves(ours), jax.tree.leaves(plain)):
+    assert x.shape == y.shape and x.dtype == y.dtype
+    scale = max(1e-6, np.abs(y).max()) if y.dtype != np.uint8 else 0
+    np.testing.assert_allclose(x, y, rtol=0, atol=1e-5 * scale)
+
+
 # --- Misuse ----------------------------------------------------------------
 
 
