@@ -7,29 +7,22 @@ docs/performance.md says what each leg is.
 """
 
 import datetime
-import importlib
 import os
 import pathlib
 import shlex
 import sys
 import time
-from typing import Literal
 
 import tyro
 
-from experiments.benchmark.settings import Settings
+from experiments.benchmark.legs import LEGS, Leg, Settings, measure_leg
 from r2d2_jax.config import ConfigError
 
 # jax, EnvPool and Reverb are imported by the legs, in processes of their own.
 
-Leg = Literal[
-    "learner", "acting", "replay", "end_to_end", "start_up", "growth"
-]
-_LEGS: tuple[Leg, ...] = Leg.__args__
-
 
 def benchmark(
-    legs: tuple[Leg, ...] = _LEGS,
+    legs: tuple[Leg, ...] = LEGS,
     toy: bool = False,
     output: pathlib.Path | None = None,
     torch_python: str = sys.executable,
@@ -99,13 +92,6 @@ def benchmark(
   console.print(f"wrote {output}/benchmark.json and benchmark.md",
                 highlight=False, soft_wrap=True)
   return int(any("error" in leg for leg in measured.values()))
-
-
-def measure_leg(name: Leg, settings: Settings):
-  """A leg's `LegResult`; imports what it needs."""
-  return importlib.import_module(f"experiments.benchmark.{name}").measure(
-      settings
-  )
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -22,7 +22,7 @@ from experiments.benchmark.results import (
     ratio,
     spread,
 )
-from experiments.benchmark.settings import Settings
+from experiments.benchmark.legs import Settings
 from experiments.benchmark.workload import TOY_NETWORK, with_fields
 from experiments.configs.presets import laptop
 from r2d2_jax.agent.acting import epsilon_ladder, init_actor_state, make_actor

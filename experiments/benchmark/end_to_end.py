@@ -22,7 +22,7 @@ from experiments.benchmark.results import (
     less_than,
     spread,
 )
-from experiments.benchmark.settings import Settings
+from experiments.benchmark.legs import Settings
 from experiments.benchmark.workload import (
     TOY_NETWORK,
     reference_config,
@@ -87,7 +87,7 @@ def measure(settings: Settings) -> LegResult:
 
 def _full_runs() -> list[_Run]:
   run = {
-      "max_minutes": 0.8, "log_seconds": 4.0, "checkpoint_minutes": 60.0,
+      "max_minutes": 0.7, "log_seconds": 4.0, "checkpoint_minutes": 60.0,
       "eval_episodes": 0,
   }  # fmt: skip
   reference = with_fields(

@@ -19,7 +19,7 @@ from experiments.benchmark.acting import (
 )
 from experiments.benchmark.rates import calls_in
 from experiments.benchmark.results import LegResult, Table, spread
-from experiments.benchmark.settings import Settings
+from experiments.benchmark.legs import Settings
 from experiments.benchmark.workload import (
     PONG,
     TOY_NETWORK,

@@ -21,7 +21,7 @@ from experiments.benchmark.results import (
     ratio,
     spread,
 )
-from experiments.benchmark.settings import Settings
+from experiments.benchmark.legs import Settings
 from experiments.benchmark.workload import (
     BATCHES,
     learner_flops,

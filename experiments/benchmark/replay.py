@@ -24,7 +24,7 @@ from experiments.benchmark.results import (
     at_least,
     spread,
 )
-from experiments.benchmark.settings import Settings
+from experiments.benchmark.legs import Settings
 from experiments.benchmark.workload import PONG, with_fields
 from experiments.configs.presets import laptop, paper
 from r2d2_jax.config import Config, EnvConfig

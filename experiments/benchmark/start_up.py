@@ -11,7 +11,7 @@ import tempfile
 import time
 
 from experiments.benchmark.results import LegResult, Table, less_than, spread
-from experiments.benchmark.settings import Settings
+from experiments.benchmark.legs import Settings
 
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
 _COMMANDS = ("train", "evaluate", "plot", "benchmark")
@@ -25,7 +25,7 @@ _MODULES = {
     "training": "r2d2_jax.system.train",
 }
 # Preset -> rounds.
-_FULL_RUNS = {"smoke": 3, "laptop": 2}
+_FULL_RUNS = {"smoke": 2, "laptop": 2}
 _TOY_RUNS = {"smoke": 1}
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 import subprocess
 import sys
 
@@ -12,12 +13,14 @@ import pytest
 from experiments.benchmark import __main__ as command
 from experiments.benchmark import children, results
 from experiments.benchmark.learner import has_torch
-from experiments.benchmark.settings import Settings
+from experiments.benchmark.legs import Settings, measure_leg
 from experiments.benchmark.workload import (
     learner_flops,
     random_batch,
     reference_config,
 )
+
+ROOT = pathlib.Path(__file__).parents[2]
 
 # Without PyTorch in this environment, its counterpart is tested only where
 # TORCH_PYTHON names an interpreter that has it.
@@ -98,8 +101,8 @@ def test_help_is_quick_to_import():
       "assert not heavy, heavy\n"
   )
   result = subprocess.run(
-      [sys.executable, "-c", code], cwd=children._ROOT,  # pylint: disable=protected-access
-      capture_output=True, text=True, check=False,
+      [sys.executable, "-c", code],
+      cwd=ROOT, capture_output=True, text=True, check=False,
   )  # fmt: skip
   assert result.returncode == 0, result.stderr
   for word in ("--legs", "--toy", "--output", "--torch-python", "end_to_end"):
@@ -155,11 +158,12 @@ def test_a_leg_that_breaks_leaves_the_others(tmp_path, monkeypatch, capsys):
 
 
 def test_the_command_compares_the_learner_with_torch(tmp_path):
-  code = command.main(
-      ["--toy", "--legs", "learner", "--torch-python", TORCH_PYTHON,
-       "--output", str(tmp_path)]
+  result = subprocess.run(
+      [sys.executable, "-m", "experiments.benchmark", "--toy", "--legs",
+       "learner", "--torch-python", TORCH_PYTHON, "--output", str(tmp_path)],
+      cwd=ROOT, capture_output=True, text=True, check=False,
   )  # fmt: skip
-  assert code == 0
+  assert result.returncode == 0, result.stderr
   leg = json.loads((tmp_path / "benchmark.json").read_text())["legs"]["learner"]
   (table,) = leg["result"]["tables"]
   (row,) = table["rows"]
@@ -190,13 +194,13 @@ def test_a_child_that_ends_is_an_error_with_its_last_words():
 def test_leg_runs(leg):
   pytest.importorskip("envpool")
   pytest.importorskip("reverb")
-  result = command.measure_leg(leg, Settings(True, TORCH_PYTHON))
+  result = measure_leg(leg, Settings(True, TORCH_PYTHON))
   assert_well_formed(result)
   assert not result.skipped
 
 
 def test_start_up_runs():
-  result = command.measure_leg("start_up", Settings(True, TORCH_PYTHON))
+  result = measure_leg("start_up", Settings(True, TORCH_PYTHON))
   assert_well_formed(result)
   (preset, action, update) = result.tables[-1].rows[0]
   assert preset == "smoke"

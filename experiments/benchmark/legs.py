@@ -1,0 +1,24 @@
+"""The legs by name, and what the command line settles for all of them."""
+
+import importlib
+from typing import Literal, NamedTuple
+
+from experiments.benchmark.results import LegResult
+
+Leg = Literal[
+    "learner", "acting", "replay", "end_to_end", "start_up", "growth"
+]
+LEGS: tuple[Leg, ...] = Leg.__args__
+
+
+class Settings(NamedTuple):
+  """Handed to every leg's `measure`."""
+
+  toy: bool  # smallest sizes: shows that the legs run, measures nothing
+  torch_python: str  # interpreter that has torch
+
+
+def measure_leg(name: Leg, settings: Settings) -> LegResult:
+  """Runs a leg; imports what it needs."""
+  leg = importlib.import_module(f"experiments.benchmark.{name}")
+  return leg.measure(settings)
