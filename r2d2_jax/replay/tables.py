@@ -3,8 +3,9 @@
 Rows are written in blocks: one append of one writer per block, and an item refers
 to the blocks of its lane by the cells that the writer handed back. Rows shared by
 neighbouring items are then stored once, compressed, and no lane needs a writer of
-its own. One append per row is five times slower and six times larger, and a column
-for each small field costs more than half of the speed: these are packed into one.
+its own. One append per row is five times slower and six times larger, and every
+column more costs time in each append: a row is packed into one string of bytes, a
+state into another.
 
 What guards against Reverb's ways, each pinned by a test:
 * A dead server makes calls block for ever, without an error and deaf to Ctrl-C.
@@ -41,51 +42,74 @@ _CLOSE_SECONDS = 0.9
 class _Layout:
   """How blocks and states lie in Reverb's columns, and back.
 
-  Columns: "obs_t" [R, *obs_shape]; "rows" uint8 [R, bytes], the small fields;
-  "core_0", "core_1", ... the leaves of the state, only with blocks where an item
-  starts.
+  Columns, both uint8: "rows" [R, bytes], the observation and then the small
+  fields of each row; "core" [bytes], the leaves of the state one after the other,
+  only with blocks where an item starts.
   """
+
+  columns = ("rows", "core")
 
   def __init__(self, config: Config, spec: types.EnvSpec,
                core_state: types.CoreState):
     specs = row_specs(spec)
-    self._obs = specs.pop("obs_t")
-    self._packed = np.dtype([(name, dtype) for name, (_, dtype) in
-                             specs.items()])
+    self._obs_shape, self._obs_dtype = specs.pop("obs_t")
+    self._small = np.dtype([(name, dtype) for name, (_, dtype) in
+                            specs.items()])
+    self._obs_bytes = (
+        math.prod(self._obs_shape) * self._obs_dtype.itemsize)
     self._leaves = [(x.shape[1:], x.dtype) for x in core_leaves(core_state)]
     self._block_rows = config.block_rows
     self.item_blocks = config.item_rows // config.block_rows
-    self.core_columns = [f"core_{k}" for k in range(len(self._leaves))]
-    self.columns = ["obs_t", "rows"] + self.core_columns
 
   def encode(self, block: Block) -> dict[str, np.ndarray]:
-    packed = np.empty(self._block_rows, self._packed)
-    for name in self._packed.names:
-      packed[name] = getattr(block, name)
-    columns = {"obs_t": block.obs_t,
-               "rows": packed.view(np.uint8).reshape(self._block_rows, -1)}
+    small = np.empty(self._block_rows, self._small)
+    for name in self._small.names:
+      small[name] = getattr(block, name)
+    columns = {"rows": np.concatenate(
+        [_bytes(block.obs_t, self._block_rows),
+         _bytes(small, self._block_rows)], axis=1)}
     if block.core_state is not None:
-      columns |= zip(self.core_columns, core_leaves(block.core_state))
+      columns["core"] = np.concatenate(
+          [_bytes(x, 1)[0] for x in core_leaves(block.core_state)])
     return columns
 
-  def item_specs(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-    """Shape and dtype of an item's columns."""
-    lead = (self.item_blocks, self._block_rows)
+  def item_specs(self) -> dict[str, tuple[int, ...]]:
+    """Shape of an item's columns."""
+    core_bytes = sum(
+        math.prod(shape) * dtype.itemsize for shape, dtype in self._leaves)
     return {
-        "obs_t": (lead + self._obs[0], self._obs[1]),
-        "rows": (lead + (self._packed.itemsize,), np.dtype(np.uint8)),
-    } | dict(zip(self.core_columns, self._leaves))
+        "rows": (self.item_blocks, self._block_rows,
+                 self._obs_bytes + self._small.itemsize),
+        "core": (core_bytes,),
+    }
 
-  def decode(self, batch: dict[str, np.ndarray]) -> types.Sequence:
-    """From columns with a leading [B]."""
-    obs_t = batch["obs_t"]
-    lead = (len(obs_t), self.item_blocks * self._block_rows)
-    packed = batch["rows"].view(self._packed)
-    rows = {name: np.ascontiguousarray(packed[name]).reshape(lead)
-            for name in self._packed.names}
-    rows["obs_t"] = obs_t.reshape(lead + self._obs[0])
-    return as_sequence(
-        rows, core_from_leaves([batch[name] for name in self.core_columns]))
+  def decode(self, items: list[dict[str, np.ndarray]]) -> types.Sequence:
+    """From the columns of B items."""
+    lead = (len(items), self.item_blocks * self._block_rows)
+    obs_t = np.empty(lead + (self._obs_bytes,), np.uint8)
+    small = np.empty(lead + (self._small.itemsize,), np.uint8)
+    core = np.empty((len(items),) + self.item_specs()["core"], np.uint8)
+    for i, item in enumerate(items):
+      rows = item["rows"].reshape(lead[1], -1)
+      obs_t[i] = rows[:, :self._obs_bytes]
+      small[i] = rows[:, self._obs_bytes:]
+      core[i] = item["core"]
+    small = small.view(self._small)[..., 0]
+    rows = {name: np.ascontiguousarray(small[name])
+            for name in self._small.names}
+    rows["obs_t"] = obs_t.view(self._obs_dtype).reshape(lead + self._obs_shape)
+    leaves, start = [], 0
+    for shape, dtype in self._leaves:
+      end = start + math.prod(shape) * dtype.itemsize
+      leaves.append(np.ascontiguousarray(core[:, start:end]).view(dtype).reshape(
+          (len(items),) + shape))
+      start = end
+    return as_sequence(rows, core_from_leaves(leaves))
+
+
+def _bytes(array: np.ndarray, rows: int) -> np.ndarray:
+  """uint8 [rows, bytes of a row]."""
+  return np.ascontiguousarray(array).reshape(rows, -1).view(np.uint8)
 
 
 class _BlockWriter:
@@ -107,11 +131,10 @@ class _BlockWriter:
 
   def write(self, item: Item, priority: float) -> None:
     cells = [self._append(block) for block in item.blocks]
-    trajectory = {name: TrajectoryColumn([c[name] for c in cells])
-                  for name in ("obs_t", "rows")}
-    for name in self._layout.core_columns:
-      trajectory[name] = TrajectoryColumn([cells[0][name]], squeeze=True)
-    self._writer.create_item(_TABLE, priority, trajectory)
+    self._writer.create_item(_TABLE, priority, {
+        "rows": TrajectoryColumn([c["rows"] for c in cells]),
+        "core": TrajectoryColumn([cells[0]["core"]], squeeze=True),
+    })
 
   def _append(self, block: Block) -> dict[str, Any]:
     # The writer forgets the oldest cell with each append. One that could go while
@@ -149,12 +172,11 @@ class _Reader:
   def __init__(self, address: str, layout: _Layout, batch_size: int):
     self.batch_size = batch_size
     self._layout = layout
-    self._specs = layout.item_specs()
+    shapes = layout.item_specs()
     self._dataset = reverb.TrajectoryDataset(
         server_address=address, table=_TABLE,
-        dtypes={name: dtype for name, (_, dtype) in self._specs.items()},
-        shapes={name: tf.TensorShape(shape)
-                for name, (shape, _) in self._specs.items()},
+        dtypes={name: tf.uint8 for name in shapes},
+        shapes={name: tf.TensorShape(shape) for name, shape in shapes.items()},
         num_workers_per_iterator=2,
         max_in_flight_samples_per_worker=max(1, batch_size // 2),
         # The dataset ends where it would wait, so that this thread can stop.
@@ -193,19 +215,17 @@ class _Reader:
   def _read(self):
     elements = self._elements()
     while True:
-      batch = {name: np.empty((self.batch_size,) + shape, dtype)
-               for name, (shape, dtype) in self._specs.items()}
+      items = []
       probability = np.empty(self.batch_size, np.float64)
       keys = np.empty(self.batch_size, np.uint64)
       for i in range(self.batch_size):
         element = next(elements, None)
         if element is None:
           return
-        for name, array in batch.items():
-          array[i] = element.data[name]
+        items.append(element.data)
         probability[i] = element.info.probability
         keys[i] = element.info.key
-      yield types.ReplaySample(self._layout.decode(batch), probability, keys)
+      yield types.ReplaySample(self._layout.decode(items), probability, keys)
 
   def _elements(self):
     while not self._stopped.is_set():

@@ -18,9 +18,9 @@ from r2d2_jax.replay.sequences import Item, SequenceBuilder, stack_items
 from r2d2_jax.system.parameters import ParameterStore
 from r2d2_jax.system.timing import LegTimer
 
-# Items whose first priorities are computed in one call: few enough not to delay
-# them, enough that the call costs nothing beside a step.
-_PRIORITY_BATCH = 16
+# Items whose first priorities are computed in one call: as many as lanes, within
+# these bounds. Few enough not to delay them, enough that the call costs little.
+_PRIORITY_BATCH = (16, 64)
 
 
 class ActorLoop:
@@ -77,6 +77,8 @@ class ActorLoop:
         trace_length=config.agent.trace_length,
         overlap=config.agent.overlap,
     )
+    low, high = _PRIORITY_BATCH
+    self._priority_batch = max(low, min(world.num_envs, high))
     self._pending: list[Item] = []
     self._refresh_calls = max(
         1, config.run.actor_refresh_steps * world.num_envs // world.batch_size
@@ -107,12 +109,12 @@ class ActorLoop:
       self._world.send(a_t, timestep.env_id)
     with leg("write"):
       self._pending += self._builder.add(timestep, jax.device_get(output))
-      while len(self._pending) >= _PRIORITY_BATCH:
+      while len(self._pending) >= self._priority_batch:
         self._insert_batch()
     completed = ~timestep.is_first_t | timestep.is_last_t
     return int(np.count_nonzero(completed)), self._world.pop_episodes()
 
   def _insert_batch(self) -> None:
-    items = self._pending[:_PRIORITY_BATCH]
-    del self._pending[:_PRIORITY_BATCH]
+    items = self._pending[: self._priority_batch]
+    del self._pending[: self._priority_batch]
     self._insert(items, np.asarray(self._priorities(stack_items(items))))
