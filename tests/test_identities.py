@@ -248,6 +248,7 @@ def _table_networks() -> Networks:
       ),
       step=look_up,
       unroll=look_up,
+      unroll_without_gradient=look_up,
   )
 
 

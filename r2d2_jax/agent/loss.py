@@ -41,7 +41,9 @@ def burn_in(
     The state before the first trained row, leading [B]; carries no gradient.
   """
   if prefix.is_first_t.shape[0]:
-    _, core_state = networks.unroll(params, prefix, core_state)
+    _, core_state = networks.unroll_without_gradient(
+        params, prefix, core_state
+    )
   return jax.lax.stop_gradient(core_state)
 
 
@@ -94,14 +96,16 @@ def sequence_loss(
   prefix = jax.tree.map(lambda x: x[: config.burn_in], inputs)
   trace = jax.tree.map(lambda x: x[config.burn_in :], inputs)
 
-  def trained_q(p):
-    trace_state = burn_in(p, state, prefix, networks=networks)
-    return networks.unroll(p, trace, trace_state)[0]
+  def trace_state(p):
+    return burn_in(p, state, prefix, networks=networks)
 
-  q = trained_q(params)
+  q, _ = networks.unroll(params, trace, trace_state(params))
+  target_q, _ = networks.unroll_without_gradient(
+      target_params, trace, trace_state(target_params)
+  )
   td_error, mask = n_step_td_error(
       q,
-      jax.lax.stop_gradient(trained_q(target_params)),
+      jax.lax.stop_gradient(target_q),
       a_t[config.burn_in :],
       trace.r_t,
       discount_t[config.burn_in :],

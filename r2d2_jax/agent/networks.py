@@ -23,6 +23,9 @@ from r2d2_jax.types import AgentInputs, Array, CoreState, EnvSpec, Params
 _GRID_VALUES = (11, 6, 4)
 
 _NATURE_STRIDES = (4, 2, 1)
+# Rows of one pass through a torso whose activations nobody needs later: few enough
+# to be in the caches still when the next layer reads them.
+_CHUNK_ROWS = 320
 
 _fan_in = nn.initializers.lecun_normal()
 
@@ -38,12 +41,17 @@ class Networks:
     unroll: (params, inputs [T, B, ...], core_state [B, ...]) -> (q [T, B, A],
       state after the last row). At a row with is_first_t the recurrent state,
       the previous action and the previous reward are null, whatever was given.
+    unroll_without_gradient: the same values, no gradient to the parameters, and
+      on CPU less memory and time for long batches.
   """
 
   init: Callable[[Array], Params]
   initial_core_state: Callable[[int], CoreState]
   step: Callable[[Params, AgentInputs, CoreState], tuple[Array, CoreState]]
   unroll: Callable[[Params, AgentInputs, CoreState], tuple[Array, CoreState]]
+  unroll_without_gradient: Callable[
+      [Params, AgentInputs, CoreState], tuple[Array, CoreState]
+  ]
 
 
 def make_networks(spec: EnvSpec, *, config: NetworkConfig) -> Networks:
@@ -60,7 +68,12 @@ def make_networks(spec: EnvSpec, *, config: NetworkConfig) -> Networks:
     ValueError: the torso cannot read observations of this shape.
   """
   _check_observation(spec, config)
-  module = _RecurrentQNetwork(num_actions=spec.num_actions, config=config)
+  module = _RecurrentQNetwork(spec.num_actions, config, in_chunks=False)
+  # Chosen by measurement, docs/performance.md: accelerators want all rows at once.
+  without_gradient = module.clone(
+      in_chunks=config.torso in ("nature", "impala")
+      and jax.default_backend() == "cpu"
+  )
 
   def initial_core_state(batch_size: int) -> CoreState:
     frames = jnp.zeros(
@@ -73,6 +86,11 @@ def make_networks(spec: EnvSpec, *, config: NetworkConfig) -> Networks:
 
   def unroll(params, inputs, core_state):
     return module.apply(params, inputs, core_state)
+
+  def unroll_without_gradient(params, inputs, core_state):
+    return without_gradient.apply(
+        jax.lax.stop_gradient(params), inputs, core_state
+    )
 
   def step(params, inputs, core_state):
     q, core_state = unroll(
@@ -89,7 +107,9 @@ def make_networks(spec: EnvSpec, *, config: NetworkConfig) -> Networks:
     )
     return module.init(key, inputs, initial_core_state(1))
 
-  return Networks(init, initial_core_state, step, unroll)
+  return Networks(
+      init, initial_core_state, step, unroll, unroll_without_gradient
+  )
 
 
 def stack_frames(
@@ -158,6 +178,7 @@ class _RecurrentQNetwork(nn.Module):
 
   num_actions: int
   config: NetworkConfig
+  in_chunks: bool  # the torso's rows, one chunk after the other
 
   @nn.compact
   def __call__(
@@ -178,7 +199,8 @@ class _RecurrentQNetwork(nn.Module):
     else:
       x, frames = stack_frames(inputs.obs_t, is_first_t, core_state.frames)
     x = x.reshape(num_steps * batch_size, *x.shape[2:])
-    x = _Torso(config, dtype, in_blocks, name="torso")(x)
+    torso = _Torso(config, dtype, in_blocks, name="torso")
+    x = _in_chunks(torso, x) if self.in_chunks else torso(x)
     x = x.reshape(num_steps, batch_size, -1)
 
     features = [x]
@@ -210,6 +232,20 @@ class _RecurrentQNetwork(nn.Module):
     value = stream("value", 1)
     q = value + advantage - advantage.mean(axis=-1, keepdims=True)
     return q, CoreState(frames, lstm)
+
+
+def _in_chunks(torso: nn.Module, x: Array) -> Array:
+  """torso(x), some rows after the other, as far as their number allows."""
+  rows = x.shape[0]
+  size = max(n for n in range(1, _CHUNK_ROWS + 1) if rows % n == 0)
+  if size == rows or 2 * size < _CHUNK_ROWS:
+    return torso(x)
+  _, y = nn.scan(
+      lambda torso, carry, x: (carry, torso(x)),
+      variable_broadcast="params",
+      split_rngs={"params": False},
+  )(torso, (), x.reshape(-1, size, *x.shape[1:]))
+  return y.reshape(rows, -1)
 
 
 class _LSTM(nn.Module):

@@ -338,6 +338,30 @@ def test_equals_the_plain_network(torso, shape, frame_stack, monkeypatch):
     np.testing.assert_allclose(x, y, rtol=0, atol=1e-5 * scale)
 
 
+@pytest.mark.parametrize("torso", ["nature", "impala"])
+def test_unroll_without_gradient(torso, monkeypatch):
+  """The same values in chunks of 5 of the 10 rows, and no gradient."""
+  monkeypatch.setattr("r2d2_jax.agent.networks._CHUNK_ROWS", 6)
+  config = network_config(torso=torso, torso_channels=(4, 6, 8), frame_stack=2)
+  networks = make_networks(IMAGES, config=config)
+  params = networks.init(jax.random.key(0))
+  rng = np.random.default_rng(0)
+  inputs = random_inputs(rng, (5, 2), spec=IMAGES, first_probability=0.3)
+  args = (params, inputs, random_core_state(rng, networks, 2))
+  assert_trees_close(
+      networks.unroll_without_gradient(*args), networks.unroll(*args)
+  )
+  # Two chunks, which nobody who needs the gradient goes through.
+  for unroll, chunked in (
+      (networks.unroll_without_gradient, True), (networks.unroll, False)
+  ):  # fmt: skip
+    assert ("length=2" in str(jax.make_jaxpr(unroll)(*args))) == chunked
+  gradient = jax.grad(
+      lambda p: networks.unroll_without_gradient(p, *args[1:])[0].sum()
+  )(params)
+  assert not any(x.any() for x in jax.tree.leaves(gradient))
+
+
 # --- Misuse ----------------------------------------------------------------
 
 
