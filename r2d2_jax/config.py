@@ -158,8 +158,8 @@ class RunConfig:
   seed: int = 0
   """Seed of parameters, exploration and environments."""
   lockstep: bool = False
-  """One thread, strictly alternating: the same seed gives the same parameters bit
-  for bit. Needs the local replay."""
+  """One thread, strictly alternating: the same seed on the same number of devices
+  gives the same parameters bit for bit. Needs the local replay."""
   learner_devices: int = 0
   """Devices that split each batch between them; 0 takes as many of those that
   JAX finds as split it evenly. Actors and evaluation use the first one."""

@@ -29,7 +29,7 @@ def benchmark(
 ) -> int:
   """Measures the learner, acting, replay, whole runs, start-up and growth.
 
-  Takes about ten minutes on two cores; leave the machine alone meanwhile. Every
+  Takes about twelve minutes on two cores; leave the machine alone meanwhile. Every
   comparison is a ratio within the run. Nothing fails because of a number.
 
   Args:
