@@ -51,65 +51,58 @@ class _Layout:
 
   def __init__(self, config: Config, spec: types.EnvSpec,
                core_state: types.CoreState):
-    specs = row_specs(spec)
-    self._obs_shape, self._obs_dtype = specs.pop("obs_t")
-    self._small = np.dtype([(name, dtype) for name, (_, dtype) in
-                            specs.items()])
-    self._obs_bytes = (
-        math.prod(self._obs_shape) * self._obs_dtype.itemsize)
-    self._leaves = [(x.shape[1:], x.dtype) for x in core_leaves(core_state)]
+    self._row = np.dtype([
+        (name, dtype, shape)
+        for name, (shape, dtype) in row_specs(spec).items()])
+    self._core = np.dtype([
+        (f"leaf_{k}", x.dtype, x.shape[1:])
+        for k, x in enumerate(core_leaves(core_state))])
     self._block_rows = config.block_rows
     self.item_blocks = config.item_rows // config.block_rows
 
   def encode(self, block: Block) -> dict[str, np.ndarray]:
-    small = np.empty(self._block_rows, self._small)
-    for name in self._small.names:
-      small[name] = getattr(block, name)
-    columns = {"rows": np.concatenate(
-        [_bytes(block.obs_t, self._block_rows),
-         _bytes(small, self._block_rows)], axis=1)}
+    rows = np.empty(self._block_rows, self._row)
+    for name in self._row.names:
+      rows[name] = getattr(block, name)
+    columns = {"rows": _to_bytes(rows)}
     if block.core_state is not None:
-      columns["core"] = np.concatenate(
-          [_bytes(x, 1)[0] for x in core_leaves(block.core_state)])
+      core = np.empty(1, self._core)
+      for name, leaf in zip(self._core.names, core_leaves(block.core_state)):
+        core[name] = leaf
+      columns["core"] = _to_bytes(core)[0]
     return columns
 
   def item_specs(self) -> dict[str, tuple[int, ...]]:
     """Shape of an item's columns."""
-    core_bytes = sum(
-        math.prod(shape) * dtype.itemsize for shape, dtype in self._leaves)
     return {
-        "rows": (self.item_blocks, self._block_rows,
-                 self._obs_bytes + self._small.itemsize),
-        "core": (core_bytes,),
+        "rows": (self.item_blocks, self._block_rows, self._row.itemsize),
+        "core": (self._core.itemsize,),
     }
 
   def decode(self, items: list[dict[str, np.ndarray]]) -> types.Sequence:
     """From the columns of B items."""
-    lead = (len(items), self.item_blocks * self._block_rows)
-    obs_t = np.empty(lead + (self._obs_bytes,), np.uint8)
-    small = np.empty(lead + (self._small.itemsize,), np.uint8)
-    core = np.empty((len(items),) + self.item_specs()["core"], np.uint8)
+    num_rows = self.item_blocks * self._block_rows
+    rows = _empty_fields((len(items), num_rows), self._row)
+    core = _empty_fields((len(items),), self._core)
     for i, item in enumerate(items):
-      rows = item["rows"].reshape(lead[1], -1)
-      obs_t[i] = rows[:, :self._obs_bytes]
-      small[i] = rows[:, self._obs_bytes:]
-      core[i] = item["core"]
-    small = small.view(self._small)[..., 0]
-    rows = {name: np.ascontiguousarray(small[name])
-            for name in self._small.names}
-    rows["obs_t"] = obs_t.view(self._obs_dtype).reshape(lead + self._obs_shape)
-    leaves, start = [], 0
-    for shape, dtype in self._leaves:
-      end = start + math.prod(shape) * dtype.itemsize
-      leaves.append(np.ascontiguousarray(core[:, start:end]).view(dtype).reshape(
-          (len(items),) + shape))
-      start = end
-    return as_sequence(rows, core_from_leaves(leaves))
+      for fields, packed in (
+          (rows, np.ndarray(num_rows, self._row, item["rows"])),
+          (core, np.ndarray((), self._core, item["core"]))):
+        for name, array in fields.items():
+          array[i] = packed[name]
+    return as_sequence(rows, core_from_leaves(core.values()))
 
 
-def _bytes(array: np.ndarray, rows: int) -> np.ndarray:
-  """uint8 [rows, bytes of a row]."""
-  return np.ascontiguousarray(array).reshape(rows, -1).view(np.uint8)
+def _to_bytes(records: np.ndarray) -> np.ndarray:
+  """uint8 [N, bytes of a record]."""
+  shape = (len(records), records.dtype.itemsize)
+  return np.ndarray(shape, np.uint8, records)
+
+
+def _empty_fields(lead, dtype: np.dtype) -> dict[str, np.ndarray]:
+  """An array [*lead, ...] of its own for each field of a record."""
+  return {name: np.empty(lead + dtype[name].shape, dtype[name].base)
+          for name in dtype.names}
 
 
 class _BlockWriter:
