@@ -17,7 +17,7 @@ import tempfile
 import time
 from typing import Any, Callable
 
-_ROOT = pathlib.Path(__file__).resolve().parents[2]
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 def in_child(function: Callable[..., Any], *args: Any) -> Any:
@@ -61,7 +61,7 @@ class Stepper:
     self._errors = tempfile.TemporaryFile("w+")
     self._process = subprocess.Popen(
         [python, "-m", module, *arguments],
-        cwd=_ROOT, text=True, stderr=self._errors,
+        cwd=ROOT, text=True, stderr=self._errors,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE,
     )  # fmt: skip
     self.info = self._answer()

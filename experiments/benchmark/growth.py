@@ -16,8 +16,9 @@ from experiments.benchmark.acting import (
     actor_loop,
     drop,
     leg_shares,
+    step_all_lanes,
 )
-from experiments.benchmark.rates import calls_in
+from experiments.benchmark.rates import calls_in, units_per_second
 from experiments.benchmark.results import LegResult, Table, spread
 from experiments.benchmark.legs import Settings
 from experiments.benchmark.workload import (
@@ -58,14 +59,13 @@ def _acting(toy: bool) -> Table:
     )
     with contextlib.ExitStack() as stack:
       loop = actor_loop(config, networks, params, drop, stack)
-      calls = calls_in(loop.step, seconds=0.01 if toy else _ACTING_SECONDS)
+      step = step_all_lanes(loop, lanes)
+      calls = calls_in(step, seconds=0.01 if toy else _ACTING_SECONDS)
       before, start = loop.timer.seconds(), time.perf_counter()
-      rates = []
-      for _ in range(2 if toy else _ACTING_ROUNDS):
-        round_start = time.perf_counter()
-        for _ in range(calls):
-          loop.step()
-        rates.append(calls * lanes / (time.perf_counter() - round_start))
+      rates = [
+          units_per_second(step, calls=calls)
+          for _ in range(2 if toy else _ACTING_ROUNDS)
+      ]
       shares = leg_shares(
           before, loop.timer.seconds(), time.perf_counter() - start
       )

@@ -33,7 +33,7 @@ from r2d2_jax.replay.make import make_replay
 from r2d2_jax.replay.sequences import Item, SequenceBuilder, new_uid
 from r2d2_jax.types import ActorOutput, CoreState, EnvSpec, Timestep
 
-# Items that go to the replay in one call, as the actor loop does it.
+# Items that go to the replay in one call: the fewest that the actor loop hands over.
 _INSERT_ITEMS = 16
 
 

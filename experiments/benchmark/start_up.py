@@ -10,10 +10,10 @@ import sys
 import tempfile
 import time
 
+from experiments.benchmark.children import ROOT
 from experiments.benchmark.results import LegResult, Table, less_than, spread
 from experiments.benchmark.legs import Settings
 
-_ROOT = pathlib.Path(__file__).resolve().parents[2]
 _COMMANDS = ("train", "evaluate", "plot", "benchmark")
 _MODULES = {
     "settings and types": "r2d2_jax.config, r2d2_jax.types",
@@ -82,7 +82,7 @@ def _help_seconds(name: str) -> float:
   start = time.perf_counter()
   subprocess.run(
       [sys.executable, "-m", f"experiments.{name}", "--help"],
-      cwd=_ROOT, stdout=subprocess.DEVNULL, check=True,
+      cwd=ROOT, stdout=subprocess.DEVNULL, check=True,
   )  # fmt: skip
   return time.perf_counter() - start
 
@@ -99,7 +99,7 @@ def _import_seconds(modules: str, rounds: int):
   for _ in range(rounds):
     result = subprocess.run(
         [sys.executable, "-c", program],
-        cwd=_ROOT, capture_output=True, text=True, check=False,
+        cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     if result.returncode:
       raise ImportError(result.stderr.strip().splitlines()[-1])
@@ -119,7 +119,7 @@ def _moments(preset: str) -> dict[str, float]:
         [sys.executable, "-m", "experiments.benchmark.first_update", str(path),
          "--preset", preset,
          "--run.run-dir", str(pathlib.Path(directory) / "run")],
-        cwd=_ROOT, capture_output=True, text=True, check=False,
+        cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     if not path.exists():
       raise RuntimeError(

@@ -6,8 +6,8 @@ of its forward pass: that of the input is a convolution over an image diluted
 with zeros (stride > 1), that of the kernel one whose window is the whole
 output. Here a stride s that divides the window is taken out first: blocks of
 s x s pixels become channels, and what remains is a convolution with stride 1.
-Then the gradient of the input is an ordinary convolution, and that of the
-kernel one matrix product, over the pixels of all images, of the input and of
+Then the gradient of the input is an ordinary convolution (products summed in
+place, where images are small), and that of the kernel one matrix product, over the pixels of all images, of the input and of
 dL/dy shifted to every place of the window:
 
     dL/dkernel[u, v] = sum_{m, i, j} x[m, i, j]^T dL/dy[m, i - u, j - v]
@@ -163,17 +163,21 @@ def _over_chunks(add, total, images, most):
   """add(total, chunk) over chunks of about `most` images."""
   count = jax.tree.leaves(images)[0].shape[0]
   most = min(max(1, most), count)
-  # Chunks of one size, if they need not be much smaller for that: a last one of
-  # another size costs as much as several.
-  size = max(n for n in range(1, most + 1) if count % n == 0)
-  if 2 * size < most:
-    size = most
+  # A last chunk of another size costs as much as several.
+  size = even_chunk(count, most) or most
   whole = count - count % size
   total, _ = lax.scan(add, total, jax.tree.map(
       lambda a: a[:whole].reshape(-1, size, *a.shape[1:]), images))
   if whole < count:
     total, _ = add(total, jax.tree.map(lambda a: a[whole:], images))
   return total
+
+
+def even_chunk(count: int, most: int) -> int:
+  """The largest divisor of count up to `most`; 0 if it is below half of that."""
+  most = min(most, count)
+  size = max(n for n in range(1, most + 1) if count % n == 0)
+  return size if 2 * size >= most else 0
 
 
 def _pad(images, low, high):

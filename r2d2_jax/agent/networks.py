@@ -13,7 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from r2d2_jax.agent.convolution import conv2d, from_blocks, to_blocks
+from r2d2_jax.agent.convolution import (
+    conv2d,
+    even_chunk,
+    from_blocks,
+    to_blocks,
+)
 from r2d2_jax.agent.lstm import lstm_unroll
 from r2d2_jax.agent.product import product
 from r2d2_jax.config import NetworkConfig
@@ -237,8 +242,8 @@ class _RecurrentQNetwork(nn.Module):
 def _in_chunks(torso: nn.Module, x: Array) -> Array:
   """torso(x), some rows after the other, as far as their number allows."""
   rows = x.shape[0]
-  size = max(n for n in range(1, _CHUNK_ROWS + 1) if rows % n == 0)
-  if size == rows or 2 * size < _CHUNK_ROWS:
+  size = even_chunk(rows, _CHUNK_ROWS)
+  if size in (0, rows):
     return torso(x)
   _, y = nn.scan(
       lambda torso, carry, x: (carry, torso(x)),
