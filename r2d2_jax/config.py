@@ -145,6 +145,9 @@ class ReplayConfig:
   port: int = 0
   """Reverb's port; 0 takes a free one. It listens on every interface, without
   credentials."""
+  row_states: bool = False
+  """Keep the LSTM state of every row, not only of an item's first: for studies of
+  the recurrent state. Costs 8 bytes x core_units for each row."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,10 +173,31 @@ class RunConfig:
   runs/<task>-<date>."""
   log_seconds: float = 10.0
   """Seconds between rows of the log."""
+  log_updates: int = 0
+  """Updates between rows of the log; 0 goes by log_seconds instead."""
+  tensorboard: bool = True
+  """Write TensorBoard's event files too, into the run's directory."""
+  wandb_project: str = ""
+  """Log to this project of Weights & Biases too; needs `pip install wandb`."""
   checkpoint_minutes: float = 10.0
   """Minutes between checkpoints."""
+  checkpoint_updates: int = 0
+  """Updates between checkpoints; 0 goes by checkpoint_minutes instead."""
+  checkpoint_replay: bool = True
+  """Save the replay's items with each checkpoint; without them a resumed run
+  fills its replay anew. They take as much disk as the replay takes memory."""
+  keep_checkpoints: int = 2
+  """Newest checkpoints kept. The one that evaluated best is kept besides."""
+  max_td_error: float = 1e6
+  """The run stops, with a diagnosis, when a batch's mean |td error| is above
+  this (unit of the learned values) or not finite."""
+  memory_gib: float = 0.0
+  """Host memory that the run may plan with; 0 means what is free now."""
+  eval_period_steps: int = 0
+  """Agent steps between evaluations during training; 0 evaluates at the end
+  only."""
   eval_episodes: int = 10
-  """Whole games played at the end of the run; 0 for none."""
+  """Whole games played in an evaluation; 0 for none."""
   eval_epsilon: float = 0.001
   """Chance of a random action in evaluation."""
   eval_lanes: int = 10
@@ -255,17 +279,20 @@ def validate(config: Config) -> None:
       "agent.batch_size", "agent.overlap",
       "replay.capacity_sequences", "replay.min_sequences",
       "run.total_steps", "run.actor_refresh_steps", "run.eval_lanes",
+      "run.keep_checkpoints",
   )  # fmt: skip
   at_least(
       0, "env.batch_size", "env.num_threads", "network.torso_units",
       "agent.burn_in", "agent.reward_clip", "agent.importance_exponent",
       "agent.value_rescaling_epsilon", "agent.epsilon_alpha",
       "replay.priority_exponent", "run.max_minutes", "run.eval_episodes",
-      "run.seed", "run.learner_devices",
+      "run.seed", "run.learner_devices", "run.log_updates",
+      "run.checkpoint_updates", "run.eval_period_steps", "run.memory_gib",
   )  # fmt: skip
   above_zero(
       "agent.learning_rate", "agent.adam_epsilon", "agent.max_grad_norm",
       "replay.replay_ratio", "run.log_seconds", "run.checkpoint_minutes",
+      "run.max_td_error",
   )  # fmt: skip
   between(
       0, 1, "env.sticky_action_probability", "env.flicker_probability",
