@@ -1,83 +1,222 @@
-"""Checkpoints of the learner in a run's directory, through orbax."""
+"""Checkpoints: all that a run is, in directories that are whole or not there.
 
+    checkpoints/<updates>-<steps>/
+      learner/     LearnerState, written by orbax
+      record.json  format, settings, counters, positions in the logs
+      ...          whatever the run adds: actors, replay
+
+Everything is plain arrays and JSON: loading a checkpoint never runs code from it.
+"""
+
+import contextlib
+import json
+import logging
+import os
 import pathlib
+import shutil
+import textwrap
+from typing import Any, Callable, Iterator, NamedTuple
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from r2d2_jax.types import LearnerState
 
+# Of record.json and what lies beside it. Raise it where an older reader would
+# misunderstand.
+FORMAT = 2
+_PARTIAL = ".partial"
+_RECORD = "record.json"
+
 
 class CheckpointError(RuntimeError):
-  """A checkpoint cannot be read: says which, why, and what to do."""
+  """A checkpoint cannot be written or read: says which, why, and what to do."""
 
 
-class Checkpoints:
-  """The last few learner states, with the run's counters beside them.
+class SavedCheckpoint(NamedTuple):
+  """One checkpoint on disk."""
 
-  Each save is written under a temporary name and renamed when it is whole: a
-  save that was cut off is never taken for a checkpoint.
+  path: pathlib.Path
+  num_updates: int
+  steps: int
+
+
+def list_checkpoints(directory: pathlib.Path) -> list[SavedCheckpoint]:
+  """The whole ones in a directory, oldest first; other entries are left out."""
+  found = []
+  for path in directory.iterdir() if directory.is_dir() else ():
+    updates, _, steps = path.name.partition("-")
+    if updates.isdecimal() and steps.isdecimal():
+      found.append(SavedCheckpoint(path, int(updates), int(steps)))
+  return sorted(found, key=lambda c: (c.steps, c.num_updates))
+
+
+def save_checkpoint(
+    directory: pathlib.Path,
+    state: LearnerState,
+    record: dict[str, Any],
+    *,
+    max_to_keep: int,
+    write_more: Callable[[pathlib.Path], None] = lambda path: None,
+) -> SavedCheckpoint:
+  """Writes one checkpoint, then removes the oldest ones.
+
+  It is written under another name, flushed to the disk and renamed when it is
+  whole: a save that fails or is cut off at any moment leaves those before it as
+  they were. One writer per directory.
+
+  Args:
+    directory: `checkpoints/` of the run; created if missing.
+    state: host arrays.
+    record: JSON, with `steps`, the agent steps so far.
+    max_to_keep: how many remain, this one included.
+    write_more: writes further files into the directory that it is given.
+
+  Returns:
+    The new one; an equal one that is there already is left alone.
+
+  Raises:
+    CheckpointError: the state is not finite, or it could not be written.
   """
+  check_finite(state)
+  num_updates, steps = int(state.num_updates), int(record["steps"])
+  final = directory / f"{num_updates}-{steps}"
+  saved = SavedCheckpoint(final, num_updates, steps)
+  if final.exists():
+    return saved
+  partial = directory / f"{final.name}{_PARTIAL}"
+  try:
+    directory.mkdir(exist_ok=True)
+    for leftover in directory.glob(f"*{_PARTIAL}"):
+      shutil.rmtree(leftover)
+    partial.mkdir()
+    with _checkpointer() as checkpointer:
+      checkpointer.save(partial / "learner", args=ocp.args.StandardSave(state))
+    write_more(partial)
+    text = json.dumps({"format": FORMAT, **record}, indent=1)
+    (partial / _RECORD).write_text(text)
+    _flush_to_disk(partial)
+    partial.rename(final)
+    _flush_to_disk(directory, recursive=False)
+    for old in list_checkpoints(directory)[:-max_to_keep]:
+      # Renamed first: a removal that is cut off must not leave half of one.
+      doomed = old.path.with_name(f"{old.path.name}{_PARTIAL}")
+      shutil.rmtree(old.path.rename(doomed))
+  # ValueError is what orbax and its storage raise where the disk is full.
+  except (OSError, ValueError) as error:
+    # Best effort: the space of half a checkpoint is given back.
+    shutil.rmtree(partial, ignore_errors=True)
+    raise CheckpointError(
+        f"cannot save a checkpoint in {directory}: {first_line(error)}. Those"
+        " saved before are untouched; make room or give access, then go on"
+    ) from error
+  return saved
 
-  def __init__(self, run_dir: pathlib.Path, *, max_to_keep: int = 2):
-    # async off: the state handed to `save` is a host copy already and small.
-    self._manager = ocp.CheckpointManager(
-        (run_dir / "checkpoints").absolute(),
-        options=ocp.CheckpointManagerOptions(
-            max_to_keep=max_to_keep, enable_async_checkpointing=False
-        ),
-    )
 
-  def save(self, state: LearnerState, counters: dict[str, float]) -> None:
-    """Writes one checkpoint, named after its number of updates.
-
-    Args:
-      state: host arrays.
-      counters: numbers to resume from (JSON).
-    """
-    step = int(state.num_updates)
-    if step in self._manager.all_steps():
-      return
-    self._manager.save(
-        step,
-        args=ocp.args.Composite(
-            learner=ocp.args.StandardSave(state),
-            counters=ocp.args.JsonSave(counters),
-        ),
-    )
-
-  def restore(
-      self, like: LearnerState
-  ) -> tuple[LearnerState, dict[str, float]] | None:
-    """The newest checkpoint, or None where there is none.
-
-    Args:
-      like: a state of the same structure, shapes and dtypes.
-
-    Raises:
-      CheckpointError: it belongs to another network or cannot be read.
-    """
-    step = self._manager.latest_step()
-    if step is None:
-      return None
-    try:
-      restored = self._manager.restore(
-          step,
-          args=ocp.args.Composite(
-              learner=ocp.args.StandardRestore(
-                  jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-              ),
-              counters=ocp.args.JsonRestore(),
-          ),
-      )
-    except (ValueError, KeyError, TypeError, OSError) as error:
+def check_finite(state: LearnerState) -> None:
+  """Raises CheckpointError where a state holds NaN or infinity."""
+  for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+    if not np.isfinite(leaf).all():
       raise CheckpointError(
-          f"cannot read checkpoint {step} in {self._manager.directory} into"
-          f" this network: {str(error).splitlines()[0]}; use the settings in"
-          " the run's config.json, or another run directory"
-      ) from error
-    return restored["learner"], restored["counters"]
+          f"the learner's state is not finite at {jax.tree_util.keystr(path)}:"
+          " not saved"
+      )
 
-  def close(self) -> None:
-    """Waits for what is being written."""
-    self._manager.close()
+
+def read_record(checkpoint: SavedCheckpoint) -> dict[str, Any]:
+  """What `save_checkpoint` was given as `record`.
+
+  Raises:
+    CheckpointError: missing, damaged, or of another format.
+  """
+  path = checkpoint.path / _RECORD
+  try:
+    record = json.loads(path.read_text())
+    found = record["format"]
+  except (OSError, ValueError, KeyError, TypeError) as error:
+    raise CheckpointError(
+        f"cannot read {path}: {first_line(error)}; {_way_out(checkpoint)}"
+    ) from error
+  if found != FORMAT:
+    raise CheckpointError(
+        f"{checkpoint.path}: expected checkpoint format {FORMAT}, got {found};"
+        " it was written by another version of this program: use that one, or"
+        " another run directory"
+    )
+  return record
+
+
+def restore_learner(
+    checkpoint: SavedCheckpoint, like: LearnerState
+) -> LearnerState:
+  """The learner's state.
+
+  Args:
+    checkpoint: from `list_checkpoints`.
+    like: a state of the same structure, shapes and dtypes.
+
+  Raises:
+    CheckpointError: it belongs to another network, or cannot be read.
+  """
+  expected = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+  try:
+    with _checkpointer() as checkpointer:
+      state = checkpointer.restore(
+          checkpoint.path / "learner", args=ocp.args.StandardRestore(expected)
+      )
+    jax.tree_util.tree_map_with_path(_check_shape, expected, state)
+  # Whatever orbax and its storage raise on damaged files or other shapes.
+  except Exception as error:
+    raise CheckpointError(
+        f"cannot read {checkpoint.path} into this network:"
+        f" {first_line(error)}; use the settings in the run's config.json; if"
+        f" they are in use, {_way_out(checkpoint)}"
+    ) from error
+  return state
+
+
+def _check_shape(path: tuple, expected: jax.ShapeDtypeStruct, x: Any) -> None:
+  # orbax hands out whatever shape it finds.
+  if x.shape != expected.shape:
+    raise ValueError(
+        f"{jax.tree_util.keystr(path)} has shape {x.shape}, expected"
+        f" {expected.shape}"
+    )
+
+
+@contextlib.contextmanager
+def _checkpointer() -> Iterator[ocp.Checkpointer]:
+  """Of orbax; it logs tracebacks of errors that it raises as well: not here."""
+  logger = logging.getLogger("absl")
+  level = logger.level
+  logger.setLevel(logging.CRITICAL)
+  try:
+    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+      yield checkpointer
+  finally:
+    logger.setLevel(level)
+
+
+def _way_out(checkpoint: SavedCheckpoint) -> str:
+  return (
+      f"move {checkpoint.path} away to go on from the one before it, or use"
+      " another run directory"
+  )
+
+
+def first_line(error: BaseException) -> str:
+  """An error in one line of a readable length."""
+  lines = str(error).splitlines() or [type(error).__name__]
+  return textwrap.shorten(lines[0], 240, placeholder=" ...")
+
+
+def _flush_to_disk(path: pathlib.Path, recursive: bool = True) -> None:
+  """fsync of a directory, and of all that is in it."""
+  paths = [*path.rglob("*"), path] if recursive else [path]
+  for each in paths:
+    descriptor = os.open(each, os.O_RDONLY)
+    try:
+      os.fsync(descriptor)
+    finally:
+      os.close(descriptor)

@@ -1,0 +1,86 @@
+"""A trained agent, read from its run's directory: for evaluation, video, notebooks."""
+
+import dataclasses
+import pathlib
+from typing import NamedTuple
+
+import jax
+
+from r2d2_jax.agent.learning import init_learner_state, make_optimizer
+from r2d2_jax.agent.networks import Networks, make_networks
+from r2d2_jax.config import Config, ConfigError
+from r2d2_jax.envs.make import make_world
+from r2d2_jax.system.checkpoints import (
+    SavedCheckpoint,
+    list_checkpoints,
+    restore_learner,
+)
+from r2d2_jax.system.rundir import best_dir, checkpoints_dir, read_config
+from r2d2_jax.types import EnvSpec, Params
+
+
+class SavedAgent(NamedTuple):
+  """What is needed to play."""
+
+  config: Config  # the run's
+  spec: EnvSpec
+  networks: Networks
+  params: Params
+  num_updates: int
+  steps: int  # agent steps that it was trained for
+
+
+def load_agent(run_dir: pathlib.Path, *, which: str = "latest") -> SavedAgent:
+  """Reads an agent; the run may still be going on.
+
+  Args:
+    run_dir: directory of a run.
+    which: "latest"; "best", the one with the highest mean return of the
+      evaluations during training; or a number of updates.
+
+  Raises:
+    ConfigError: no run there, or no such checkpoint.
+    CheckpointError: it cannot be read.
+  """
+  config = read_config(run_dir)
+  checkpoint = _find(run_dir, which)
+  world = make_world(
+      dataclasses.replace(config.env, num_envs=1, batch_size=0), seed=0
+  )
+  spec = world.spec
+  world.close()
+  networks = make_networks(spec, config=config.network)
+  like = jax.eval_shape(
+      lambda key: init_learner_state(
+          key, networks=networks, optimizer=make_optimizer(config.agent)
+      ),
+      jax.random.key(0),
+  )
+  state = restore_learner(checkpoint, like)
+  return SavedAgent(
+      config,
+      spec,
+      networks,
+      state.params,
+      checkpoint.num_updates,
+      checkpoint.steps,
+  )
+
+
+def _find(run_dir: pathlib.Path, which: str) -> SavedCheckpoint:
+  saved = list_checkpoints(checkpoints_dir(run_dir))
+  best = list_checkpoints(best_dir(run_dir))
+  if which == "latest":
+    found = saved
+  elif which == "best":
+    found = best
+  else:
+    found = [c for c in best + saved if str(c.num_updates) == which]
+  if not found:
+    there = ["latest"] * bool(saved) + ["best"] * bool(best)
+    there += [str(c.num_updates) for c in saved]
+    raise ConfigError(
+        f"checkpoint: expected one of {', '.join(there) or 'none so far'} in"
+        f" {run_dir}, got {which!r}"
+    )
+  return found[-1]
