@@ -123,6 +123,7 @@ class LearnerOutput(NamedTuple):
 
   priorities: Array  # float32 [B], before the exponent
   metrics: dict[str, Array]  # float32 scalars
+  td_abs_by_row: Array  # float32 [T-1], mean |td| at each trained position
 
 
 class EnvSpec(NamedTuple):

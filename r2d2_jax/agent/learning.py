@@ -72,11 +72,19 @@ def learner_step(
     axis_name: mesh axis over which the batch is split; None for one device.
 
   Returns:
-    The state after the update, and priorities [B] (computed with the parameters
-    before it, before the exponent) with metrics: loss; grad_norm before the
-    clip; mean and max |td| (rescaled unit); mean over rows of max_a q (rescaled
-    unit); the mean importance weight; trained_rows, the transitions that
-    counted.
+    The state after the update, and what is known from before it, with its
+    parameters: priorities [B], before the exponent; td_abs_by_row [T-1], mean
+    |td| over those items whose transition counts, 0 where none does; metrics,
+    float32 []:
+      loss;
+      grad_norm: before the clip;
+      update_norm: of the step that the optimiser makes of it;
+      params_norm: after that step;
+      td_abs_mean, td_abs_max: over the transitions that count (rescaled unit);
+      q_max_mean: mean of max_a q over valid rows (rescaled unit);
+      importance_weight_mean;
+      effective_sample_size: (sum w)^2 / (B sum w^2) of the importance weights,
+        in (0, 1]: the share of the batch that counts, 1 where all weigh the same.
   """
   if axis_name is None:
     mean = total = largest = lambda tree: tree
@@ -99,7 +107,9 @@ def learner_step(
       config=config,
   )
   # Before the clip, which is of the whole batch's gradient.
-  loss, grads, weight_mean = mean((loss, grads, weights.mean()))
+  loss, grads, weight_mean, weight_square_mean = mean(
+      (loss, grads, weights.mean(), jnp.square(weights).mean())
+  )
   updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
   params = optax.apply_updates(state.params, updates)
   num_updates = state.num_updates + 1
@@ -109,20 +119,22 @@ def learner_step(
   absolute = jnp.abs(parts.td_error)
   valid = batch.sequence.valid_t[:, config.burn_in :].T
   # Sums and counts, not ratios: devices differ in how many rows are valid.
-  trained_rows, td_abs_sum, valid_rows, q_max_sum = total((
-      parts.mask.sum(),
-      absolute.sum(),
+  transitions, td_abs_sum, valid_rows, q_max_sum = total((
+      parts.mask.sum(axis=1),
+      absolute.sum(axis=1),
       valid.sum(),
       jnp.where(valid, parts.q.max(axis=-1), 0.0).sum(),
   ))
   metrics = {
       "loss": loss,
       "grad_norm": optax.tree.norm(grads),
-      "td_abs_mean": td_abs_sum / jnp.maximum(trained_rows, 1),
+      "update_norm": optax.tree.norm(updates),
+      "params_norm": optax.tree.norm(params),
+      "td_abs_mean": td_abs_sum.sum() / jnp.maximum(transitions.sum(), 1),
       "td_abs_max": largest(absolute.max()),
       "q_max_mean": q_max_sum / jnp.maximum(valid_rows, 1),
       "importance_weight_mean": weight_mean,
-      "trained_rows": trained_rows.astype(jnp.float32),
+      "effective_sample_size": jnp.square(weight_mean) / weight_square_mean,
   }
   return (
       LearnerState(params, target_params, opt_state, num_updates),
@@ -131,6 +143,7 @@ def learner_step(
               parts.td_error, parts.mask, eta=config.priority_eta
           ),
           metrics,
+          td_abs_sum / jnp.maximum(transitions, 1),
       ),
   )
 
@@ -157,8 +170,8 @@ def make_learner(
   Returns:
     learner_step(state, batch). Under a mesh it wants the shardings of
     `learner_shardings`, places what is not bound to a device yet accordingly,
-    and returns the new state and the metrics replicated, the priorities split
-    as the batch is, in its order.
+    and returns the new state, td_abs_by_row and the metrics replicated, the
+    priorities split as the batch is, in its order.
 
   Raises:
     ValueError: the mesh has another axis, or does not divide the batch.
@@ -189,7 +202,7 @@ def make_learner(
           functools.partial(step, axis_name=BATCH_AXIS),
           mesh=mesh,
           in_specs=(whole, split),
-          out_specs=(whole, LearnerOutput(priorities=split, metrics=whole)),
+          out_specs=(whole, LearnerOutput(split, whole, whole)),
           check_vma=False,
       ),
       in_shardings=learner_shardings(mesh),

@@ -152,7 +152,9 @@ def run_updates(world: str, num_devices: int) -> dict:
       ],
       "num_replicas": {
           len(x.sharding.device_set)
-          for x in jax.tree.leaves((state, output.metrics))
+          for x in jax.tree.leaves(
+              (state, output.metrics, output.td_abs_by_row)
+          )
       },
       "split_sizes": {
           x.addressable_data(0).shape[0]
@@ -234,10 +236,13 @@ def test_the_items_tell_local_from_global(results):
   for world, num_devices in results:
     result = results[world, num_devices]
     for output in result["outputs"]:
-      assert output.metrics["trained_rows"] == transitions.sum()
       np.testing.assert_allclose(
           output.metrics["importance_weight_mean"], weights.mean(), rtol=1e-5
       )
+      np.testing.assert_allclose(
+          output.metrics["effective_sample_size"],
+          weights.sum() ** 2 / (8 * (weights**2).sum()), rtol=1e-5,
+      )  # fmt: skip
     norms = [output.metrics["grad_norm"] for output in result["outputs"]]
     assert min(norms) < CONFIG.max_grad_norm < max(norms), norms
     # A single update changes the parameters by far more than 1e-5.

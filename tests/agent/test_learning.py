@@ -120,15 +120,42 @@ def test_what_an_update_is_made_of():
   expected = {
       "loss": loss,
       "grad_norm": optax.global_norm(grads),
+      "update_norm": optax.global_norm(updates),
+      "params_norm": optax.global_norm(new_state.params),
       "td_abs_mean": absolute.mean(),
       "td_abs_max": absolute.max(),
       "q_max_mean": np.asarray(parts.q.max(-1))[:5].mean(),  # valid rows
       "importance_weight_mean": weights.mean(),
-      "trained_rows": 4 * 4,
+      "effective_sample_size": weights.sum() ** 2 / (4 * (weights**2).sum()),
   }
   assert metrics.keys() == expected.keys()
   for name, value in expected.items():
     np.testing.assert_allclose(metrics[name], value, rtol=1e-4, err_msg=name)
+  # the last row is padding
+  assert output.td_abs_by_row.shape == (5,) and output.td_abs_by_row[4] == 0
+  np.testing.assert_allclose(
+      output.td_abs_by_row[:4], np.abs(parts.td_error)[:4].mean(axis=1),
+      rtol=1e-4,
+  )  # fmt: skip
+
+
+def test_td_abs_by_row_is_the_mean_over_the_items_that_reach_the_row():
+  whole, short = random_batch(3), pad(random_batch(3), 6, 0)
+
+  def by_row(first, others):
+    batch = jax.tree.map(
+        lambda x, y: np.concatenate([x[:1], y]), first, others
+    )
+    return np.asarray(LEARNER(_state(), batch)[1].td_abs_by_row)
+
+  others = jax.tree.map(lambda x: x[1:], short)
+  copies = jax.tree.map(lambda x: np.repeat(x[:1], 3, axis=0), whole)
+  # transitions 2 to 4 are in the first item alone
+  np.testing.assert_allclose(
+      by_row(whole, others)[2:], by_row(whole, copies)[2:], rtol=1e-4
+  )
+  assert (by_row(short, others)[:2] > 0).all()
+  assert (by_row(short, others)[2:] == 0).all()
 
 
 def test_gradients_are_clipped_by_their_global_norm():
