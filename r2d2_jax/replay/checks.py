@@ -6,7 +6,8 @@ import numpy as np
 
 
 class ReplayError(RuntimeError):
-  """The memory cannot serve any more: its server died, or it was closed."""
+  """The memory cannot serve: its server died, it was closed, or what was saved of
+  it cannot be restored."""
 
 
 def check_priorities(priorities: Seq[float], expected: int) -> np.ndarray:

@@ -5,17 +5,19 @@ compressed: a row costs its raw size (7 kB for an Atari frame), so it is the
 memory for tests, for reproducible runs and for small machines.
 """
 
+import pathlib
 import threading
 import time
+from typing import Optional
 
 import numpy as np
 
 from r2d2_jax import types
 from r2d2_jax.config import Config
 from r2d2_jax.replay.checks import ReplayError, check_priorities
+from r2d2_jax.replay.meta import read_meta, settings_of, unreadable, write_meta
 from r2d2_jax.replay.sequences import (
-    ROW_FIELDS, Block, Item, as_sequence, core_from_leaves, core_leaves, new_uid,
-    row_specs)
+    Block, Item, as_sequence, core_from_leaves, core_leaves, new_uid, row_specs)
 
 
 class SumTree:
@@ -75,16 +77,22 @@ class LocalReplay:
     spec: what the world says of itself.
     core_state: an example, with one leading dimension, for shapes and dtypes.
     seed: of the sampling.
+    restore_from: directory of a `save`, to go on from; None starts empty.
+
+  Raises:
+    ReplayError: what is in `restore_from` is not whole, or of other settings.
   """
 
   def __init__(self, config: Config, spec: types.EnvSpec,
-               core_state: types.CoreState, *, seed: int = 0):
+               core_state: types.CoreState, *, seed: int = 0,
+               restore_from: Optional[pathlib.Path] = None):
     self._capacity = config.replay.capacity_sequences
     self._exponent = config.replay.priority_exponent
     self._item_rows = config.item_rows
     self._block_rows = config.block_rows
     self._specs = row_specs(spec)
     self._leaf_specs = [(x.shape[1:], x.dtype) for x in core_leaves(core_state)]
+    self._settings = settings_of("local", config, self._specs, core_state)
     self._seed = seed
 
     # Items are numbered from 0 as they come; item i lives in slot i % capacity
@@ -95,6 +103,8 @@ class LocalReplay:
     self._num_draws = 0
     self._closed = False
     self._changed = threading.Condition()
+    if restore_from is not None:
+      self._restore(restore_from)
 
   def insert(self, items: list[Item], priorities: np.ndarray) -> None:
     """Adds items, the oldest leaving where there is no room.
@@ -199,73 +209,81 @@ class LocalReplay:
       self._items = []
       self._changed.notify_all()
 
-  def state_dict(self) -> dict[str, np.ndarray]:
-    """Everything as plain arrays, each block once: as large as the memory."""
+  def save(self, directory: pathlib.Path) -> None:
+    """Writes the whole memory as .npy files and a meta.json, each block once.
+
+    Other threads go on meanwhile: what is written is the memory as it was when
+    this began. Items that leave in that time are freed afterwards.
+
+    Args:
+      directory: exists and is empty.
+
+    Raises:
+      OSError: the disk is full, or there is no such directory.
+      ReplayError: closed.
+    """
     with self._changed:
       self._check_open()
       size = self._size()
       items = self._items[:size]
-      counts = np.array([self._num_inserted, self._num_draws], np.int64)
       weights = self._tree.get(np.arange(size))
+      counts = {"size": size, "num_inserted": self._num_inserted,
+                "num_draws": self._num_draws}
     blocks = {block.uid: block for item in items for block in item.blocks}
     place = {uid: i for i, uid in enumerate(blocks)}
-    state = {
-        "counts": counts,
-        "weights": weights,
-        "item_blocks": np.array(
-            [[place[b.uid] for b in item.blocks] for item in items],
-            np.int64).reshape(size, self._item_rows // self._block_rows),
-    }
-    for name, (shape, dtype) in self._specs.items():
-      array = np.empty((len(blocks), self._block_rows) + shape, dtype)
-      for i, block in enumerate(blocks.values()):
-        array[i] = getattr(block, name)
-      state[f"block/{name}"] = array
-    for k, (shape, dtype) in enumerate(self._leaf_specs):
-      array = np.empty((size,) + shape, dtype)
-      for i, item in enumerate(items):
-        array[i] = core_leaves(item.core_state)[k]
-      state[f"core_state/{k}"] = array
-    return state
+    counts["num_blocks"] = len(blocks)
+    shapes = self._saved_shapes(counts)
 
-  def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
-    """The inverse of `state_dict`: the next samples are those that would have come.
+    def write(name, arrays):
+      _write_stack(directory / f"{name}.npy", *shapes[name], arrays)
 
-    Raises:
-      ValueError: saved with another capacity, item length or observation shape.
-    """
-    num_inserted, num_draws = (int(x) for x in np.asarray(state["counts"]))
-    item_blocks = np.asarray(state["item_blocks"])
-    size = min(num_inserted, self._capacity)
-    for name, shape in (
-        ("item_blocks", (size, self._item_rows // self._block_rows)),
-        ("block/obs_t", (len(state["block/obs_t"]), self._block_rows)
-         + self._specs["obs_t"][0])):
-      if np.shape(state[name]) != shape:
-        raise ValueError(
-            f"{name}: expected the shape {shape} of this configuration; got "
-            f"{np.shape(state[name])}. Restore with the capacity, item lengths "
-            "and observations of the run that saved it.")
+    write("weights", [weights])
+    write("item_blocks", (
+        [place[b.uid] for b in item.blocks] for item in items))
+    for name in self._specs:
+      write(name, (getattr(block, name) for block in blocks.values()))
+    for k in range(len(self._leaf_specs)):
+      write(f"core_state_{k}", (
+          core_leaves(item.core_state)[k] for item in items))
+    write_meta(directory, self._settings, counts)
+
+  def _restore(self, directory):
+    """The inverse of `save`: the next samples are those that would have come."""
+    counts = read_meta(directory, self._settings)
+    saved = {
+        name: _read_stack(directory / f"{name}.npy", shape, dtype)
+        for name, (shape, dtype) in self._saved_shapes(counts).items()}
     # The actor's values are not kept: initial priorities were computed long ago.
     no_q = np.zeros((self._block_rows, 0), np.float32)
+    # Copies, each of one block: rows leave one by one, a whole file would not.
     blocks = [
-        Block(**{name: np.asarray(state[f"block/{name}"])[i]
-                 for name in ROW_FIELDS},
+        Block(**{name: saved[name][i].copy() for name in self._specs},
               q_t=no_q, core_state=None, uid=new_uid())
-        for i in range(len(state["block/obs_t"]))]
-    with self._changed:
-      self._check_open()
-      self._items = [None] * self._capacity
-      for i in range(size):
-        self._items[i] = Item(
-            tuple(blocks[j] for j in item_blocks[i]),
-            core_from_leaves(
-                [np.asarray(state[f"core_state/{k}"])[i]
-                 for k in range(len(self._leaf_specs))]))
-      self._tree = SumTree(self._capacity)
-      self._tree.set(np.arange(size), np.asarray(state["weights"]))
-      self._num_inserted, self._num_draws = num_inserted, num_draws
-      self._changed.notify_all()
+        for i in range(counts["num_blocks"])]
+    for i, places in enumerate(saved["item_blocks"]):
+      self._items[i] = Item(
+          tuple(blocks[j] for j in places),
+          core_from_leaves([saved[f"core_state_{k}"][i].copy()
+                            for k in range(len(self._leaf_specs))]))
+    self._tree.set(np.arange(counts["size"]), saved["weights"])
+    self._num_inserted = counts["num_inserted"]
+    self._num_draws = counts["num_draws"]
+
+  def _saved_shapes(self, counts):
+    """File name -> (shape, dtype)."""
+    size = counts["size"]
+    blocks = (counts["num_blocks"], self._block_rows)
+    return {
+        "weights": ((size,), np.dtype(np.float64)),
+        "item_blocks": ((size, self._item_rows // self._block_rows),
+                        np.dtype(np.int64)),
+    } | {
+        name: (blocks + shape, dtype)
+        for name, (shape, dtype) in self._specs.items()
+    } | {
+        f"core_state_{k}": ((size,) + shape, dtype)
+        for k, (shape, dtype) in enumerate(self._leaf_specs)
+    }
 
   def _size(self):
     return min(self._num_inserted, self._capacity)
@@ -290,3 +308,26 @@ class LocalReplay:
       for leaf, value in zip(leaves, core_leaves(item.core_state)):
         leaf[i] = value
     return as_sequence(rows, core_from_leaves(leaves))
+
+
+def _write_stack(path, shape, dtype, arrays):
+  """The arrays one after the other as one .npy file of this shape."""
+  # Not through a memory map: there, a full disk kills the process (SIGBUS).
+  with open(path, "wb") as file:
+    np.lib.format.write_array_header_1_0(file, {
+        "descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False,
+        "shape": shape})
+    for array in arrays:
+      file.write(np.asarray(array, dtype).tobytes())
+
+
+def _read_stack(path, shape, dtype):
+  """What `_write_stack` wrote, read from the disk as it is used."""
+  try:
+    array = np.load(path, mmap_mode="r", allow_pickle=False)
+  except (OSError, ValueError, EOFError) as error:
+    raise unreadable(path, error) from error
+  if (array.shape, array.dtype) != (shape, dtype):
+    raise unreadable(path, f"expected {dtype} {list(shape)}, got {array.dtype} "
+                     f"{list(array.shape)}")
+  return np.asarray(array)

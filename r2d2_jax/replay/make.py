@@ -1,6 +1,7 @@
 """Which memory: the one place that knows both backends."""
 
-from typing import TYPE_CHECKING, Union
+import pathlib
+from typing import TYPE_CHECKING, Optional, Union
 
 from r2d2_jax import types
 from r2d2_jax.config import Config
@@ -11,20 +12,30 @@ if TYPE_CHECKING:
 
 
 def make_replay(config: Config, spec: types.EnvSpec,
-                core_state: types.CoreState) -> Union[LocalReplay, "ReverbReplay"]:
+                core_state: types.CoreState, *,
+                restore_from: Optional[pathlib.Path] = None,
+                scratch: Optional[pathlib.Path] = None,
+                ) -> Union[LocalReplay, "ReverbReplay"]:
   """The memory that `config.replay.backend` names.
 
   Args:
     config: capacity, exponent, lengths of items, and the seed of local sampling.
     spec: what the world says of itself.
     core_state: an example, with one leading dimension, for shapes and dtypes.
+    restore_from: directory of the `save` of such a replay, which it goes on from
+      and leaves as it is; None starts empty.
+    scratch: where Reverb writes what `save` then moves to its place: a directory
+      of its own on the same file system, emptied here. None takes a temporary
+      one. The local replay needs none.
 
   Raises:
+    ReplayError: what is in `restore_from` is not whole, or of other settings.
     ValueError: another backend than 'reverb' or 'local'.
     ImportError: 'reverb' is asked for and not installed.
   """
   if config.replay.backend == "local":
-    return LocalReplay(config, spec, core_state, seed=config.run.seed)
+    return LocalReplay(config, spec, core_state, seed=config.run.seed,
+                       restore_from=restore_from)
   if config.replay.backend != "reverb":
     raise ValueError(
         "expected the replay backend 'reverb' or 'local'; got "
@@ -36,4 +47,5 @@ def make_replay(config: Config, spec: types.EnvSpec,
     raise ImportError(
         "the replay backend 'reverb' needs dm-reverb and TensorFlow. Install "
         "them (see README), or take the replay backend 'local'.") from error
-  return ReverbReplay(config, spec, core_state)
+  return ReverbReplay(config, spec, core_state, restore_from=restore_from,
+                      scratch=scratch)

@@ -13,10 +13,20 @@ What guards against Reverb's ways, each pinned by a test:
 * A priority that is not finite damages the table for good: `check_priorities`.
 * Sampling prefetches: a batch's probabilities, and the priorities that it was
   drawn by, are some batches old.
+* A checkpoint deletes whatever else is in its directory but the entry that sorts
+  last: it gets a directory of its own, and what it wrote is moved away at once.
+* A server takes capacity, exponent and limiter from the checkpoint that it starts
+  with, and without a word stays empty where files of it are missing: meta.json is
+  compared before the server starts, the table's counts after.
 """
 
+from concurrent import futures
 import math
+import os
+import pathlib
 import queue
+import shutil
+import tempfile
 import threading
 import time
 from typing import Any, Callable, Optional
@@ -24,16 +34,20 @@ import warnings
 
 import numpy as np
 import reverb
+from reverb.cc.checkpointing import checkpoint_pb2
+from reverb.platform.checkpointers_lib import DefaultCheckpointer
 from reverb.trajectory_writer import TrajectoryColumn
 import tensorflow as tf
 
 from r2d2_jax import types
 from r2d2_jax.config import Config
 from r2d2_jax.replay.checks import ReplayError, check_priorities
+from r2d2_jax.replay.meta import read_meta, settings_of, unreadable, write_meta
 from r2d2_jax.replay.sequences import (
     Block, Item, as_sequence, core_from_leaves, core_leaves, row_specs)
 
 _TABLE = "items"
+_SAVED = "reverb"  # Reverb's files within a saved replay
 _CALL_SECONDS = 10.0  # without an answer for so long, a server counts as dead
 _POLL_SECONDS = 0.2  # how often those who wait look whether to stop
 _CLOSE_SECONDS = 0.9
@@ -245,23 +259,46 @@ class ReverbReplay:
       off, at least max(1, samples_per_insert).
     address: None starts a server in this process; "host:port" joins another one,
       whose capacity, exponent and limits then hold.
+    restore_from: directory of a `save`, to go on from; None starts empty. Its
+      files are linked, never changed.
+    scratch: where the server writes what `save` then moves to its place: a
+      directory of its own on the same file system, emptied here and removed by
+      `close`. None takes a temporary one.
 
   Raises:
-    ValueError: error_buffer is missing or too small.
+    ValueError: error_buffer is missing or too small; restore_from or scratch
+      although the server is another's.
+    ReplayError: what is in `restore_from` is not whole, or of other settings.
   """
 
   def __init__(self, config: Config, spec: types.EnvSpec,
                core_state: types.CoreState, *,
                samples_per_insert: Optional[float] = None,
                error_buffer: Optional[float] = None,
-               address: Optional[str] = None):
-    self._server = None
+               address: Optional[str] = None,
+               restore_from: Optional[pathlib.Path] = None,
+               scratch: Optional[pathlib.Path] = None):
+    if address is not None and (restore_from or scratch):
+      raise ValueError(
+          "expected restore_from and scratch where the server starts; got them "
+          f"with address={address!r}. Give them to the process of that server.")
+    self._closed = threading.Event()
+    self._settings = settings_of(
+        "reverb", config, row_specs(spec), core_state) | {
+            "samples_per_insert": samples_per_insert,
+            "error_buffer": error_buffer}
+    self._server = self._scratch = None
     if address is None:
-      self._server = _start_server(
-          config, _rate_limiter(samples_per_insert, error_buffer))
+      limiter = _rate_limiter(samples_per_insert, error_buffer)
+      counts = restore_from and read_meta(restore_from, self._settings)
+      self._scratch = pathlib.Path(scratch or tempfile.mkdtemp())
+      self._server = _start_server(config, limiter, self._scratch, restore_from)
       address = f"localhost:{self._server.port}"
     self.address = address
     self._client = reverb.Client(address)
+    if restore_from is not None:
+      self._check_restored(restore_from, counts)
+    self._save_lock = threading.Lock()
     self._layout = _Layout(config, spec, core_state)
     # While a block has items to come, all lanes write the blocks that neighbouring
     # items share; half as much again for lanes that run at another pace. No more,
@@ -275,7 +312,6 @@ class ReverbReplay:
     self._write_lock = threading.Lock()
     self._reader = None
     self._read_lock = threading.Lock()
-    self._closed = threading.Event()
 
   def insert(self, items: list[Item], priorities: np.ndarray) -> None:
     """Adds items, the oldest leaving where there is no room.
@@ -296,12 +332,8 @@ class ReverbReplay:
       self._check_open()
       for item, priority in zip(items, priorities):
         self._writer.write(item, priority)
-      checked = time.monotonic()
-      while items and not self._writer.wait_confirmed(_POLL_SECONDS):
-        self._check_open()
-        if time.monotonic() - checked > _CALL_SECONDS / 2:
-          self.check_alive(_CALL_SECONDS / 2)
-          checked = time.monotonic()
+      if items:
+        self._wait(self._writer.wait_confirmed)
 
   def sample(self, batch_size: int,
              timeout_seconds: float) -> types.ReplaySample:
@@ -372,6 +404,37 @@ class ReverbReplay:
     """
     self._info(timeout_seconds)
 
+  def save(self, directory: pathlib.Path) -> None:
+    """Writes the whole memory: Reverb's own files and a meta.json.
+
+    May take minutes. Other threads go on meanwhile: what is written is the table
+    at one moment after this began.
+
+    Args:
+      directory: exists and is empty, on the file system of `scratch`.
+
+    Raises:
+      OSError: there is no such directory.
+      ReplayError: closed, the server is dead or another's, or it could not write.
+    """
+    if self._scratch is None:
+      raise ReplayError(
+          f"the Reverb server at {self.address} belongs to another process, "
+          "which alone can save it. Call save there.")
+    with self._save_lock:
+      path = _in_thread(self._client.checkpoint)
+      self._wait(lambda seconds: futures.wait([path], seconds).done)
+      if error := path.exception():
+        self.check_alive(_CALL_SECONDS)
+        _make_empty(self._scratch)  # if the disk is full, what is there is in the way
+        raise ReplayError(
+            f"Reverb could not write its checkpoint to {self._scratch}: {error}. "
+            "Is the disk full?") from error
+      counts = _read_counts(path.result())
+      # A rename, unless `scratch` was left to be a temporary directory elsewhere.
+      shutil.move(path.result(), directory / _SAVED)
+    write_meta(directory, self._settings, counts)
+
   def close(self) -> None:
     """Stops the threads, then the server, in less than a second. Twice is fine.
 
@@ -396,6 +459,7 @@ class ReverbReplay:
     if self._server is not None:
       self._server.stop()
       self._server = None  # else its destructor complains at interpreter exit
+      shutil.rmtree(self._scratch, ignore_errors=True)
 
   def _check_open(self):
     if self._closed.is_set():
@@ -408,27 +472,49 @@ class ReverbReplay:
     return self._call(lambda: self._client.server_info(whole_seconds)[_TABLE],
                       timeout_seconds)
 
+  def _check_restored(self, restore_from, expected):
+    info = self._info(_CALL_SECONDS)
+    got = {"size": info.current_size,
+           "num_inserted": info.rate_limiter_info.insert_stats.completed}
+    if got != expected:
+      self._server.stop()
+      self._server = None
+      raise unreadable(restore_from / _SAVED, f"expected {expected}, got {got}")
+
+  def _wait(self, poll: Callable[[float], bool]) -> None:
+    """Calls `poll(seconds)` until it is true, as long as the server lives."""
+    checked = time.monotonic()
+    while not poll(_POLL_SECONDS):
+      self._check_open()
+      if time.monotonic() - checked > _CALL_SECONDS / 2:
+        self.check_alive(_CALL_SECONDS / 2)
+        checked = time.monotonic()
+
   def _call(self, function: Callable[[], Any],
             timeout_seconds: float = _CALL_SECONDS) -> Any:
     """Calls Reverb so that the caller neither waits for ever nor misses Ctrl-C."""
-    answer = queue.SimpleQueue()
+    answer = _in_thread(function)
+    if not futures.wait([answer], timeout_seconds).done:
+      error = f"no answer within {timeout_seconds} s"
+    elif not (error := answer.exception()):
+      return answer.result()
+    raise ReplayError(
+        f"the Reverb server at {self.address} is dead or out of reach: {error}. "
+        "Its content is lost; start again from the last checkpoint.")
 
-    def run():
-      try:
-        answer.put((function(), None))
-      except Exception as error:  # raised again below, by the caller
-        answer.put((None, error))
 
-    threading.Thread(target=run, daemon=True).start()
+def _in_thread(function: Callable[[], Any]) -> futures.Future:
+  """Calls it in a daemon thread, which may be left behind if it never returns."""
+  answer = futures.Future()
+
+  def run():
     try:
-      value, error = answer.get(timeout=timeout_seconds)
-    except queue.Empty:
-      value, error = None, f"no answer within {timeout_seconds} s"
-    if error is not None:
-      raise ReplayError(
-          f"the Reverb server at {self.address} is dead or out of reach: {error}. "
-          "Its content is lost; start again from the last checkpoint.")
-    return value
+      answer.set_result(function())
+    except Exception as error:  # whoever takes the answer must hear of it
+      answer.set_exception(error)
+
+  threading.Thread(target=run, daemon=True).start()
+  return answer
 
 
 def _rate_limiter(samples_per_insert, error_buffer):
@@ -443,18 +529,53 @@ def _rate_limiter(samples_per_insert, error_buffer):
       samples_per_insert, min_size_to_sample=1, error_buffer=float(error_buffer))
 
 
-def _start_server(config, rate_limiter):
-  server = reverb.Server(
-      [reverb.Table(
-          name=_TABLE,
-          sampler=reverb.selectors.Prioritized(config.replay.priority_exponent),
-          remover=reverb.selectors.Fifo(),
-          max_size=config.replay.capacity_sequences,
-          rate_limiter=rate_limiter)],
-      port=config.replay.port or None)
+def _start_server(config, rate_limiter, scratch, restore_from):
+  _make_empty(scratch)
+  restored = scratch / "restored"
+  try:
+    if restore_from is not None:
+      shutil.copytree(restore_from / _SAVED, restored, copy_function=_link)
+    server = reverb.Server(
+        [reverb.Table(
+            name=_TABLE,
+            sampler=reverb.selectors.Prioritized(config.replay.priority_exponent),
+            remover=reverb.selectors.Fifo(),
+            max_size=config.replay.capacity_sequences,
+            rate_limiter=rate_limiter)],
+        port=config.replay.port or None,
+        checkpointer=DefaultCheckpointer(str(scratch)))
+  except (OSError, RuntimeError, ValueError) as error:
+    if restore_from is None:
+      raise
+    raise unreadable(restore_from / _SAVED, error) from error
+  finally:
+    shutil.rmtree(restored, ignore_errors=True)
   warnings.warn(
       f"Reverb listens on port {server.port} of every network interface, without "
       "credentials: whoever reaches it can read and write the replay. Use it in a "
       "trusted network only, or take the replay backend 'local', which opens no "
       "port.", stacklevel=3)
   return server
+
+
+def _make_empty(directory):
+  shutil.rmtree(directory, ignore_errors=True)
+  directory.mkdir(mode=0o700, parents=True)
+
+
+def _link(source, destination):
+  try:
+    os.link(source, destination)
+  except OSError:  # another file system, or one without links
+    shutil.copyfile(source, destination)
+
+
+def _read_counts(checkpoint):
+  """What a checkpoint of one table says of itself, {"size", "num_inserted"}."""
+  records = tf.data.TFRecordDataset(
+      os.path.join(checkpoint, "tables.tfrecord"), compression_type="ZLIB")
+  table = checkpoint_pb2.PriorityTableCheckpoint.FromString(
+      next(records.as_numpy_iterator()))
+  counts = table.rate_limiter
+  return {"size": counts.insert_count - counts.delete_count,
+          "num_inserted": counts.insert_count}

@@ -1,11 +1,14 @@
-import io
+import os
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
+from r2d2_jax.replay import local
+from r2d2_jax.replay.checks import ReplayError
 from r2d2_jax.replay.local import LocalReplay, SumTree
+from r2d2_jax.replay.sequences import ROW_FIELDS
 from tests.replay.tape import StampingActor
 from tests.replay.test_replay import (  # pylint: disable=unused-import
     LENGTHS, assert_same_rows, _items, make_config, make_world, stamp, stamps)
@@ -13,32 +16,24 @@ from tests.replay.test_replay import (  # pylint: disable=unused-import
 WAIT_SECONDS = 1.0
 
 
-def make_local(capacity=1000, seed=0, config=None):
+def make_local(capacity=1000, seed=0, restore_from=None):
   world = make_world()
-  return LocalReplay(config or make_config(capacity), world.spec,
-                     StampingActor(world).example(), seed=seed)
-
-
-def through_npz(state):
-  """As a file without pickle gives it back."""
-  file = io.BytesIO()
-  np.savez(file, **state)
-  file.seek(0)
-  with np.load(file, allow_pickle=False) as loaded:
-    return dict(loaded)
+  return LocalReplay(make_config(capacity), world.spec,
+                     StampingActor(world).example(), seed=seed,
+                     restore_from=restore_from)
 
 
 @pytest.mark.parametrize("num_before", [0, 6, 13, 40])
-def test_a_restored_replay_goes_on_with_the_same_samples(items, num_before):
+def test_a_restored_replay_goes_on_with_the_same_samples(
+    items, num_before, tmp_path):
   replay = make_local(capacity=8)
   for item in items[:num_before]:
     replay.insert([item], np.ones(1))
   if num_before:
     batch = replay.sample(6, WAIT_SECONDS)
     replay.update_priorities(batch.keys, np.arange(1.0, 7.0))
-  restored = make_local(capacity=8)
-  restored.insert(items[:3], np.ones(3))  # what it held before must not matter
-  restored.load_state_dict(through_npz(replay.state_dict()))
+  replay.save(tmp_path)
+  restored = make_local(capacity=8, restore_from=tmp_path)
   assert restored.size() == replay.size()
   assert restored.num_inserted() == replay.num_inserted()
   for item in items[40:44]:
@@ -57,16 +52,27 @@ def test_a_restored_replay_goes_on_with_the_same_samples(items, num_before):
       assert_same_rows(two.sequence, i, by_stamp[s])
 
 
-def test_shared_blocks_are_stored_once(items):
+def test_shared_blocks_are_stored_once(items, tmp_path):
   replay = make_local()
   replay.insert(items[:20], np.ones(20))
   num_blocks = len({b.uid for item in items[:20] for b in item.blocks})
   assert num_blocks < 3 * 20 / 2
-  state = replay.state_dict()
-  assert len(state["block/obs_t"]) == num_blocks
-  restored = make_local()
-  restored.load_state_dict(state)
-  assert len(restored.state_dict()["block/obs_t"]) == num_blocks
+  first, second = tmp_path / "first", tmp_path / "second"
+  for directory in (first, second):
+    directory.mkdir()
+    replay.save(directory)
+    saved = np.load(directory / "obs_t.npy", allow_pickle=False)
+    assert saved.shape == (num_blocks, 4, 84, 84)
+    replay = make_local(restore_from=directory)
+
+
+def test_restored_blocks_are_freed_one_by_one(items, tmp_path):
+  replay = make_local(capacity=20)
+  replay.insert(items[:20], np.ones(20))
+  replay.save(tmp_path)
+  restored = make_local(capacity=20, restore_from=tmp_path)
+  block = restored._items[0].blocks[0]  # pylint: disable=protected-access
+  assert all(getattr(block, name).base is None for name in ROW_FIELDS)
 
 
 def test_the_seed_decides_the_samples(items):
@@ -80,11 +86,40 @@ def test_the_seed_decides_the_samples(items):
   assert keys[0][0] != keys[0][1]
 
 
-def test_a_state_of_another_shape_is_refused(items):
+def test_what_comes_during_a_save_is_not_in_it(items, tmp_path, monkeypatch):
   replay = make_local(capacity=8)
-  replay.insert(items[:12], np.ones(12))
-  with pytest.raises(ValueError, match="item_blocks: expected the shape"):
-    make_local(capacity=9).load_state_dict(replay.state_dict())
+  replay.insert(items[:10], np.ones(10))
+  later, write = iter(items[10:]), local._write_stack
+
+  def insert_and_write(*args):
+    item = next(later)
+    replay.insert([item], np.full(1, 99.0))
+    write(*args)
+    replay.insert([item], np.full(1, 99.0))
+
+  monkeypatch.setattr(local, "_write_stack", insert_and_write)
+  replay.save(tmp_path)
+  assert replay.num_inserted() > 26
+  restored = make_local(capacity=8, restore_from=tmp_path)
+  assert (restored.size(), restored.num_inserted()) == (8, 10)
+  batch = restored.sample(200, WAIT_SECONDS)
+  assert set(stamps(batch)) == {stamp(item) for item in items[2:10]}
+  np.testing.assert_allclose(batch.probability, 1 / 8)
+
+
+@pytest.mark.parametrize("damage, message", [
+    (lambda file: file.unlink(), "got no file"),
+    (lambda file: os.truncate(file, 200), "got 200"),
+    (lambda file: file.write_bytes(b"?" * file.stat().st_size), "pickle"),
+    (lambda file: np.save(file, np.load(file).reshape(-1)[::-1]), "expected"),
+])
+def test_a_damaged_file_is_named(items, tmp_path, damage, message):
+  replay = make_local()
+  replay.insert(items[:20], np.ones(20))
+  replay.save(tmp_path)
+  damage(tmp_path / "obs_t.npy")
+  with pytest.raises(ReplayError, match=f"obs_t.npy: [^\n]*{message}"):
+    make_local(restore_from=tmp_path)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 8, 13])

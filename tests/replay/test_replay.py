@@ -1,6 +1,8 @@
 """The contract that both memories keep."""
 
+import re
 import threading
+import warnings
 
 import numpy as np
 import pytest
@@ -43,17 +45,20 @@ def _make(request):
   """Makes a replay of the backend under test and closes it afterwards."""
   made = []
 
-  def make(capacity=1000, num_envs=2):
+  def make(capacity=1000, num_envs=2, config=None, **kwargs):
     world = make_world()
-    arguments = (make_config(capacity, num_envs), world.spec,
+    arguments = (config or make_config(capacity, num_envs), world.spec,
                  StampingActor(world).example())
     if request.param == "local":
-      made.append(LocalReplay(*arguments, seed=0))
+      made.append(LocalReplay(*arguments, seed=0, **kwargs))
     else:
       pytest.importorskip("reverb")
       from r2d2_jax.replay.tables import ReverbReplay
-      with pytest.warns(UserWarning, match="without credentials.*'local'"):
-        made.append(ReverbReplay(*arguments))
+      with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        made.append(ReverbReplay(*arguments, **kwargs))
+      assert any(re.search("without credentials.*'local'", str(w.message))
+                 for w in caught)
     return made[-1]
 
   yield make

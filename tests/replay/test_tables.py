@@ -125,6 +125,89 @@ def test_an_error_buffer_that_would_block_is_refused(make, error_buffer):
     make(samples_per_insert=3.0, error_buffer=error_buffer)
 
 
+def test_what_a_killed_process_left_in_scratch_is_not_restored(
+    make, items, tmp_path):
+  scratch, saved = tmp_path / "run" / "scratch", tmp_path / "saved"
+  first = make(scratch=scratch)
+  first.insert(items[:4], np.ones(4))
+  saved.mkdir()
+  first.save(saved)
+  assert not any(scratch.iterdir())  # moved, not copied
+  reverb.Client(first.address).checkpoint()  # of one that was killed before it moved
+  assert any(scratch.iterdir())
+  assert make(scratch=scratch).size() == 0
+  assert not any(scratch.iterdir())
+  # A later checkpoint deletes whatever sorts before it, and itself after others.
+  restored = make(scratch=scratch, restore_from=saved)
+  assert restored.size() == 4 and not any(scratch.iterdir())
+  restored.close()
+  assert not scratch.exists()
+
+
+def test_a_table_other_than_what_was_saved_is_refused(make, items, tmp_path):
+  replay = make()
+  replay.insert(items[:4], np.ones(4))
+  replay.save(tmp_path)
+  meta = tmp_path / "meta.json"
+  meta.write_text(meta.read_text().replace('"num_inserted": 4',
+                                           '"num_inserted": 5'))
+  with pytest.raises(ReplayError, match="'num_inserted': 5}, got .*: 4}"):
+    make(restore_from=tmp_path)
+  chunks = tmp_path / "reverb" / "chunks.tfrecord"
+  chunks.write_bytes(b"?" * chunks.stat().st_size)
+  with pytest.raises(ReplayError, match="cannot restore .* corrupted"):
+    make(restore_from=tmp_path)
+
+
+def test_another_limiter_than_that_of_the_save_is_refused(make, tmp_path):
+  make(samples_per_insert=2.0, error_buffer=2.0).save(tmp_path)
+  with pytest.raises(ReplayError, match="samples_per_insert 2.0, .* has None"):
+    make(restore_from=tmp_path)
+
+
+def test_a_server_saves_and_restores_where_it_runs(make, tmp_path):
+  joined = make(address=make().address)
+  with pytest.raises(ReplayError, match="belongs to another process"):
+    joined.save(tmp_path)
+  with pytest.raises(ValueError, match="where the server starts"):
+    make(address=joined.address, restore_from=tmp_path)
+
+
+def test_saving_with_a_dead_server_blocks_nobody(
+    make, items, tmp_path, monkeypatch):
+  monkeypatch.setattr(tables, "_CALL_SECONDS", 2.0)
+  replay = make()
+  replay.insert(items[:4], np.ones(4))
+  replay._server.stop()
+  with pytest.raises(ReplayError, match="dead or out of reach"):
+    replay.save(tmp_path)
+  # Should the call not come back, whatever Reverb does today.
+  monkeypatch.setattr(replay._client, "checkpoint", threading.Event().wait)
+  with pytest.raises(ReplayError, match="dead or out of reach"):
+    replay.save(tmp_path)
+
+
+def test_a_save_that_fails_leaves_the_replay_in_order(
+    make, items, tmp_path, monkeypatch):
+  scratch = tmp_path / "scratch"
+  replay = make(scratch=scratch)
+  replay.insert(items[:4], np.ones(4))
+
+  def fail():
+    (scratch / "half").write_bytes(b"half")
+    raise RuntimeError("no space left on device")
+
+  with monkeypatch.context() as patch:
+    patch.setattr(replay._client, "checkpoint", fail)
+    with pytest.raises(ReplayError, match="could not write .* no space left"):
+      replay.save(tmp_path)
+  assert not any(scratch.iterdir())
+  saved = tmp_path / "saved"
+  saved.mkdir()
+  replay.save(saved)
+  assert make(restore_from=saved).size() == 4
+
+
 _SERVER = """
 import time, warnings
 warnings.simplefilter("ignore")
