@@ -95,10 +95,8 @@ def main(arguments: list[str] | None = None) -> int:
   # pylint: disable=g-import-not-at-top
   from rich.console import Console
 
-  from r2d2_jax.replay.checks import ReplayError
-
   from r2d2_jax.system.checkpoints import CheckpointError
-  from r2d2_jax.system.train import train
+  from r2d2_jax.system.train import RunError, train
 
   # A cluster's way of saying Ctrl-C; and background jobs start with SIGINT ignored.
   signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -113,7 +111,7 @@ def main(arguments: list[str] | None = None) -> int:
   except (CheckpointError, ValueError, ImportError) as error:
     print(f"error: {error}", file=sys.stderr)
     return 2
-  except ReplayError as error:
+  except RunError as error:
     print(f"error: {error}", file=sys.stderr)
     return 1
   except KeyboardInterrupt:  # before there was anything to save

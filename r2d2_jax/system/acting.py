@@ -1,6 +1,8 @@
 """The actor loop: world -> actor_step -> world and replay."""
 
-from typing import Callable
+import collections
+import threading
+from typing import Any, Callable
 
 import jax
 import numpy as np
@@ -14,6 +16,7 @@ from r2d2_jax.agent.acting import (
 from r2d2_jax.agent.networks import Networks
 from r2d2_jax.config import Config
 from r2d2_jax.envs.world import EpisodeReport, World
+from r2d2_jax.replay.packing import pack_items, unpack_items
 from r2d2_jax.replay.sequences import Item, SequenceBuilder, stack_items
 from r2d2_jax.system.parameters import ParameterStore
 from r2d2_jax.system.timing import LegTimer
@@ -59,6 +62,8 @@ class ActorLoop:
     self._epsilon = jax.device_put(self.epsilon)
     self._actor = make_actor(networks=networks)
     self._state = init_actor_state(key, world.num_envs, networks=networks)
+    # The state is donated to the next step: nobody may look at it meanwhile.
+    self._state_lock = threading.Lock()
     self._priorities = jax.jit(
         lambda rows: initial_priorities(
             rows.q_t,
@@ -100,9 +105,10 @@ class ActorLoop:
     with leg("environment"):
       timestep = self._world.recv()
     with leg("inference"):
-      self._state, output = self._actor(
-          self._params, self._state, timestep, self._epsilon
-      )
+      with self._state_lock:
+        self._state, output = self._actor(
+            self._params, self._state, timestep, self._epsilon
+        )
       a_t = np.asarray(output.a_t)
     with leg("environment"):
       # Sent before the bookkeeping: the lanes step while it is done.
@@ -114,7 +120,90 @@ class ActorLoop:
     completed = ~timestep.is_first_t | timestep.is_last_t
     return int(np.count_nonzero(completed)), self._world.pop_episodes()
 
+  def lane_state_dict(self) -> dict[str, np.ndarray]:
+    """Keys and recurrent states of the lanes; safe from any thread."""
+    with self._state_lock:
+      return _to_arrays(self._state)
+
+  def load_lane_state_dict(self, state: dict[str, np.ndarray]) -> None:
+    """The inverse of `lane_state_dict`.
+
+    The worlds begin new games, which start from the null state: what goes on is
+    the exploration's random numbers.
+
+    Raises:
+      ValueError: the state is of other lanes or another network.
+    """
+    self._state = _from_arrays(state, like=self._state)
+
+  def state_dict(self) -> dict[str, np.ndarray]:
+    """Everything, so that the next step is the one that would have come.
+
+    To be taken between steps, of a world that has a `state_dict`.
+    """
+    parts = {
+        "lanes": self.lane_state_dict(),
+        "params": _to_arrays(self._params),
+        "sequences": self._builder.state_dict(),
+        "pending": pack_items(self._pending),
+        "world": self._world.state_dict(),
+        "calls": {"count": np.array(self._num_calls)},
+    }
+    return {
+        f"{part}/{name}": array
+        for part, arrays in parts.items()
+        for name, array in arrays.items()
+    }
+
+  def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
+    """The inverse of `state_dict`, before the first step.
+
+    Raises:
+      ValueError: the state is of another configuration, or the world cannot be
+        brought back.
+    """
+    parts: dict[str, dict[str, np.ndarray]] = collections.defaultdict(dict)
+    for name, array in state.items():
+      part, _, rest = name.partition("/")
+      parts[part][rest] = array
+    self._num_calls = int(parts["calls"]["count"])
+    self._params = _from_arrays(
+        parts["params"], like=self._parameters.latest()
+    )
+    self._builder.load_state_dict(parts["sequences"])
+    self._pending = unpack_items(parts["pending"])
+    self._world.load_state_dict(parts["world"])
+    self.load_lane_state_dict(parts["lanes"])
+
   def _insert_batch(self) -> None:
     items = self._pending[: self._priority_batch]
     del self._pending[: self._priority_batch]
     self._insert(items, np.asarray(self._priorities(stack_items(items))))
+
+
+def _to_arrays(tree: Any) -> dict[str, np.ndarray]:
+  """The leaves of a tree on the host, by number; keys as their bits."""
+  leaves = [
+      jax.random.key_data(x) if _is_key(x) else x for x in jax.tree.leaves(tree)
+  ]
+  return {str(i): x for i, x in enumerate(jax.device_get(leaves))}
+
+
+def _from_arrays(arrays: dict[str, np.ndarray], *, like: Any) -> Any:
+  """The inverse of `_to_arrays`; ValueError where shapes differ from `like`."""
+  leaves, structure = jax.tree.flatten(like)
+  loaded = []
+  for i, old in enumerate(leaves):
+    new = arrays[str(i)]
+    new = jax.random.wrap_key_data(new) if _is_key(old) else jax.device_put(new)
+    if new.shape != old.shape:
+      raise ValueError(
+          f"expected an actors' state of shape {old.shape}, got {new.shape}:"
+          " resume with the lanes and network of the run"
+      )
+    loaded.append(new)
+  return jax.tree.unflatten(structure, loaded)
+
+
+def _is_key(x: Any) -> bool:
+  return jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)

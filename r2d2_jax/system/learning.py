@@ -5,6 +5,7 @@ import threading
 from typing import Any, Protocol
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 import numpy as np
 import optax
@@ -16,9 +17,14 @@ from r2d2_jax.agent.learning import (
 )
 from r2d2_jax.agent.networks import Networks
 from r2d2_jax.config import Config, ConfigError
+from r2d2_jax.system.health import (
+    DivergedError,
+    check_priorities_are_sane,
+    diagnosis,
+)
 from r2d2_jax.system.parameters import ParameterStore
 from r2d2_jax.system.timing import LegTimer
-from r2d2_jax.types import LearnerState, ReplaySample
+from r2d2_jax.types import LearnerOutput, LearnerState, ReplaySample
 
 
 class Replay(Protocol):
@@ -155,10 +161,12 @@ class LearnerLoop:
     self._state = (
         jax.device_put(state, learner_shardings(mesh)[0]) if mesh else state
     )
+    self._copy = jax.jit(lambda s: jax.tree.map(jnp.copy, s))
     self._lock = threading.Lock()
     self._replay = replay
     self._parameters = parameters
-    self._unwritten: tuple[np.ndarray, Any] | None = None
+    self._max_td_error = config.run.max_td_error
+    self._unwritten: tuple[Batch, LearnerOutput] | None = None
     self._metrics: dict[str, Any] = {}
     self.num_updates = int(state.num_updates)
     self.timer = LegTimer()
@@ -174,22 +182,39 @@ class LearnerLoop:
     # Waiting for the update before is what keeps the queue of work short.
     with leg("step"):
       if self._unwritten is not None:
-        jax.block_until_ready(self._unwritten[1])
+        jax.block_until_ready(self._unwritten[1].priorities)
     with leg("write_back"):
       self.flush()
-      self._unwritten = (batch.keys, output.priorities)
+      self._unwritten = (batch, output)
 
   def flush(self) -> None:
-    """Writes the outstanding priorities back."""
-    if self._unwritten is not None:
-      keys, priorities = self._unwritten
-      self._unwritten = None
-      self._replay.update_priorities(keys, np.asarray(priorities))
+    """Writes the outstanding priorities back.
+
+    Raises:
+      DivergedError: the update behind them went wrong.
+    """
+    if self._unwritten is None:
+      return
+    batch, output = self._unwritten
+    self._unwritten = None
+    priorities = np.asarray(output.priorities)
+    try:
+      check_priorities_are_sane(priorities, max_td_error=self._max_td_error)
+    except DivergedError as error:
+      metrics = {k: float(v) for k, v in output.metrics.items()}
+      raise DivergedError(
+          f"{error}\n{diagnosis(self.state(), batch.on_device, metrics)}"
+      ) from None
+    self._replay.update_priorities(batch.keys, priorities)
 
   def state(self) -> LearnerState:
-    """A host copy of the state; safe from any thread."""
+    """A host copy of the state; safe from any thread.
+
+    The learner waits only until its device was told to copy.
+    """
     with self._lock:
-      return jax.device_get(self._state)
+      state = self._copy(self._state)
+    return jax.device_get(state)
 
   def metrics(self) -> dict[str, float]:
     """Metrics of the latest update; empty before the first."""

@@ -89,6 +89,23 @@ class ReplayRatio:
         return 0.0
       return self._trained_rows / (self._env_steps - self._start_steps)
 
+  def state_dict(self) -> dict[str, int | None]:
+    """The counts (JSON)."""
+    with self._condition:
+      return {
+          "env_steps": self._env_steps,
+          "trained_rows": self._trained_rows,
+          "start_steps": self._start_steps,
+      }
+
+  def load_state_dict(self, state: dict[str, int | None]) -> None:
+    """The inverse of `state_dict`."""
+    with self._condition:
+      self._env_steps = state["env_steps"]
+      self._trained_rows = state["trained_rows"]
+      self._start_steps = state["start_steps"]
+      self._condition.notify_all()
+
   def _credit(self) -> float:
     """Rows that may be trained on and have not been; 0 before the start."""
     if self._start_steps is None:

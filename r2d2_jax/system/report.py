@@ -2,6 +2,7 @@
 
 import collections
 import time
+from typing import Any
 
 import numpy as np
 
@@ -31,14 +32,7 @@ class RunReport:
   """Counts episodes and rates, and puts everything into a row."""
 
   def __init__(
-      self,
-      config: Config,
-      *,
-      frame_skip: int,
-      epsilon: np.ndarray,
-      steps: int = 0,
-      updates: int = 0,
-      minutes: float = 0.0,
+      self, config: Config, *, frame_skip: int, epsilon: np.ndarray
   ):
     """Starts the clock.
 
@@ -46,9 +40,6 @@ class RunReport:
       config: the run's settings.
       frame_skip: raw frames per agent step.
       epsilon: float [N], exploration of each lane.
-      steps: agent steps of the run before it was resumed.
-      updates: updates of the run before it was resumed.
-      minutes: wall-clock minutes of the run before it was resumed.
     """
     self._config = config
     self._frame_skip = frame_skip
@@ -56,9 +47,38 @@ class RunReport:
     self._returns = collections.deque(maxlen=100)
     self._exploit_returns = collections.deque(maxlen=30)
     self._num_episodes = 0
-    self._minutes_before = minutes
+    self._eval_return = _NAN
+    self._minutes_before = 0.0
     self._start = time.monotonic()
     self._end: float | None = None
+    self._last = (self._start, 0, 0, {})
+
+  def state_dict(self) -> dict[str, Any]:
+    """What a resumed run goes on counting from (JSON)."""
+    return {
+        "minutes": self.minutes(),
+        "episodes": self._num_episodes,
+        "returns": list(self._returns),
+        "exploit_returns": list(self._exploit_returns),
+        "eval_return": self._eval_return,
+    }
+
+  def load_state_dict(
+      self, state: dict[str, Any], *, steps: int, updates: int
+  ) -> None:
+    """The inverse of `state_dict`; the clock goes on from now.
+
+    Args:
+      state: of the run before it was resumed.
+      steps: its agent steps.
+      updates: its updates.
+    """
+    self._minutes_before = state["minutes"]
+    self._num_episodes = state["episodes"]
+    self._returns.extend(state["returns"])
+    self._exploit_returns.extend(state["exploit_returns"])
+    self._eval_return = state["eval_return"]
+    self._start = time.monotonic()
     self._last = (self._start, steps, updates, {})
 
   def count_episode(self, episode: EpisodeReport) -> None:
@@ -68,10 +88,19 @@ class RunReport:
     if self._exploits[episode.env_id]:
       self._exploit_returns.append(episode.episode_return)
 
+  def add_evaluation(self, mean_return: float) -> None:
+    """Puts the mean raw return of an evaluation into the next row."""
+    self._eval_return = mean_return
+
   def minutes(self) -> float:
     """Wall-clock minutes of training, those before a resume included."""
     end = time.monotonic() if self._end is None else self._end
     return self._minutes_before + (end - self._start) / 60
+
+  @property
+  def has_ended(self) -> bool:
+    """Whether `end_training` was called."""
+    return self._end is not None
 
   def end_training(self) -> None:
     """Stops the clock: the final evaluation is not training time."""
@@ -86,7 +115,6 @@ class RunReport:
       replay_ratio: float,
       metrics: dict[str, float],
       leg_seconds: dict[str, float],
-      eval_return: float = _NAN,
   ) -> dict[str, float | int | str]:
     """The state of the run now; rates and shares are those since the last row.
 
@@ -97,16 +125,16 @@ class RunReport:
       replay_ratio: trained rows per environment step, as measured.
       metrics: of the latest update; may be empty.
       leg_seconds: seconds spent in each leg since the start.
-      eval_return: mean raw return of an evaluation that just ended.
 
     Returns:
       Columns in a fixed order. return_mean: last 100 training games of all
       lanes; return_exploit: last 30 of those lanes that explore least;
-      share_x: part of the wall-clock time that leg x was busy.
+      eval_return: of an evaluation that ended since the last row; share_x: part of the wall-clock time that leg x was busy.
     """
     now = time.monotonic()
     then, steps_then, updates_then, legs_then = self._last
     self._last = (now, steps, updates, leg_seconds)
+    eval_return, self._eval_return = self._eval_return, _NAN
     seconds = max(now - then, 1e-9)
     share = {
         leg: (leg_seconds.get(leg, 0.0) - legs_then.get(leg, 0.0)) / seconds

@@ -1,6 +1,7 @@
 """The run's log: one CSV that grows row by row, and its reading."""
 
 import csv
+import io
 import pathlib
 
 
@@ -11,9 +12,15 @@ class RunLog:
   """
 
   def __init__(self, path: pathlib.Path):
+    """Opens the log, or begins one."""
     self._path = path
     self._columns: list[str] | None = None
-    if path.exists() and path.stat().st_size:
+    self._size_bytes = 0  # of the whole rows
+    if not path.exists():
+      return
+    # A process that was killed may have left half a row.
+    self._size_bytes = path.read_bytes().rfind(b"\n") + 1
+    if self._size_bytes:
       with path.open(newline="") as f:
         self._columns = next(csv.reader(f))
 
@@ -22,20 +29,51 @@ class RunLog:
 
     Raises:
       ValueError: its columns are not those of the file.
+      OSError: it could not be written; the rows before it are whole.
     """
     new = self._columns is None
-    if new:
-      self._columns = list(row)
-    if list(row) != self._columns:
+    if not new and list(row) != self._columns:
       raise ValueError(
           f"{self._path} has columns {self._columns}, got {list(row)}; it was"
           " written by another version: use another run directory"
       )
-    with self._path.open("a", newline="") as f:
-      writer = csv.writer(f)
-      if new:
-        writer.writerow(self._columns)
-      writer.writerow(_short(v) for v in row.values())
+    lines = io.StringIO()
+    writer = csv.writer(lines, lineterminator="\n")
+    if new:
+      writer.writerow(row)
+    writer.writerow(_short(v) for v in row.values())
+    with self._path.open("ab") as f:
+      # Away with what a killed process or a full disk left half-written.
+      f.truncate(self._size_bytes)
+      f.write(lines.getvalue().encode())
+    self._columns = list(row)
+    self._size_bytes = self._path.stat().st_size
+
+
+def cut_log(path: pathlib.Path, **last: int) -> None:
+  """Drops the rows of a log that were written after a checkpoint.
+
+  Args:
+    path: of the CSV; need not exist.
+    **last: by column, the value at the checkpoint: rows above it go.
+  """
+  if not path.exists():
+    return
+  # The last piece is empty, or half a row.
+  lines = path.read_text().split("\n")[:-1]
+  columns = lines[0].split(",") if lines else []
+  kept = lines[:1] + [
+      line
+      for line in lines[1:]
+      if all(
+          float(line.split(",")[columns.index(name)]) <= value
+          for name, value in last.items()
+      )
+  ]
+  if kept != lines:
+    new = path.with_name(f"{path.name}.partial")
+    new.write_text("".join(f"{line}\n" for line in kept))
+    new.replace(path)
 
 
 def read_log(path: pathlib.Path) -> dict[str, list[float]]:

@@ -5,10 +5,12 @@ of their own, the calling thread watches, logs and saves. *Lock-step*: everythin
 in the calling thread, strictly alternating, repeatable bit for bit.
 """
 
+import functools
 import pathlib
 import queue
 import threading
 import time
+import traceback
 from typing import Callable, NamedTuple
 
 import jax
@@ -17,12 +19,23 @@ from rich.console import Console
 from r2d2_jax.agent.learning import init_learner_state, make_optimizer
 from r2d2_jax.agent.networks import make_networks
 from r2d2_jax.config import Config, validate
+from r2d2_jax.envs.journal import JournalWorld
 from r2d2_jax.envs.make import make_world
+from r2d2_jax.replay.checks import ReplayError
 from r2d2_jax.replay.make import make_replay
 from r2d2_jax.system.acting import ActorLoop
-from r2d2_jax.system.checkpoints import Checkpoints
+from r2d2_jax.system.background import Background
+from r2d2_jax.system.checkpoints import (
+    CheckpointError,
+    first_line,
+    list_checkpoints,
+    restore_learner,
+)
+from r2d2_jax.system.chores import Chores
 from r2d2_jax.system.display import progress_display, progress_line
 from r2d2_jax.system.evaluation import Evaluation, evaluate, write_evaluation
+from r2d2_jax.system.health import DivergedError
+from r2d2_jax.system.interrupts import deferred_interrupts
 from r2d2_jax.system.learning import (
     Batch,
     LearnerLoop,
@@ -33,7 +46,17 @@ from r2d2_jax.system.parameters import ParameterStore
 from r2d2_jax.system.plots import plot_learning_curve
 from r2d2_jax.system.ratio import ReplayRatio
 from r2d2_jax.system.report import RunReport, summary
-from r2d2_jax.system.rundir import claim_run_dir, write_config
+from r2d2_jax.system.resume import (
+    Resumed,
+    RunState,
+    find_resumed,
+    world_seed,
+)
+from r2d2_jax.system.rundir import (
+    checkpoints_dir,
+    claimed_run_dir,
+    write_config,
+)
 from r2d2_jax.system.runlog import RunLog
 from r2d2_jax.types import LearnerState
 
@@ -43,6 +66,11 @@ _TURN_SECONDS = 0.2
 _HEARTBEAT_SECONDS = 5.0
 # Games that the agent was not trained on: the training's seeds are far away.
 _EVAL_SEED_OFFSET = 1_000_003
+_CRASH_FILE = "crash.txt"
+
+
+class RunError(RuntimeError):
+  """The run had to stop: says why, and where it can go on from."""
 
 
 class TrainResult(NamedTuple):
@@ -52,7 +80,7 @@ class TrainResult(NamedTuple):
   steps: int  # agent steps, those before a resume included
   evaluation: Evaluation | None
   interrupted: bool
-  replay_ratio: float  # as measured since the start or resume
+  replay_ratio: float  # as measured since the first update
 
 
 def train(
@@ -63,12 +91,13 @@ def train(
 ) -> TrainResult:
   """Trains, and at the end evaluates; everything lands in run_dir.
 
-  The directory gets config.json, log.csv, checkpoints/, evaluation.csv and
-  learning_curve.png. If it holds a checkpoint of the same network, the run goes
-  on from it: parameters, optimiser, target network and counters; the replay is
-  filled anew.
+  The directory gets config.json, log.csv, checkpoints/, best/, evaluation.csv and
+  learning_curve.png. If it holds a checkpoint, the run goes on from the newest
+  one: learner, replay, counters, logs. In lock-step mode it goes on as if it had
+  never stopped (as long as the settings are the same); with threads the lanes
+  begin new games.
 
-  Ctrl-C saves and returns with `interrupted` set.
+  Ctrl-C or SIGTERM saves and returns with `interrupted` set.
 
   Args:
     config: all settings; checked first.
@@ -78,18 +107,19 @@ def train(
   Raises:
     ConfigError: the settings cannot work, or run_dir cannot be used; nothing was
       started.
-    CheckpointError: the directory's checkpoint is of another network.
-    ReplayError: the replay server died.
-    Exception: whatever was raised in any of the threads.
+    CheckpointError: the directory's checkpoint cannot be read.
+    RunError: the replay's server died, the training diverged, a thread failed,
+      the last checkpoint could not be written; the message says where the run
+      can go on from.
   """
   validate(config)
-  claim_run_dir(run_dir, config)
-  run = _Run(config, run_dir, console or Console(quiet=True))
-  try:
-    run.build()
-    return run.run()
-  finally:
-    run.close()
+  with claimed_run_dir(run_dir, config):
+    run = _Run(config, run_dir, console or Console(quiet=True))
+    try:
+      run.build()
+      return run.run()
+    finally:
+      run.close()
 
 
 class _Run:
@@ -101,42 +131,43 @@ class _Run:
     self._console = console
     self._closers: list[Callable[[], None]] = []
     self._stop = threading.Event()
+    self._interrupted = False
+    self._saver = Background("saver")
+    self._evaluator = Background("evaluator")
 
   def build(self) -> None:
     """World, networks, learner, replay, actors: in the order of their needs."""
     config = self._config
+    resumed = find_resumed(self._run_dir, config)
+    starts = resumed.starts if resumed else 0
     self._mesh = learner_mesh(config)
     params_key, actor_key = jax.random.split(jax.random.key(config.run.seed))
-    world = make_world(config.env, seed=config.run.seed)
+    world = make_world(config.env, seed=world_seed(config.run.seed, starts))
     self._closers.append(world.close)
-    self._networks = make_networks(world.spec, config=config.network)
-    # World and network have accepted the settings: only now is it a run.
-    write_config(self._run_dir, config)
+    if config.run.lockstep:
+      world = JournalWorld(world)
+    networks = make_networks(world.spec, config=config.network)
+    self._networks = networks
     optimizer = make_optimizer(config.agent)
     state = init_learner_state(
-        params_key, networks=self._networks, optimizer=optimizer
+        params_key, networks=networks, optimizer=optimizer
     )
-    self._checkpoints = Checkpoints(self._run_dir)
-    self._closers.append(self._checkpoints.close)
-    counters = {"steps": 0, "minutes": 0.0}
-    if restored := self._checkpoints.restore(state):
-      state, counters = restored
-      self._say(
-          f"resuming from update {int(state.num_updates)}, step"
-          f" {counters['steps']}; the replay is filled anew"
-      )
+    if resumed:
+      state = restore_learner(resumed.checkpoint, state)
+    # World, network and checkpoint have accepted the settings: now it is a run.
+    write_config(self._run_dir, config)
     if (found := jax.local_device_count()) > 1:
       used = self._mesh.size if self._mesh else 1
       self._say(f"learner: {used} of {found} devices")
-    self._steps_before = counters["steps"]
-    self._replay = make_replay(
-        config, world.spec, jax.device_get(self._networks.initial_core_state(1))
+    core_state = jax.device_get(networks.initial_core_state(1))
+    self._replay, replay_restored = self._make_replay(
+        world.spec, core_state, resumed
     )
     self._closers.append(self._replay.close)
     self._parameters = ParameterStore(state.params)
     self._learner = LearnerLoop(
         config,
-        networks=self._networks,
+        networks=networks,
         optimizer=optimizer,
         state=state,
         replay=self._replay,
@@ -146,10 +177,10 @@ class _Run:
     self._actors = ActorLoop(
         config,
         world=world,
-        networks=self._networks,
+        networks=networks,
         parameters=self._parameters,
         insert=self._replay.insert,
-        key=actor_key,
+        key=jax.random.fold_in(actor_key, starts) if starts else actor_key,
     )
     self._prefetcher = Prefetcher(self._replay, config, mesh=self._mesh)
     self._ratio = ReplayRatio(
@@ -159,44 +190,118 @@ class _Run:
         slack_rows=2 * config.agent.batch_size * (config.agent.trace_length - 1)
         + int(2 * config.env_batch * config.replay.replay_ratio),
     )
-    self._log = RunLog(self._run_dir / "log.csv")
     self._report = RunReport(
         config,
         frame_skip=world.spec.frame_skip,
         epsilon=self._actors.epsilon,
-        updates=self._learner.num_updates,
-        **counters,
     )
+    self._state = RunState(
+        config,
+        self._run_dir,
+        starts=starts,
+        learner=self._learner,
+        actors=self._actors,
+        replay=self._replay,
+        ratio=self._ratio,
+        report=self._report,
+    )
+    if resumed:
+      self._state.restore(resumed, replay_restored=replay_restored)
+      self._say_where_from(resumed)
+    self._log = RunLog(self._run_dir / "log.csv")
+
+  def _make_replay(self, spec, core_state, resumed: Resumed | None):
+    """The replay, and whether it holds what was saved."""
+    make = functools.partial(
+        make_replay,
+        self._config,
+        spec,
+        core_state,
+        scratch=self._run_dir / ".replay",
+    )
+    if resumed and resumed.replay_dir:
+      try:
+        return make(restore_from=resumed.replay_dir), True
+      except ReplayError as error:
+        if resumed.exact:
+          raise CheckpointError(str(error)) from error
+        self._say(f"the replay is filled anew: {error}")
+    return make(), False
+
+  def _say_where_from(self, resumed: Resumed) -> None:
+    checkpoint = resumed.checkpoint
+    self._say(
+        f"resuming from {checkpoint.path}: update {checkpoint.num_updates}, step"
+        f" {checkpoint.steps}, {self._report.minutes():.1f} minutes,"
+        f" {self._replay.size()} items in the replay"
+        + (", exactly" if resumed.exact else "; the lanes begin new games")
+    )
+    if resumed.changed:
+      self._say(f"changed settings: {', '.join(resumed.changed)}")
 
   def run(self) -> TrainResult:
     """The training, the last save, the evaluation."""
-    interrupted = False
     with progress_display(self._console) as self._show:
       try:
-        if self._config.run.lockstep:
-          self._run_lockstep()
-        else:
-          self._run_threads()
-      except KeyboardInterrupt:
-        interrupted = True
-      self._report.end_training()
-      self._learner.flush()
+        with deferred_interrupts(self._ask_to_stop):
+          if self._config.run.lockstep:
+            self._run_lockstep()
+          else:
+            self._run_threads()
+        self._report.end_training()
+        self._learner.flush()
+      except Exception as error:
+        raise self._explained(error) from error
       self._write_log()
-      state = self._save()
+      self._finish_background()
+      try:
+        self._say("saving")
+        self._state.prepare_save()()
+      except CheckpointError as error:
+        raise RunError(str(error)) from error
     evaluation = None
-    if self._config.run.eval_episodes and not interrupted:
+    if self._config.run.eval_episodes and not self._interrupted:
       try:
         evaluation = self._evaluate()
+        self._write_log()
       except KeyboardInterrupt:
-        interrupted = True
+        self._interrupted = True
     self._plot()
-    if interrupted:
+    if self._interrupted:
       self._say(
           f"interrupted; saved in {self._run_dir}. To go on, start again with"
           f" --run.run-dir {self._run_dir}"
       )
     return TrainResult(
-        state, self._steps, evaluation, interrupted, self._ratio.measured()
+        self._learner.state(),
+        self._ratio.env_steps,
+        evaluation,
+        self._interrupted,
+        self._ratio.measured(),
+    )
+
+  def _ask_to_stop(self) -> None:
+    self._interrupted = True
+    self._stop.set()
+
+  def _explained(self, error: Exception) -> RunError:
+    """An error in the words of someone who wants the run to go on."""
+    if isinstance(error, (DivergedError, ReplayError)):
+      what = str(error)
+    else:
+      path = self._run_dir / _CRASH_FILE
+      path.write_text("".join(traceback.format_exception(error)))
+      what = (
+          f"the run failed with {type(error).__name__}: {first_line(error)}; the"
+          f" traceback is in {path}"
+      )
+    saved = list_checkpoints(checkpoints_dir(self._run_dir))
+    if not saved:
+      return RunError(f"{what}\nno checkpoint had been saved yet")
+    return RunError(
+        f"{what}\nlast good checkpoint: {saved[-1].path} (update"
+        f" {saved[-1].num_updates}, step {saved[-1].steps}); the same command"
+        f" with --run.run-dir {self._run_dir} goes on from there"
     )
 
   # One step of each side, the same in both modes.
@@ -216,8 +321,8 @@ class _Run:
 
   def _run_lockstep(self) -> None:
     agent = self._config.agent
-    chores = _Chores(self._config, log=self._write_log, save=self._save)
-    while not self._is_over():
+    chores = self._chores()
+    while not (self._is_over() or self._stop.is_set()):
       if self._replay_is_filled() and self._ratio.learner_may_train():
         sample = self._replay.sample(agent.batch_size, timeout_seconds=10.0)
         self._learn(Batch(sample, agent.burn_in, self._mesh))
@@ -249,14 +354,8 @@ class _Run:
     ]
     for thread in threads:
       thread.start()
-    chores = _Chores(
-        self._config,
-        log=self._write_log,
-        save=self._save,
-        heartbeat=lambda: self._replay.check_alive(
-            timeout_seconds=_HEARTBEAT_SECONDS
-        ),
-    )
+    chores = self._chores()
+    chores.add_by_seconds(self._heartbeat, _HEARTBEAT_SECONDS)
     try:
       while not self._stop.wait(chores.seconds_to_next()):
         chores.do()
@@ -300,22 +399,45 @@ class _Run:
 
   # Questions and chores.
 
-  @property
-  def _steps(self) -> int:
-    return self._steps_before + self._ratio.env_steps
-
   def _replay_is_filled(self) -> bool:
     return self._replay.size() >= self._config.replay.min_sequences
 
   def _is_over(self) -> bool:
     run = self._config.run
-    return self._steps >= run.total_steps or (
+    return self._ratio.env_steps >= run.total_steps or (
         run.max_minutes > 0 and self._report.minutes() >= run.max_minutes
     )
 
-  def _write_log(self, **evaluation: float) -> None:
+  def _chores(self) -> Chores:
+    """Log and evaluation come before the save, which so contains them."""
+    run = self._config.run
+    updates = lambda: self._learner.num_updates
+    chores = Chores()
+    if run.log_updates:
+      chores.add_by_count(self._write_log, run.log_updates, updates)
+    else:
+      chores.add_by_seconds(self._write_log, run.log_seconds)
+    if run.eval_period_steps and run.eval_episodes:
+      chores.add_by_count(
+          self._evaluate_meanwhile,
+          run.eval_period_steps,
+          lambda: self._ratio.env_steps,
+      )
+    if run.checkpoint_updates:
+      chores.add_by_count(self._save, run.checkpoint_updates, updates)
+    else:
+      chores.add_by_seconds(self._save, 60 * run.checkpoint_minutes)
+    return chores
+
+  def _heartbeat(self) -> None:
+    """Calls of a dead server block without an error: so it is asked."""
+    self._replay.check_alive(timeout_seconds=_HEARTBEAT_SECONDS)
+    self._saver.raise_error()
+    self._evaluator.raise_error()
+
+  def _write_log(self) -> None:
     row = self._report.row(
-        steps=self._steps,
+        steps=self._ratio.env_steps,
         updates=self._learner.num_updates,
         replay_size=self._replay.size(),
         replay_ratio=self._ratio.measured(),
@@ -325,35 +447,67 @@ class _Run:
             **self._prefetcher.timer.seconds(),
             **self._learner.timer.seconds(),
         },
-        **evaluation,
     )
-    self._log.write(row)
-    if not evaluation:
-      self._show(progress_line(row, self._config))
+    try:
+      self._log.write(row)
+    except OSError as error:
+      self._say(f"cannot write the log: {first_line(error)}")
+    self._show(progress_line(row, self._config))
 
-  def _save(self) -> LearnerState:
-    state = self._learner.state()
-    self._checkpoints.save(
-        state, {"steps": self._steps, "minutes": self._report.minutes()}
-    )
-    return state
+  def _save(self) -> None:
+    """Saves; with threads beside them, skipping where the last one still runs."""
+    if self._saver.is_busy:
+      return
+    job = self._state.prepare_save()
+    if self._config.run.lockstep:
+      self._say_if_it_fails(job)
+    else:
+      self._saver.start(lambda: self._say_if_it_fails(job))
 
-  def _evaluate(self) -> Evaluation:
+  def _say_if_it_fails(self, job: Callable[[], object]) -> None:
+    """A full disk must not end a run: the next save may succeed."""
+    try:
+      job()
+    except CheckpointError as error:
+      self._say(f"warning: {error}")
+
+  def _evaluate_meanwhile(self) -> None:
+    if self._config.run.lockstep:
+      self._evaluate()
+    elif not self._evaluator.is_busy:
+      self._evaluator.start(self._evaluate)
+
+  def _evaluate(self) -> Evaluation | None:
+    """Evaluates the learner as it is now; None if the run stopped meanwhile."""
     run = self._config.run
-    self._say(f"evaluating {run.eval_episodes} whole games")
+    state, steps = self._learner.state(), self._ratio.env_steps
+    updates = int(state.num_updates)
+    training = not self._report.has_ended
+    self._say(f"update {updates}: evaluating {run.eval_episodes} whole games")
     evaluation = evaluate(
-        self._parameters.latest(),
+        jax.device_put(state.params),
         networks=self._networks,
         config=self._config,
         num_episodes=run.eval_episodes,
         seed=run.seed + _EVAL_SEED_OFFSET,
+        should_stop=lambda: training and self._stop.is_set(),
     )
-    write_evaluation(
-        self._run_dir, evaluation, num_updates=self._learner.num_updates
+    if len(evaluation.episodes) < run.eval_episodes:
+      return None
+    write_evaluation(self._run_dir, evaluation, num_updates=updates)
+    mean = float(evaluation.returns.mean())
+    self._report.add_evaluation(mean)
+    self._say_if_it_fails(
+        lambda: self._state.save_if_best(state, steps=steps, eval_return=mean)
     )
-    self._write_log(eval_return=float(evaluation.returns.mean()))
     self._say(f"evaluation: {summary(evaluation.returns)}")
     return evaluation
+
+  def _finish_background(self) -> None:
+    self._evaluator.join()
+    if self._saver.is_busy:
+      self._say("waiting for a save to finish")
+      self._saver.join()
 
   def _plot(self) -> None:
     path = self._run_dir / "learning_curve.png"
@@ -370,33 +524,3 @@ class _Run:
     self._stop.set()
     while self._closers:
       self._closers.pop()()
-
-
-class _Chores:
-  """What the watching thread does every so often: log, save, heartbeat."""
-
-  def __init__(
-      self,
-      config: Config,
-      *,
-      log: Callable[[], None],
-      save: Callable[[], object],
-      heartbeat: Callable[[], None] = lambda: None,
-  ):
-    self._chores = [
-        (config.run.log_seconds, log),
-        (60 * config.run.checkpoint_minutes, save),
-        (_HEARTBEAT_SECONDS, heartbeat),
-    ]
-    now = time.monotonic()
-    self._due = [now + period for period, _ in self._chores]
-
-  def seconds_to_next(self) -> float:
-    return max(0.0, min(self._due) - time.monotonic())
-
-  def do(self) -> None:
-    """Does what is due."""
-    for i, (period, chore) in enumerate(self._chores):
-      if time.monotonic() >= self._due[i]:
-        chore()
-        self._due[i] = time.monotonic() + period

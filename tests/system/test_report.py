@@ -1,6 +1,7 @@
 """The row of numbers that a run says of itself."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -21,14 +22,14 @@ def fixture_clock(monkeypatch):
   return Clock
 
 
-def make_report(clock, **kwargs):
+def make_report(clock):
   del clock  # must be in place before the report starts its own
   config = smoke()
   config = dataclasses.replace(
       config, run=dataclasses.replace(config.run, total_steps=1_000)
   )
   epsilon = np.array([0.4, 0.01], np.float32)
-  return config, RunReport(config, frame_skip=4, epsilon=epsilon, **kwargs)
+  return config, RunReport(config, frame_skip=4, epsilon=epsilon)
 
 
 def row(report, *, steps, updates, **legs):
@@ -57,7 +58,14 @@ def test_rates_and_shares_are_those_since_the_last_row(clock):
 
 
 def test_a_resumed_run_counts_on(clock):
-  _, report = make_report(clock, steps=500, updates=30, minutes=7.0)
+  _, before = make_report(clock)
+  clock.now += 7 * 60
+  before.count_episode(EpisodeReport(1, 3.0, 40, 10, False))
+  before.add_evaluation(5.0)
+  saved = json.loads(json.dumps(before.state_dict()))
+  clock.now += 1000  # stopped, or lost
+  _, report = make_report(clock)
+  report.load_state_dict(saved, steps=500, updates=30)
   clock.now += 10
   now = row(report, steps=600, updates=40)
   assert now["minutes"] == pytest.approx(7 + 1 / 6)

@@ -9,9 +9,8 @@ import pytest
 
 from experiments.configs.presets import smoke
 from r2d2_jax.config import Config, ConfigError
-from r2d2_jax.replay.checks import ReplayError
 from r2d2_jax.system import train as train_module
-from r2d2_jax.system.train import train
+from r2d2_jax.system.train import RunError, train
 
 
 def small(**run) -> Config:
@@ -58,8 +57,8 @@ def test_threads_train_keep_the_ratio_and_leave_everything_behind(tmp_path):
   assert len(result.evaluation.returns) == 4
   names = {p.name for p in (tmp_path / "run").iterdir()}
   assert names == {
-      "config.json", "log.csv", "checkpoints", "evaluation.csv",
-      "learning_curve.png",
+      "config.json", "log.csv", "checkpoints", "best", "evaluation.csv",
+      "learning_curve.png", ".lock",
   }  # fmt: skip
   with (tmp_path / "run" / "log.csv").open() as f:
     rows = list(csv.DictReader(f))
@@ -108,8 +107,10 @@ def test_an_exception_in_any_thread_ends_the_run_with_it(
       "prefetcher": (train_module.Prefetcher, "run"),
   }[part]
   monkeypatch.setattr(target, name, boom)
-  with pytest.raises(Boom, match=part):
+  with pytest.raises(RunError, match=f"Boom: {part}.*crash.txt") as caught:
     train(small(total_steps=10**9), run_dir=tmp_path / "run")
+  assert isinstance(caught.value.__cause__, Boom)
+  assert "in boom" in (tmp_path / "run" / "crash.txt").read_text()
 
 
 @pytest.mark.reverb
@@ -122,8 +123,8 @@ def test_reverb_run_and_a_server_that_dies(tmp_path, monkeypatch):
   monkeypatch.setattr(train_module, "_HEARTBEAT_SECONDS", 1.0)
   make_replay = train_module.make_replay
 
-  def make_mortal_replay(*args):
-    replay = make_replay(*args)
+  def make_mortal_replay(*args, **kwargs):
+    replay = make_replay(*args, **kwargs)
     learn = train_module.LearnerLoop.step
 
     def learn_then_die(loop, batch):
@@ -136,7 +137,7 @@ def test_reverb_run_and_a_server_that_dies(tmp_path, monkeypatch):
 
   monkeypatch.setattr(train_module, "make_replay", make_mortal_replay)
   with pytest.warns(UserWarning, match="every network interface"):
-    with pytest.raises(ReplayError, match="dead or out of reach"):
+    with pytest.raises(RunError, match="dead or out of reach"):
       train(config, run_dir=tmp_path / "run")
 
 

@@ -1,0 +1,54 @@
+"""Items as plain arrays and back, for those that wait to be inserted."""
+
+import numpy as np
+
+from r2d2_jax.replay.sequences import (
+    Block,
+    Item,
+    core_from_leaves,
+    core_leaves,
+    new_uid,
+)
+
+_ROWS = [f for f in Block._fields if f not in ("core_state", "uid")]
+
+
+def pack_items(items: list[Item]) -> dict[str, np.ndarray]:
+  """All rows of the items [items, blocks, R, ...] and their states."""
+  if not items:
+    return {}
+  packed = {
+      f"rows/{name}": np.stack(
+          [np.stack([getattr(b, name) for b in item.blocks]) for item in items]
+      )
+      for name in _ROWS
+  }
+  states = [core_leaves(item.core_state) for item in items]
+  packed |= {f"state/{i}": np.stack(x) for i, x in enumerate(zip(*states))}
+  return packed
+
+
+def unpack_items(packed: dict[str, np.ndarray]) -> list[Item]:
+  """The inverse of `pack_items`.
+
+  What items shared is there twice afterwards: it is about a handful of items.
+  """
+  if not packed:
+    return []
+  num_states = sum(name.startswith("state/") for name in packed)
+  num_items, num_blocks = packed["rows/valid_t"].shape[:2]
+  items = []
+  for i in range(num_items):
+    core_state = core_from_leaves(
+        [packed[f"state/{k}"][i] for k in range(num_states)]
+    )
+    blocks = tuple(
+        Block(
+            **{name: packed[f"rows/{name}"][i, j] for name in _ROWS},
+            core_state=core_state if j == 0 else None,
+            uid=new_uid(),
+        )
+        for j in range(num_blocks)
+    )
+    items.append(Item(blocks, core_state))
+  return items
