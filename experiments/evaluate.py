@@ -1,6 +1,9 @@
-"""Evaluates a run's newest checkpoint over whole games.
+"""Evaluates runs over whole games, from any of their checkpoints.
 
     python -m experiments.evaluate runs/Pong-laptop-... --episodes 30
+    python -m experiments.evaluate runs/atari57/* --checkpoint best
+
+docs/evaluation.md says what each number means.
 """
 
 import dataclasses
@@ -10,108 +13,126 @@ from typing import Annotated
 
 import tyro
 
-from r2d2_jax.config import ConfigError
+from experiments.command import is_users, run_command
 
 
-def evaluate_run(
-    run_dir: Annotated[pathlib.Path, tyro.conf.Positional],
+def evaluate_runs(
+    run_dirs: Annotated[tuple[pathlib.Path, ...], tyro.conf.Positional],
     /,
+    checkpoint: str = "latest",
     episodes: int = 30,
     epsilon: float = 0.001,
     lanes: int = 10,
     seed: int = 1_000_003,
 ) -> None:
-  """Plays whole games with a run's newest checkpoint; scores are raw.
+  """Plays whole games with a checkpoint of each run; scores are raw.
 
-  No-op starts and the frame cap are those of the run's settings. Atari scores are
-  also given in per cent of the human's, beside the published ones. The games are
-  appended to evaluation.csv in the run's directory.
+  No-op starts and the frame cap are those of the run's settings. The games of a
+  run are appended to evaluation.csv in its directory as soon as all of them have
+  ended. In the end the scores of all runs are shown beside the published ones;
+  runs of the same game are its seeds.
 
   Args:
-    run_dir: directory that training printed.
-    episodes: whole games to play.
+    run_dirs: directories of runs.
+    checkpoint: 'latest'; 'best', the one that scored highest in training's own
+      evaluations; or a number of updates.
+    episodes: whole games of each run.
     epsilon: chance of a random action at each step; 0 is greedy.
     lanes: environments that play side by side.
     seed: of the games and the random actions.
   """
   # pylint: disable=g-import-not-at-top
-  import jax
+  from rich.console import Console
 
-  from experiments.scores import (
-      game_of_task,
-      human_normalised,
-      published_scores,
-  )
-  from r2d2_jax.agent.learning import init_learner_state, make_optimizer
-  from r2d2_jax.agent.networks import make_networks
-  from r2d2_jax.config import validate
-  from r2d2_jax.envs.make import make_world
-  from r2d2_jax.system.checkpoints import Checkpoints
-  from r2d2_jax.system.evaluation import evaluate, write_evaluation
-  from r2d2_jax.system.report import summary
+  from experiments.score_tables import show
+  from experiments.standings import read_standings
+  from r2d2_jax.config import ConfigError
   from r2d2_jax.system.rundir import read_config
 
-  if episodes < 1 or lanes < 1:
+  if episodes < 1 or lanes < 1 or not 0 <= epsilon <= 1:
     raise ConfigError(
-        f"expected episodes and lanes of at least 1, got {episodes}, {lanes}"
+        "expected --episodes and --lanes of at least 1 and --epsilon between 0"
+        f" and 1, got {episodes}, {lanes} and {epsilon}"
     )
-  config = read_config(run_dir)
+  if not run_dirs:
+    raise ConfigError("expected at least one run directory, got none")
+  for run_dir in run_dirs:  # a slip is told now, not after hours of games
+    read_config(run_dir)
+  console = Console()
+  played = []
+  for number, run_dir in enumerate(run_dirs, 1):
+    print(f"run {number} of {len(run_dirs)}: {run_dir}", flush=True)
+    try:
+      _play(
+          run_dir,
+          console,
+          which=checkpoint,
+          episodes=episodes,
+          epsilon=epsilon,
+          lanes=lanes,
+          seed=seed,
+      )
+      played.append(run_dir)
+    except Exception as error:  # pylint: disable=broad-exception-caught
+      # One bad run of many should not cost the others their night.
+      if len(run_dirs) == 1 or not is_users(error):
+        raise
+      print(f"error: {run_dir}: {error}", file=sys.stderr, flush=True)
+  if played:
+    show(read_standings(played), console)
+  if len(played) < len(run_dirs):
+    raise ConfigError(
+        f"{len(run_dirs) - len(played)} of {len(run_dirs)} runs could not be"
+        " evaluated: see above"
+    )
+
+
+def _play(run_dir, console, *, which, episodes, epsilon, lanes, seed) -> None:
+  """Plays one run's games and writes them down."""
+  # pylint: disable=g-import-not-at-top
+  from r2d2_jax.system.display import progress_display
+  from r2d2_jax.system.evaluation import evaluate, write_evaluation
+  from r2d2_jax.system.report import summary
+  from r2d2_jax.system.saved import load_agent
+
+  agent = load_agent(run_dir, which=which)
   config = dataclasses.replace(
-      config,
+      agent.config,
       run=dataclasses.replace(
-          config.run, eval_epsilon=epsilon, eval_lanes=lanes
+          agent.config.run, eval_epsilon=epsilon, eval_lanes=lanes
       ),
   )
-  validate(config)
-  one_lane = dataclasses.replace(config.env, num_envs=1, batch_size=0)
-  world = make_world(one_lane, seed=seed)
-  spec = world.spec
-  world.close()
-  networks = make_networks(spec, config=config.network)
-  checkpoints = Checkpoints(run_dir)
-  restored = checkpoints.restore(
-      init_learner_state(
-          jax.random.key(0),
-          networks=networks,
-          optimizer=make_optimizer(config.agent),
-      )
+  print(
+      f"{config.env.task}: update {agent.num_updates}, step {agent.steps}",
+      flush=True,
   )
-  checkpoints.close()
-  if restored is None:
-    raise ConfigError(f"{run_dir} holds no checkpoint yet")
-  state, counters = restored
-  updates = int(state.num_updates)
-  print(f"{config.env.task}: update {updates}, step {counters['steps']}")
-  evaluation = evaluate(
-      state.params,
-      networks=networks,
-      config=config,
-      num_episodes=episodes,
-      seed=seed,
-  )
-  write_evaluation(run_dir, evaluation, num_updates=updates)
-  print(f"evaluation: {summary(evaluation.returns)}")
-  if game := game_of_task(config.env.task):
-    score = float(evaluation.returns.mean())
-    print(f"human-normalised: {human_normalised(game, score):.1f} %")
-    for name, value in published_scores()[game].items():
-      print(
-          f"  {name:15} {value:12.1f} {human_normalised(game, value):9.1f} %"
-      )
+  with progress_display(console) as show_line:
+
+    def show_progress(finished: int) -> None:
+      # In a file every game would be a line: there, every tenth of them.
+      if console.is_terminal or 10 * finished // episodes > (
+          10 * (finished - 1) // episodes
+      ):
+        show_line(f"{finished} of {episodes} games")
+
+    show_progress(0)
+    evaluation = evaluate(
+        agent.params,
+        networks=agent.networks,
+        config=config,
+        num_episodes=episodes,
+        seed=seed,
+        on_progress=show_progress,
+    )
+  write_evaluation(run_dir, evaluation, num_updates=agent.num_updates)
+  print(f"evaluation: {summary(evaluation.returns)}", flush=True)
 
 
 def main(arguments: list[str] | None = None) -> int:
   """Runs the command; returns the exit code."""
-  try:
-    tyro.cli(
-        evaluate_run, args=arguments, prog="python -m experiments.evaluate"
-    )
-  # ValueError, ImportError: what the world says of the run's settings;
-  # RuntimeError: a checkpoint that cannot be read.
-  except (ValueError, ImportError, RuntimeError) as error:
-    print(f"error: {error}", file=sys.stderr)
-    return 2
-  return 0
+  return run_command(
+      evaluate_runs, prog="python -m experiments.evaluate", arguments=arguments
+  )
 
 
 if __name__ == "__main__":

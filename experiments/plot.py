@@ -1,7 +1,7 @@
 """Draws learning curves of one or many runs: `python -m experiments.plot RUN...`.
 
 Runs that differ in nothing but their seed become one curve, the mean, with the
-range of the seeds around it:
+range of the seeds around it; each task has a panel:
 
     python -m experiments.plot runs/memory-* --out memory.png
 """
@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from r2d2_jax.config import ConfigError
+from experiments.command import run_command
 
 
 def plot(
@@ -26,29 +26,30 @@ def plot(
   """Draws learning curves of one or many runs into a PNG.
 
   Args:
-    run_dirs: directories that training printed.
+    run_dirs: directories of runs.
     out: the PNG to write.
     column: column of log.csv to draw: return_exploit (lanes that explore least),
-      return_mean, loss, replay_ratio, ...
+      return_mean, eval_return, loss, replay_ratio, ...
     x: column for the horizontal axis.
     title: text above the plot.
   """
-  from r2d2_jax.system.plots import plot_runs  # pylint: disable=g-import-not-at-top
+  # pylint: disable=g-import-not-at-top
+  from r2d2_jax.config import ConfigError
+  from r2d2_jax.system.plots import plot_runs
 
   if not run_dirs:
-    raise ValueError("expected at least one run directory, got none")
-  plot_runs(list(run_dirs), out, column=column, x=x, title=title)
+    raise ConfigError("expected at least one run directory, got none")
+  left_out = plot_runs(list(run_dirs), out, column=column, x=x, title=title)
+  for run_dir in left_out:
+    print(f"left out, nothing to draw yet: {run_dir}", file=sys.stderr)
   print(f"wrote {out}")
 
 
 def main(arguments: list[str] | None = None) -> int:
   """Runs the command; returns the exit code."""
-  try:
-    tyro.cli(plot, args=arguments, prog="python -m experiments.plot")
-  except (ConfigError, ValueError, OSError) as error:
-    print(f"error: {error}", file=sys.stderr)
-    return 2
-  return 0
+  return run_command(
+      plot, prog="python -m experiments.plot", arguments=arguments
+  )
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ def atari57_games() -> list[str]:
   return list(_ATARI57)
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
   """What is left of a name without case, underscores and version."""
   name = name.lower().removeprefix("ale/").removesuffix("-v5")
   return name.replace("_", "").replace(" ", "")
@@ -42,10 +42,10 @@ def resolve_task(name: str, known: Collection[str]) -> str:
   """
   if name in known:
     return name
-  by_plain = {_plain(task): task for task in known}
-  if _plain(name) in by_plain:
-    return by_plain[_plain(name)]
-  near = difflib.get_close_matches(_plain(name), [*by_plain, "recall"], n=3)
+  by_plain = {plain_name(task): task for task in known}
+  if plain_name(name) in by_plain:
+    return by_plain[plain_name(name)]
+  near = difflib.get_close_matches(plain_name(name), [*by_plain, "recall"], n=3)
   near = [by_plain.get(n, n) for n in near]
   hint = f"did you mean {', '.join(near)}?" if near else (
       "Atari games go by name (Pong, ms_pacman), other tasks by EnvPool's id "

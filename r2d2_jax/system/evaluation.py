@@ -12,8 +12,10 @@ from r2d2_jax.agent.networks import Networks
 from r2d2_jax.config import Config
 from r2d2_jax.envs.make import make_world
 from r2d2_jax.envs.world import EpisodeReport
-from r2d2_jax.system.runlog import RunLog
+from r2d2_jax.system.runlog import RunLog, read_log
 from r2d2_jax.types import Params
+
+_FILE = "evaluation.csv"
 
 
 class Evaluation(NamedTuple):
@@ -35,10 +37,11 @@ def evaluate(
     num_episodes: int,
     seed: int,
     should_stop: Callable[[], bool] = lambda: False,
+    on_progress: Callable[[int], None] = lambda finished: None,
 ) -> Evaluation:
   """Plays whole games with `run.eval_epsilon`, scored raw.
 
-  Every lane plays the same number of games, so that short games are not
+  Every lane has its share of the games beforehand, so that short games are not
   over-represented, and plays them to their end (game over or the frame cap).
   No-op starts are those of the task's settings; the loss of a life never ends a
   game here. Nothing of the training's state is touched.
@@ -47,16 +50,17 @@ def evaluate(
     params: of the network to be judged.
     networks: from `make_networks`.
     config: the run's settings; env and run.eval_* are read.
-    num_episodes: how many games; the lanes play a multiple of their number and
-      the last games of the last lanes are left out.
+    num_episodes: how many games; where the lanes do not divide them, the first
+      lanes play one more.
     seed: of the worlds and of the random actions.
     should_stop: asked at every step; True ends the evaluation early.
+    on_progress: told how many of the games have ended, when one has.
 
   Returns:
     The games; fewer than num_episodes only if stopped early.
   """
   lanes = min(config.run.eval_lanes, num_episodes)
-  games_per_lane = -(-num_episodes // lanes)
+  share = [len(range(lane, num_episodes, lanes)) for lane in range(lanes)]
   world = make_world(
       dataclasses.replace(
           config.env, num_envs=lanes, batch_size=0, life_loss="ignore"
@@ -69,28 +73,61 @@ def evaluate(
     epsilon = np.full(lanes, config.run.eval_epsilon, np.float32)
     played: list[list[EpisodeReport]] = [[] for _ in range(lanes)]
     world.reset()
-    while min(map(len, played)) < games_per_lane and not should_stop():
+    while sum(map(len, played)) < num_episodes and not should_stop():
       timestep = world.recv()
       state, output = actor(params, state, timestep, epsilon)
       world.send(np.asarray(output.a_t), timestep.env_id)
       for episode in world.pop_episodes():
-        played[episode.env_id].append(episode)
+        if len(played[episode.env_id]) < share[episode.env_id]:
+          played[episode.env_id].append(episode)
+          on_progress(sum(map(len, played)))
   finally:
     world.close()
-  episodes = [e for lane in played for e in lane[:games_per_lane]]
-  return Evaluation(episodes[:num_episodes])
+  return Evaluation([episode for lane in played for episode in lane])
 
 
 def write_evaluation(
     run_dir: pathlib.Path, evaluation: Evaluation, *, num_updates: int
 ) -> None:
   """Appends the games to the run's evaluation.csv, a row each."""
-  log = RunLog(run_dir / "evaluation.csv")
+  log = RunLog(run_dir / _FILE)
   for game, episode in enumerate(evaluation.episodes):
     log.write({
         "updates": num_updates,
         "game": game,
-        "return": episode.episode_return,
+        # As text, for all its digits: scores go into the millions.
+        "return": f"{episode.episode_return:.12g}",
         "frames": episode.episode_frames,
         "truncated": int(episode.truncated),
     })
+
+
+class PastEvaluation(NamedTuple):
+  """One evaluation, read back."""
+
+  num_updates: int  # of the parameters that played
+  returns: np.ndarray  # raw whole-game returns, float64 [episodes]
+
+
+def read_last_evaluation(run_dir: pathlib.Path) -> PastEvaluation | None:
+  """The evaluation that was written last; None if there was none yet.
+
+  Raises:
+    ValueError: evaluation.csv does not hold what `write_evaluation` writes.
+  """
+  path = run_dir / _FILE
+  log = read_log(path) if path.exists() else {}
+  if not log:
+    return None
+  if not {"updates", "game", "return"} <= set(log):
+    raise ValueError(
+        f"{path}: expected columns updates, game and return, got {list(log)}"
+    )
+  games = np.array(log["game"])
+  returns = np.array(log["return"])
+  # Each evaluation counts its games from 0.
+  (starts,) = np.nonzero(games == 0)
+  if not starts.size or np.isnan(returns[starts[-1] :]).any():
+    raise ValueError(f"{path}: damaged; mend or remove it, evaluate again")
+  last = starts[-1]
+  return PastEvaluation(int(log["updates"][last]), returns[last:])

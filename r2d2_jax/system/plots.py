@@ -1,15 +1,21 @@
 """Plots of runs, from their logs."""
 
+import csv
+import math
 import pathlib
+from typing import Any
 
 import numpy as np
 
-from r2d2_jax.config import to_dict
+from r2d2_jax.system.comparison import differing_settings, settings_of
 from r2d2_jax.system.rundir import read_config
 from r2d2_jax.system.runlog import read_log
 
 # matplotlib is imported where it is used: it takes a second. `Figure`, not
 # pyplot: no display may be assumed, and figures are freed by themselves.
+
+_NOTHING = (np.zeros(0), np.zeros(0))
+_CIRCLES = dict(marker="o", markersize=4, fillstyle="none", linestyle="none")
 
 
 def plot_learning_curve(
@@ -23,7 +29,8 @@ def plot_learning_curve(
     title: the task.
   """
   log = read_log(log_path)
-  figure, axes = _figure()
+  figure = _figure(7, 4.2)
+  axes = figure.subplots()
   frames = np.array(log.get("frames", [])) / 1e6
   for column, label, style in (
       ("return_mean", "training, all lanes", dict(color="tab:gray")),
@@ -44,7 +51,13 @@ def plot_learning_curve(
       axes.plot(frames[known], values[known], label=label, **style)
   if frames.size:
     title += f": {frames[-1]:.2f}M frames in {log['minutes'][-1]:.0f} minutes"
-  _finish(figure, axes, png_path, title=title, x_label="frames (millions)")
+  axes.set_xlabel("frames (millions)")
+  axes.set_ylabel("raw return")
+  axes.set_title(title)
+  axes.grid(alpha=0.3)
+  if axes.lines:
+    axes.legend(frameon=False)
+  figure.savefig(png_path, dpi=130)
 
 
 def plot_runs(
@@ -54,11 +67,13 @@ def plot_runs(
     column: str = "return_exploit",
     x: str = "frames",
     title: str = "",
-) -> None:
+) -> list[pathlib.Path]:
   """Draws many runs: the mean of each group of seeds, and its range.
 
-  Runs whose settings differ in nothing but section `run` (seed, directory) form
-  a group, named after the settings in which the groups differ (at most three).
+  Each task has a panel. In it, runs whose settings differ in nothing but section
+  `run` (seed, directory) form a group, named after the settings in which the
+  groups differ (at most three). Where a training return is drawn, the mean
+  returns of evaluations are added as circles, one for each run and evaluation.
 
   Args:
     run_dirs: directories of runs.
@@ -67,103 +82,175 @@ def plot_runs(
     x: column for the horizontal axis: frames, steps, updates or minutes.
     title: above the plot.
 
+  Returns:
+    The runs that were left out, for they have nothing to draw yet.
+
   Raises:
     ConfigError: a directory holds no run.
-    ValueError: a log lacks the column, or has no numbers in it.
+    ValueError: a log lacks the column, or no run has numbers in it.
   """
-  figure, axes = _figure()
-  for label, members in _group(run_dirs).items():
-    curves = [_curve(run_dir, x, column) for run_dir in members]
-    # All seeds on one grid, as far as the shortest of them goes.
-    end = min(curve_x[-1] for curve_x, _ in curves)
-    grid = np.linspace(max(cx[0] for cx, _ in curves), end, 200)
-    values = np.stack([np.interp(grid, cx, cy) for cx, cy in curves])
-    many = len(members) > 1
-    (line,) = axes.plot(
-        grid,
-        values.mean(axis=0),
-        label=f"{label}, {len(members)} seeds" if many else label,
+  settings = {d: settings_of(read_config(d)) for d in run_dirs}
+  curves, points = {}, {}
+  for run_dir in run_dirs:
+    log = _read_columns(run_dir / "log.csv", (x, column, "eval_return"))
+    curves[run_dir] = _curve(log, x, column, run_dir)
+    points[run_dir] = (
+        _curve(log, x, "eval_return", run_dir)
+        if column.startswith(("return_", "eval_")) and "eval_return" in log
+        else _NOTHING
     )
-    if many:
-      axes.fill_between(
-          grid,
-          values.min(axis=0),
-          values.max(axis=0),
-          color=line.get_color(),
-          alpha=0.2,
-          linewidth=0,
-      )
-  _finish(
-      figure,
-      axes,
-      png_path,
-      title=title,
-      x_label=x,
-      y_label=column.replace("_", " "),
+  drawn = [run_dir for run_dir in curves if len(curves[run_dir][0])]
+  if not drawn:
+    raise ValueError(f"no log has numbers in column {column!r} yet")
+  panels = _group({run_dir: settings[run_dir] for run_dir in drawn})
+  labels = sorted({label for groups in panels.values() for label in groups})
+  colors = dict(zip(labels, _colors(len(labels))))
+  figure, grid = _panels(len(panels))
+  for axes, (task, groups) in zip(grid.flat, panels.items()):
+    for label, members in groups.items():
+      _draw_group(axes, [curves[d] for d in members], color=colors[label])
+      for xs, ys in (points[d] for d in members if len(points[d][0])):
+        axes.plot(xs, ys, color=colors[label], **_CIRCLES)
+    axes.set_title(task, fontsize="medium")
+    axes.grid(alpha=0.3)
+    if x != "minutes":
+      axes.xaxis.set_major_formatter(_in_thousands)
+  for axes in grid[:, 0]:
+    axes.set_ylabel(column.replace("_", " "))
+  for i in range(grid.shape[1]):  # the lowest panel of each column
+    grid[(len(panels) - 1 - i) // grid.shape[1], i].set_xlabel(x)
+  _legend(
+      figure, colors, panels, circles=any(len(xs) for xs, _ in points.values())
   )
+  if title:
+    figure.suptitle(title)
+  figure.savefig(png_path, dpi=130)
+  return [run_dir for run_dir in curves if run_dir not in drawn]
 
 
 def _group(
-    run_dirs: list[pathlib.Path],
-) -> dict[str, list[pathlib.Path]]:
-  """Label -> directories; the label names what differs between the groups.
+    settings: dict[pathlib.Path, dict[str, Any]],
+) -> dict[str, dict[str, list[pathlib.Path]]]:
+  """Task -> label -> directories; the label names what differs between groups.
 
   Where that is too much to read, every run stands for itself, under its name.
   """
-  settings = {}
-  for run_dir in run_dirs:
-    config = to_dict(read_config(run_dir))
-    config.pop("run")
-    settings[run_dir] = {
-        f"{section}.{name}": value
-        for section, fields in config.items()
-        for name, value in fields.items()
-    }
-  first = next(iter(settings.values()))
-  differing = [
-      name
-      for name in first
-      if any(s[name] != first[name] for s in settings.values())
-  ]
-  if len(differing) > 3:
-    return {run_dir.name: [run_dir] for run_dir in run_dirs}
-  groups: dict[str, list[pathlib.Path]] = {}
+  tasks: dict[str, dict[pathlib.Path, dict[str, Any]]] = {}
   for run_dir, values in settings.items():
-    label = ", ".join(f"{n.split('.')[1]} {values[n]}" for n in differing)
-    groups.setdefault(label or values["env.task"], []).append(run_dir)
-  return groups
+    tasks.setdefault(values["env.task"], {})[run_dir] = values
+  panels = {}
+  for task, runs in tasks.items():
+    differing = differing_settings(list(runs.values()))
+    panels[task] = {}
+    for run_dir, values in runs.items():
+      if len(differing) > 3:
+        label = run_dir.name
+      else:
+        label = ", ".join(f"{n.split('.')[1]} {values[n]}" for n in differing)
+      panels[task].setdefault(label, []).append(run_dir)
+  return panels
+
+
+def _read_columns(
+    path: pathlib.Path, names: tuple[str, ...]
+) -> dict[str, np.ndarray]:
+  """Those of the columns that the log has; {} where there is no row yet.
+
+  `read_log` converts all columns; a log of some days has a million numbers.
+  """
+  if not path.exists():
+    return {}
+  with path.open(newline="") as f:
+    reader = csv.reader(f)
+    header = next(reader, [])
+    rows = [row for row in reader if len(row) == len(header)]
+  if not rows:
+    return {}
+  columns = {}
+  for name in set(names) & set(header):
+    i = header.index(name)
+    columns[name] = np.array([row[i] for row in rows], float)
+  return columns
 
 
 def _curve(
-    run_dir: pathlib.Path, x: str, column: str
+    log: dict[str, np.ndarray], x: str, column: str, run_dir: pathlib.Path
 ) -> tuple[np.ndarray, np.ndarray]:
-  log = read_log(run_dir / "log.csv")
+  """The rows in which both columns have a number; none of an empty log."""
+  if not log:
+    return _NOTHING
   for name in (x, column):
     if name not in log:
-      raise ValueError(
-          f"{run_dir}/log.csv: expected a column {name!r}, got {list(log)}"
-      )
-  xs, ys = np.array(log[x]), np.array(log[column])
-  known = ~(np.isnan(xs) | np.isnan(ys))
-  if not known.any():
-    raise ValueError(f"{run_dir}/log.csv: no numbers in column {column!r} yet")
-  return xs[known], ys[known]
+      raise ValueError(f"{run_dir}/log.csv: expected a column {name!r}, got none")
+  known = ~(np.isnan(log[x]) | np.isnan(log[column]))
+  return log[x][known], log[column][known]
 
 
-def _figure():
+def _draw_group(axes, curves, *, color) -> None:
+  """The mean of the curves, and their range around it."""
+  # All seeds on one grid, as far as the shortest of them goes.
+  end = min(xs[-1] for xs, _ in curves)
+  start = min(max(xs[0] for xs, _ in curves), end)
+  grid = np.linspace(start, end, 200)
+  values = np.stack([np.interp(grid, xs, ys) for xs, ys in curves])
+  axes.plot(grid, values.mean(axis=0), color=color)
+  if len(curves) > 1:
+    axes.fill_between(
+        grid, values.min(axis=0), values.max(axis=0),
+        color=color, alpha=0.2, linewidth=0,
+    )  # fmt: skip
+
+
+def _figure(width_inches: float, height_inches: float):
   from matplotlib.figure import Figure  # pylint: disable=g-import-not-at-top
 
-  figure = Figure(figsize=(7, 4.2), layout="constrained")
-  return figure, figure.subplots()
+  return Figure(figsize=(width_inches, height_inches), layout="constrained")
 
 
-def _finish(
-    figure, axes, png_path, *, title, x_label, y_label="raw return"
-) -> None:
-  axes.set_xlabel(x_label)
-  axes.set_ylabel(y_label)
-  axes.set_title(title)
-  axes.grid(alpha=0.3)
-  if axes.lines:
-    axes.legend(frameon=False)
-  figure.savefig(png_path, dpi=130)
+def _panels(number: int):
+  """A figure and its axes [rows, columns]; those beyond `number` are empty."""
+  columns = math.ceil(math.sqrt(number))
+  rows = math.ceil(number / columns)
+  figure = _figure(*((7, 4.2) if number == 1 else (3 * columns, 2.4 * rows)))
+  grid = figure.subplots(rows, columns, squeeze=False)
+  for unused in grid.flat[number:]:
+    unused.set_axis_off()
+  return figure, grid
+
+
+def _colors(number: int) -> list:
+  from matplotlib import colormaps  # pylint: disable=g-import-not-at-top
+
+  if number <= 10:
+    return [f"C{i}" for i in range(number)]
+  return list(colormaps["turbo"](np.linspace(0.05, 0.95, number)))
+
+
+def _legend(figure, colors: dict, panels: dict, *, circles: bool) -> None:
+  """Below the panels, once for all of them."""
+  from matplotlib.lines import Line2D  # pylint: disable=g-import-not-at-top
+
+  handles = []
+  for label, color in colors.items():
+    runs = {len(groups[label]) for groups in panels.values() if label in groups}
+    few, many = min(runs), max(runs)
+    count = f"{few} to {many} runs" if few < many else f"{many} run(s)"
+    text = f"{label}, {count}" if label else count
+    handles.append(Line2D([], [], color=color, label=text))
+  if circles:
+    handles.append(
+        Line2D([], [], color="gray", label="evaluation", **_CIRCLES)
+    )
+  figure.legend(
+      handles=handles, loc="outside lower center", frameon=False,
+      ncols=min(len(handles), 3), fontsize="small",
+  )  # fmt: skip
+
+
+def _in_thousands(x: float, position: int) -> str:
+  """2500000 -> '2.5M'."""
+  del position
+  for unit, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+    if abs(x) >= unit:
+      return f"{x / unit:g}{letter}"
+  return f"{x:g}"

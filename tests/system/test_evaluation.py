@@ -11,9 +11,15 @@ from r2d2_jax.agent.networks import make_networks
 from r2d2_jax.config import EnvConfig
 from r2d2_jax.envs.make import make_world
 from r2d2_jax.envs.recall import RecallWorld
+from r2d2_jax.envs.world import EpisodeReport
 from r2d2_jax.system import evaluation
 from r2d2_jax.system.acting import ActorLoop
-from r2d2_jax.system.evaluation import evaluate
+from r2d2_jax.system.evaluation import (
+    Evaluation,
+    evaluate,
+    read_last_evaluation,
+    write_evaluation,
+)
 from r2d2_jax.system.parameters import ParameterStore
 from r2d2_jax.types import AgentInputs
 from tests.agent.small import assert_trees_close, assert_trees_equal
@@ -80,7 +86,9 @@ def _true_returns(world, lane):
 
 def test_long_games_are_played_to_their_end(scripted):
   """Each lane plays as many: the short games crowd nothing out."""
-  played, _, world = scripted(6)
+  progress = []
+  played, _, world = scripted(6, on_progress=progress.append)
+  assert progress == [1, 2, 3, 4, 5, 6]
   assert [e.env_id for e in played.episodes] == [0, 0, 1, 1, 2, 2]
   assert [e.episode_steps for e in played.episodes] == [1, 2, 3, 3, 150, 150]
   assert [e.episode_frames for e in played.episodes] == [4, 8, 12, 12, 600, 600]
@@ -93,7 +101,8 @@ def test_long_games_are_played_to_their_end(scripted):
 
 def test_a_number_that_the_lanes_do_not_divide(scripted):
   played, _, _ = scripted(4)
-  assert [e.env_id for e in played.episodes] == [0, 0, 1, 1]
+  assert [e.env_id for e in played.episodes] == [0, 0, 1, 2]
+  assert [e.episode_steps for e in played.episodes] == [1, 2, 3, 150]
   played, config, _ = scripted(2)
   assert config.num_envs == 2
   assert [e.episode_steps for e in played.episodes] == [1, 3]
@@ -181,7 +190,7 @@ def test_training_never_notices_an_evaluation(recall):
       if evaluate_every and call % evaluate_every == 7:
         games.append(
             evaluate(
-                parameters.latest(), networks=networks, config=CONFIG,
+                parameters.latest().params, networks=networks, config=CONFIG,
                 num_episodes=3, seed=5,
             ).episodes
         )  # fmt: skip
@@ -193,6 +202,23 @@ def test_training_never_notices_an_evaluation(recall):
   assert_trees_equal(undisturbed, disturbed)
   # ... and no evaluation notices another, or what was trained meanwhile
   assert len(games) == 3 and games[0] == games[1] == games[2]
+
+
+def test_the_last_evaluation_is_read_back(tmp_path):
+  assert read_last_evaluation(tmp_path) is None
+  for updates, returns in ((10, [1.0, 2.0]), (20, [3.0]), (20, [1234567.5, -4.0])):
+    games = [EpisodeReport(0, r, 4, 1, False) for r in returns]
+    write_evaluation(tmp_path, Evaluation(games), num_updates=updates)
+  last = read_last_evaluation(tmp_path)
+  assert last.num_updates == 20
+  # ... and with all digits of a score in the millions.
+  np.testing.assert_array_equal(last.returns, [1234567.5, -4.0])
+
+
+def test_another_table_is_no_evaluation(tmp_path):
+  (tmp_path / "evaluation.csv").write_text("a,b\n1,2\n")
+  with pytest.raises(ValueError, match="expected columns updates, game"):
+    read_last_evaluation(tmp_path)
 
 
 @pytest.mark.envpool

@@ -1,0 +1,68 @@
+"""Scores of evaluated runs beside the published ones: reads, plays nothing.
+
+    python -m experiments.scoreboard runs/atari57/* --csv scores.csv --plots .
+
+docs/evaluation.md says what each number means.
+"""
+
+import pathlib
+import sys
+from typing import Annotated
+
+import tyro
+
+from experiments.command import run_command
+
+
+def scoreboard(
+    run_dirs: Annotated[tuple[pathlib.Path, ...], tyro.conf.Positional],
+    /,
+    csv: pathlib.Path | None = None,
+    plots: pathlib.Path | None = None,
+) -> None:
+  """Shows the last evaluation of each run beside the published scores.
+
+  Runs of the same game are its seeds.
+
+  Args:
+    run_dirs: directories of runs that were evaluated.
+    csv: file to write the scores to; the aggregates go beside it, to
+      ...-aggregates.csv.
+    plots: directory to draw performance_profile.png and games.png in.
+  """
+  # pylint: disable=g-import-not-at-top
+  from rich.console import Console
+
+  from experiments.score_plots import plot_games, plot_profile
+  from experiments.score_tables import show, write_csv
+  from experiments.standings import read_standings
+  from r2d2_jax.config import ConfigError
+
+  standings = read_standings(list(run_dirs))
+  games = standings.published
+  if plots and not games:
+    raise ConfigError("--plots: expected runs of the 57 games, got none")
+  show(standings, Console())
+  written = write_csv(standings, csv) if csv else []
+  if plots:
+    plots.mkdir(parents=True, exist_ok=True)
+    written += [plots / "performance_profile.png", plots / "games.png"]
+    plot_profile(
+        games,
+        written[-2],
+        with_interval=any(a.interval is not None for a in standings.aggregates),
+    )
+    plot_games(games, written[-1])
+  for path in written:
+    print(f"wrote {path}")
+
+
+def main(arguments: list[str] | None = None) -> int:
+  """Runs the command; returns the exit code."""
+  return run_command(
+      scoreboard, prog="python -m experiments.scoreboard", arguments=arguments
+  )
+
+
+if __name__ == "__main__":
+  sys.exit(main())
