@@ -101,12 +101,22 @@ class Sequence(NamedTuple):
   core_state: CoreState  # before the first row, once per item: [...]
 
 
+class Origin(NamedTuple):
+  """Where the rows of a batch come from, for health metrics (numpy, host)."""
+
+  env_id: Array  # int32 [B], the lane that an item comes from
+  num_updates: Array  # int32 [B, L], of the parameters that acted; 0 in padding
+  step: Array  # int64 [B, L], the run's environment steps then; 0 in padding
+  times_sampled: Array  # int32 [B], how often an item was drawn, this draw included
+
+
 class ReplaySample(NamedTuple):
   """A batch as replay hands it out."""
 
   sequence: Sequence  # [B, L, ...]
   probability: Array  # float64 [B], of being sampled, given the table at that time
   keys: Array  # uint64 [B]; stays on the host
+  origin: Origin | None = None  # stays on the host
 
 
 class LearnerState(NamedTuple):

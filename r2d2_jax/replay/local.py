@@ -17,7 +17,7 @@ from r2d2_jax.config import Config
 from r2d2_jax.replay.checks import ReplayError, check_priorities
 from r2d2_jax.replay.meta import read_meta, settings_of, unreadable, write_meta
 from r2d2_jax.replay.sequences import (
-    Block, Item, as_sequence, core_from_leaves, core_leaves, new_uid, row_specs)
+    Block, Item, as_sample, core_from_leaves, core_leaves, new_uid, row_specs)
 
 
 class SumTree:
@@ -99,6 +99,7 @@ class LocalReplay:
     # until item i + capacity takes it. Its key is i + 1.
     self._items = [None] * self._capacity
     self._tree = SumTree(self._capacity)
+    self._times_sampled = np.zeros(self._capacity, np.int32)
     self._num_inserted = 0
     self._num_draws = 0
     self._closed = False
@@ -124,6 +125,7 @@ class LocalReplay:
       for slot, item in zip(slots, items):
         self._items[slot] = item
       self._tree.set(slots, priorities ** self._exponent)
+      self._times_sampled[slots] = 0
       self._num_inserted += len(items)
       self._changed.notify_all()
 
@@ -161,10 +163,15 @@ class LocalReplay:
         slots = (uniform * self._size()).astype(np.int64)
         probability = np.full(batch_size, 1.0 / self._size())
       items = [self._items[slot] for slot in slots]
+      times_sampled = np.empty(batch_size, np.int32)
+      for i, slot in enumerate(slots):  # a batch may draw an item more than once
+        self._times_sampled[slot] += 1
+        times_sampled[i] = self._times_sampled[slot]
       # The newest number that lives in the slot.
       newest = self._num_inserted - 1
       keys = (newest - (newest - slots) % self._capacity + 1).astype(np.uint64)
-    return types.ReplaySample(self._stack(items), probability, keys)
+    return as_sample(*self._stack(items), probability=probability, keys=keys,
+                     times_sampled=times_sampled)
 
   def update_priorities(self, keys: np.ndarray, priorities: np.ndarray) -> None:
     """Sets new raw priorities; keys that are no longer held are dropped silently.
@@ -227,6 +234,7 @@ class LocalReplay:
       size = self._size()
       items = self._items[:size]
       weights = self._tree.get(np.arange(size))
+      times_sampled = self._times_sampled[:size].copy()
       counts = {"size": size, "num_inserted": self._num_inserted,
                 "num_draws": self._num_draws}
     blocks = {block.uid: block for item in items for block in item.blocks}
@@ -238,6 +246,7 @@ class LocalReplay:
       _write_stack(directory / f"{name}.npy", *shapes[name], arrays)
 
     write("weights", [weights])
+    write("times_sampled", [times_sampled])
     write("item_blocks", (
         [place[b.uid] for b in item.blocks] for item in items))
     for name in self._specs:
@@ -266,6 +275,7 @@ class LocalReplay:
           core_from_leaves([saved[f"core_state_{k}"][i].copy()
                             for k in range(len(self._leaf_specs))]))
     self._tree.set(np.arange(counts["size"]), saved["weights"])
+    self._times_sampled[:counts["size"]] = saved["times_sampled"]
     self._num_inserted = counts["num_inserted"]
     self._num_draws = counts["num_draws"]
 
@@ -275,6 +285,7 @@ class LocalReplay:
     blocks = (counts["num_blocks"], self._block_rows)
     return {
         "weights": ((size,), np.dtype(np.float64)),
+        "times_sampled": ((size,), np.dtype(np.int32)),
         "item_blocks": ((size, self._item_rows // self._block_rows),
                         np.dtype(np.int64)),
     } | {
@@ -293,7 +304,7 @@ class LocalReplay:
       raise ReplayError("the replay is closed")
 
   def _stack(self, items):
-    """Copies the blocks of the items into a batch."""
+    """The rows of the items [B, L, ...] and their core states [B, ...], copied."""
     rows = {}
     for name, (shape, dtype) in self._specs.items():
       out = np.empty((len(items), self._item_rows) + shape, dtype)
@@ -307,7 +318,7 @@ class LocalReplay:
     for i, item in enumerate(items):
       for leaf, value in zip(leaves, core_leaves(item.core_state)):
         leaf[i] = value
-    return as_sequence(rows, core_from_leaves(leaves))
+    return rows, core_from_leaves(leaves)
 
 
 def _write_stack(path, shape, dtype, arrays):

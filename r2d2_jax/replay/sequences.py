@@ -27,9 +27,6 @@ from r2d2_jax import types
 
 _UIDS = itertools.count()
 
-ROW_FIELDS = ("obs_t", "a_tm1", "r_t", "discount_t", "is_first_t", "a_t",
-              "valid_t")
-
 
 def new_uid() -> int:
   """A block's number: one count for the whole process.
@@ -50,6 +47,9 @@ class Block(NamedTuple):
   is_first_t: np.ndarray  # bool [R]
   a_t: np.ndarray  # int32 [R]
   valid_t: np.ndarray  # bool [R], False in padding
+  env_id: np.ndarray  # int32 [R]; 0 in padding
+  num_updates: np.ndarray  # int32 [R], of the parameters that acted; 0 in padding
+  step: np.ndarray  # int64 [R], environment steps of the run; 0 in padding
   q_t: np.ndarray  # float32 [R, A]; for initial priorities, not stored in replay
   core_state: Optional[types.CoreState]  # of one lane, before the first row; None
   #                                        where no item starts
@@ -84,6 +84,9 @@ def row_specs(
       "is_first_t": ((), np.bool_),
       "a_t": ((), np.int32),
       "valid_t": ((), np.bool_),
+      "env_id": ((), np.int32),
+      "num_updates": ((), np.int32),
+      "step": ((), np.int64),
   }
   return {k: (s, np.dtype(d)) for k, (s, d) in shape_dtype.items()}
 
@@ -99,15 +102,24 @@ def core_from_leaves(leaves) -> types.CoreState:
   return types.CoreState(frames=frames, lstm=tuple(lstm))
 
 
-def as_sequence(rows: dict[str, np.ndarray],
-                core_state: types.CoreState) -> types.Sequence:
-  """Puts stored fields [..., L, ...] in the form that the networks read."""
-  return types.Sequence(
-      inputs=types.AgentInputs(
-          obs_t=rows["obs_t"], a_tm1=rows["a_tm1"], r_t=rows["r_t"],
-          is_first_t=rows["is_first_t"]),
-      a_t=rows["a_t"], discount_t=rows["discount_t"], valid_t=rows["valid_t"],
-      core_state=core_state)
+def as_sample(rows: dict[str, np.ndarray], core_state: types.CoreState, *,
+              probability: np.ndarray, keys: np.ndarray,
+              times_sampled: np.ndarray) -> types.ReplaySample:
+  """Puts stored fields [B, L, ...] in the form that learner and metrics read."""
+  # Of an item's rows, some may be padding; the others are of one lane.
+  a_row = np.argmax(rows["valid_t"], axis=1)
+  return types.ReplaySample(
+      sequence=types.Sequence(
+          inputs=types.AgentInputs(
+              obs_t=rows["obs_t"], a_tm1=rows["a_tm1"], r_t=rows["r_t"],
+              is_first_t=rows["is_first_t"]),
+          a_t=rows["a_t"], discount_t=rows["discount_t"],
+          valid_t=rows["valid_t"], core_state=core_state),
+      probability=probability, keys=keys,
+      origin=types.Origin(
+          env_id=rows["env_id"][np.arange(len(a_row)), a_row],
+          num_updates=rows["num_updates"], step=rows["step"],
+          times_sampled=times_sampled))
 
 
 def stack_items(items: list[Item]) -> ItemRows:
@@ -132,19 +144,28 @@ class SequenceBuilder:
     trace_length: rows of the trained part.
     overlap: rows shared by the trained parts of neighbours, in
       [1, trace_length).
+    lane_ids: int32 [N], the `env_id` under which each lane's rows are stored; None
+      stores a lane's own number.
 
   Raises:
-    ValueError: lengths that leave transitions out or make no progress.
+    ValueError: lengths that leave transitions out or make no progress; lane_ids
+      of another number of lanes.
   """
 
   def __init__(self, num_envs: int, *, spec: types.EnvSpec,
                core_state: types.CoreState, burn_in: int, trace_length: int,
-               overlap: int):
+               overlap: int, lane_ids: Optional[np.ndarray] = None):
     if burn_in < 0 or not 1 <= overlap < trace_length:
       raise ValueError(
           "expected burn_in >= 0 and 1 <= overlap < trace_length (without an "
           "overlap the transition between two items is lost); got "
           f"burn_in={burn_in}, trace_length={trace_length}, overlap={overlap}")
+    self._lane_ids = np.asarray(
+        np.arange(num_envs) if lane_ids is None else lane_ids)
+    if self._lane_ids.shape != (num_envs,):
+      raise ValueError(
+          f"expected one of lane_ids for each of the {num_envs} lanes; got an "
+          f"array of shape {self._lane_ids.shape}")
     self._burn_in = burn_in
     self._period = trace_length - overlap
     self._item_rows = burn_in + trace_length
@@ -174,8 +195,8 @@ class SequenceBuilder:
          for name, (shape, dtype) in self._specs.items()},
         core_from_leaves([np.zeros_like(x[0]) for x in self._state]))
 
-  def add(self, timestep: types.Timestep,
-          output: types.ActorOutput) -> list[Item]:
+  def add(self, timestep: types.Timestep, output: types.ActorOutput, *,
+          num_updates: int = 0, step: int = 0) -> list[Item]:
     """Takes the rows that just happened, returns the items that they complete.
 
     A row that is last and first at once closes the old episode (as a row with its
@@ -187,6 +208,8 @@ class SequenceBuilder:
     Args:
       timestep: B rows, in any order of lanes, each lane at most once.
       output: what the actor made of these rows, in the same order.
+      num_updates: updates behind the parameters that acted, for `types.Origin`.
+      step: environment steps of the whole run so far, for `types.Origin`.
 
     Returns:
       Items of B lanes or fewer, each with the actor's state just before its first
@@ -207,6 +230,9 @@ class SequenceBuilder:
         "discount_t": np.asarray(timestep.discount_t),
         "a_t": np.asarray(output.a_t),
         "q_t": np.asarray(output.q_t),
+        "env_id": self._lane_ids[lanes],
+        "num_updates": np.full(lanes.size, num_updates),
+        "step": np.full(lanes.size, step),
     }
     items = []
     was_open = self._open[lanes]

@@ -44,7 +44,7 @@ from r2d2_jax.config import Config
 from r2d2_jax.replay.checks import ReplayError, check_priorities
 from r2d2_jax.replay.meta import read_meta, settings_of, unreadable, write_meta
 from r2d2_jax.replay.sequences import (
-    Block, Item, as_sequence, core_from_leaves, core_leaves, row_specs)
+    Block, Item, as_sample, core_from_leaves, core_leaves, row_specs)
 
 _TABLE = "items"
 _SAVED = "reverb"  # Reverb's files within a saved replay
@@ -93,8 +93,10 @@ class _Layout:
         "core": (self._core.itemsize,),
     }
 
-  def decode(self, items: list[dict[str, np.ndarray]]) -> types.Sequence:
-    """From the columns of B items."""
+  def decode(
+      self, items: list[dict[str, np.ndarray]]
+  ) -> tuple[dict[str, np.ndarray], types.CoreState]:
+    """Rows [B, L, ...] and core states [B, ...] from the columns of B items."""
     num_rows = self.item_blocks * self._block_rows
     rows = _empty_fields((len(items), num_rows), self._row)
     core = _empty_fields((len(items),), self._core)
@@ -104,7 +106,7 @@ class _Layout:
           (core, np.ndarray((), self._core, item["core"]))):
         for name, array in fields.items():
           array[i] = packed[name]
-    return as_sequence(rows, core_from_leaves(core.values()))
+    return rows, core_from_leaves(core.values())
 
 
 def _to_bytes(records: np.ndarray) -> np.ndarray:
@@ -225,6 +227,7 @@ class _Reader:
       items = []
       probability = np.empty(self.batch_size, np.float64)
       keys = np.empty(self.batch_size, np.uint64)
+      times_sampled = np.empty(self.batch_size, np.int32)
       for i in range(self.batch_size):
         element = next(elements, None)
         if element is None:
@@ -232,7 +235,9 @@ class _Reader:
         items.append(element.data)
         probability[i] = element.info.probability
         keys[i] = element.info.key
-      yield types.ReplaySample(self._layout.decode(items), probability, keys)
+        times_sampled[i] = element.info.times_sampled
+      yield as_sample(*self._layout.decode(items), probability=probability,
+                      keys=keys, times_sampled=times_sampled)
 
   def _elements(self):
     while not self._stopped.is_set():
@@ -426,7 +431,7 @@ class ReverbReplay:
       self._wait(lambda seconds: futures.wait([path], seconds).done)
       if error := path.exception():
         self.check_alive(_CALL_SECONDS)
-        _make_empty(self._scratch)  # if the disk is full, what is there is in the way
+        _make_empty(self._scratch)  # it may be what fills the disk
         raise ReplayError(
             f"Reverb could not write its checkpoint to {self._scratch}: {error}. "
             "Is the disk full?") from error

@@ -9,6 +9,8 @@ from r2d2_jax.replay.sequences import Item, SequenceBuilder
 from tests.stamped import StampedWorld
 
 NUM_ACTIONS = 4
+SEQUENCE_FIELDS = ("obs_t", "a_tm1", "r_t", "discount_t", "is_first_t", "a_t",
+                   "valid_t")
 
 
 class Lengths(NamedTuple):
@@ -30,6 +32,8 @@ class Tape(NamedTuple):
   items: list[list[Item]]  # per lane, as they came
   # (lane, episode, step) -> the frames that the actor saw in that row
   stacks: dict[tuple[int, int, int], np.ndarray]
+  # (lane, episode, step) -> what was said of that row: (num_updates, step)
+  origins: dict[tuple[int, int, int], tuple[int, int]]
 
 
 class StampingActor:
@@ -70,29 +74,34 @@ class StampingActor:
     return output, stack
 
 
-def make_builder(world, actor, lengths: Lengths) -> SequenceBuilder:
+def make_builder(
+    world, actor, lengths: Lengths, **kwargs) -> SequenceBuilder:
   return SequenceBuilder(
       world.num_envs, spec=world.spec, core_state=actor.example(),
-      **lengths._asdict())
+      **lengths._asdict(), **kwargs)
 
 
-def play(world: StampedWorld, lengths: Lengths, num_steps: int) -> Tape:
+def play(world: StampedWorld, lengths: Lengths, num_steps: int,
+         **kwargs) -> Tape:
   """Plays `num_steps` calls of recv."""
   actor = StampingActor(world)
-  builder = make_builder(world, actor, lengths)
+  builder = make_builder(world, actor, lengths, **kwargs)
   items = [[] for _ in range(world.num_envs)]
-  stacks = {}
+  stacks, origins = {}, {}
   world.reset()
-  for _ in range(num_steps):
+  for call in range(num_steps):
     timestep = world.recv()
     output, stack = actor.step(timestep)
-    for item in builder.add(timestep, output):
+    origin = 1 + call // 10, 2**40 + call
+    for item in builder.add(
+        timestep, output, num_updates=origin[0], step=origin[1]):
       items[lane_of(item)].append(item)
     for lane, frames in zip(timestep.env_id, stack):
       row = world.rows[lane][-1]
       stacks[lane, row.episode, row.step] = frames
+      origins[lane, row.episode, row.step] = origin
     world.send(output.a_t, timestep.env_id)
-  return Tape(world, items, stacks)
+  return Tape(world, items, stacks, origins)
 
 
 def column(item: Item, name: str) -> np.ndarray:

@@ -8,8 +8,7 @@ import pytest
 from r2d2_jax.replay import local
 from r2d2_jax.replay.checks import ReplayError
 from r2d2_jax.replay.local import LocalReplay, SumTree
-from r2d2_jax.replay.sequences import ROW_FIELDS
-from tests.replay.tape import StampingActor
+from tests.replay.tape import SEQUENCE_FIELDS, StampingActor
 from tests.replay.test_replay import (  # pylint: disable=unused-import
     LENGTHS, assert_same_rows, _items, make_config, make_world, stamp, stamps)
 
@@ -46,6 +45,8 @@ def test_a_restored_replay_goes_on_with_the_same_samples(
     one, two = outcome
     np.testing.assert_array_equal(one.keys, two.keys)
     np.testing.assert_array_equal(one.probability, two.probability)
+    np.testing.assert_array_equal(
+        one.origin.times_sampled, two.origin.times_sampled)
     by_stamp = {stamp(item): item for item in items}
     assert stamps(one) == stamps(two)
     for i, s in enumerate(stamps(two)):
@@ -72,7 +73,7 @@ def test_restored_blocks_are_freed_one_by_one(items, tmp_path):
   replay.save(tmp_path)
   restored = make_local(capacity=20, restore_from=tmp_path)
   block = restored._items[0].blocks[0]  # pylint: disable=protected-access
-  assert all(getattr(block, name).base is None for name in ROW_FIELDS)
+  assert all(getattr(block, name).base is None for name in SEQUENCE_FIELDS)
 
 
 def test_the_seed_decides_the_samples(items):
@@ -120,6 +121,15 @@ def test_a_damaged_file_is_named(items, tmp_path, damage, message):
   damage(tmp_path / "obs_t.npy")
   with pytest.raises(ReplayError, match=f"obs_t.npy: [^\n]*{message}"):
     make_local(restore_from=tmp_path)
+
+
+def test_draws_are_counted_one_by_one(items):
+  replay = make_local(capacity=2)
+  replay.insert(items[:2], np.array([1.0, 0.0]))
+  assert replay.sample(3, 1.0).origin.times_sampled.tolist() == [1, 2, 3]
+  assert replay.sample(2, 1.0).origin.times_sampled.tolist() == [4, 5]
+  replay.insert(items[2:4], np.array([1.0, 0.0]))
+  assert replay.sample(2, 1.0).origin.times_sampled.tolist() == [1, 2]
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 8, 13])

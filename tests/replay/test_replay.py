@@ -10,9 +10,8 @@ import pytest
 from r2d2_jax.config import AgentConfig, Config, EnvConfig, ReplayConfig
 from r2d2_jax.replay.checks import ReplayError
 from r2d2_jax.replay.local import LocalReplay
-from r2d2_jax.replay.sequences import ROW_FIELDS
 from tests.replay.tape import (
-    NUM_ACTIONS, Lengths, StampingActor, column, play)
+    NUM_ACTIONS, SEQUENCE_FIELDS, Lengths, StampingActor, column, lane_of, play)
 from tests.stamped import StampedWorld
 
 LENGTHS = Lengths(4, 8, 4)
@@ -97,7 +96,7 @@ def chi_square(observed, probability):
 
 def assert_same_rows(sequence, index, item):
   inputs = sequence.inputs
-  for name in ROW_FIELDS:
+  for name in SEQUENCE_FIELDS:
     got = getattr(inputs if name in inputs._fields else sequence, name)[index]
     want = column(item, name)
     assert got.dtype == want.dtype, name
@@ -128,6 +127,35 @@ def test_items_come_back_bit_for_bit(make, items):
     if not missing:
       break
   assert not missing
+
+
+def test_samples_know_where_they_come_from(make, items):
+  replay = make()
+  replay.insert(items, np.ones(len(items)))
+  by_stamp = {stamp(item): item for item in items}
+  for batch in sample_many(replay, 10):
+    origin = batch.origin
+    assert [x.dtype for x in origin] == [np.int32, np.int32, np.int64, np.int32]
+    for i, s in enumerate(stamps(batch)):
+      assert origin.env_id[i] == lane_of(by_stamp[s])
+      for name in ("num_updates", "step"):
+        np.testing.assert_array_equal(
+            getattr(origin, name)[i], column(by_stamp[s], name))
+  assert {lane_of(item) for item in items} == {0, 1}
+
+
+def test_draws_of_an_item_are_counted_with_this_one(make, items):
+  replay = make(capacity=4)
+  for k in range(2):  # those of an item that left don't count
+    replay.insert(items[4 * k:4 * k + 4], np.ones(4))
+    batches = sample_many(replay, 3, batch_size=5)
+    seen = {}
+    for batch in batches:
+      for s, times in zip(stamps(batch), batch.origin.times_sampled):
+        seen.setdefault(s, []).append(times)
+    for times in seen.values():  # what was prefetched counts, and is in any order
+      assert len(set(times)) == len(times)
+      assert 1 <= min(times) and max(times) <= 5 * (3 + PREFETCHED_BATCHES)
 
 
 def test_items_of_lanes_at_different_paces_come_back_bit_for_bit(make, items):

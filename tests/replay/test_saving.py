@@ -73,6 +73,19 @@ def test_keys_survive(make, items, saved):
   assert {k for b in sample_many(restored, 5) for k in b.keys} <= set(keys)
 
 
+def test_draws_before_the_save_still_count(make, items, saved):
+  replay = make()
+  replay.insert(items[:2], np.ones(2))
+  least = {}
+  for batch in sample_many(replay, 5):
+    least |= dict(zip(batch.keys, batch.origin.times_sampled))
+  replay.save(saved)
+  batch = make(restore_from=saved).sample(32, WAIT_SECONDS)
+  assert len(least) == 2 and set(batch.keys) <= set(least)
+  for key, times in zip(batch.keys, batch.origin.times_sampled):
+    assert times > least[key]
+
+
 def test_the_oldest_still_leave_first_and_counts_go_on(make, items, saved):
   replay = make(capacity=8)
   replay.insert(items[:11], np.ones(11))

@@ -51,7 +51,7 @@ def _rows(item):
 
 
 def test_items_are_those_of_brute_force(tape):
-  (world, items, _), lengths = tape
+  (world, items, *_), lengths = tape
   for lane, mine in enumerate(items):
     theirs = list(expected_items(world, lane, lengths))
     assert len(mine) == len(theirs) > 0
@@ -82,7 +82,7 @@ def test_items_are_those_of_brute_force(tape):
 
 
 def test_stored_state_is_the_one_just_before_the_first_row(tape):  # mistake 8
-  (_, items, _), _ = tape
+  (_, items, *_), _ = tape
   starts_inside = 0
   for lane, mine in enumerate(items):
     for item in mine:
@@ -98,8 +98,38 @@ def test_stored_state_is_the_one_just_before_the_first_row(tape):  # mistake 8
   assert starts_inside > 3
 
 
+def test_each_row_knows_where_it_comes_from(tape):
+  (_, items, _, origins), _ = tape
+  for lane, mine in enumerate(items):
+    for item in mine:
+      valid = column(item, "valid_t")
+      got = {n: column(item, n) for n in ("env_id", "num_updates", "step")}
+      assert [x.dtype for x in got.values()] == [np.int32, np.int32, np.int64]
+      assert not any(x[~valid].any() for x in got.values())
+      assert (got["env_id"][valid] == lane).all()
+      assert [(n, s) for n, s in zip(got["num_updates"][valid],
+                                     got["step"][valid])] == [
+          origins[lane, episode, step] for episode, step in _rows(item)]
+
+
+def test_a_lane_is_stored_under_the_id_it_was_given():
+  world = _world()
+  ids = np.array([7, 0, 300, 2])
+  tape = play(world, LENGTHS[0], 60, lane_ids=ids)
+  for lane, mine in enumerate(tape.items):
+    for item in mine:
+      env_id = column(item, "env_id")[column(item, "valid_t")]
+      assert (env_id == ids[lane]).all() and mine
+
+
+def test_lane_ids_of_other_lanes_are_refused():
+  world = _world()
+  with pytest.raises(ValueError, match="each of the 4 lanes; .* shape [(]3,"):
+    make_builder(world, StampingActor(world), LENGTHS[0], lane_ids=np.arange(3))
+
+
 def test_rewards_arrive_one_row_after_their_action(tape):  # mistake 3
-  (_, items, _), _ = tape
+  (_, items, *_), _ = tape
   for item in itertools.chain(*items):
     valid = column(item, "valid_t")
     a_t, a_tm1, r_t = (column(item, n)[valid] for n in ("a_t", "a_tm1", "r_t"))
@@ -109,7 +139,7 @@ def test_rewards_arrive_one_row_after_their_action(tape):  # mistake 3
 
 
 def test_rows_are_consecutive_within_one_episode(tape):  # mistakes 13 and 16
-  (_, items, _), _ = tape
+  (_, items, *_), _ = tape
   for item in itertools.chain(*items):
     rows = _rows(item)
     assert rows == [(rows[0][0], rows[0][1] + i) for i in range(len(rows))]
@@ -121,7 +151,7 @@ def test_rows_are_consecutive_within_one_episode(tape):  # mistakes 13 and 16
 
 
 def test_each_transition_is_trained_and_no_item_is_idle(tape):  # mistake 14
-  (world, items, _), lengths = tape
+  (world, items, *_), lengths = tape
   for lane, mine in enumerate(items):
     trained = []
     for item in mine:
@@ -140,7 +170,7 @@ def test_each_transition_is_trained_and_no_item_is_idle(tape):  # mistake 14
 def test_short_episodes_give_one_item():  # mistake 15
   lengths = Lengths(4, 8, 4)
   world = StampedWorld([[1], [2], [3], [4], [5], [7]], num_actions=NUM_ACTIONS)
-  _, items, _ = play(world, lengths, 8)
+  _, items, *_ = play(world, lengths, 8)
   for steps, mine in zip([1, 2, 3, 4, 5, 7], items):
     assert column(mine[0], "valid_t").tolist() == (
         [False] * 4 + [True] * (steps + 1) + [False] * (7 - steps))
@@ -174,7 +204,7 @@ def test_stacks_rebuilt_from_items_are_those_acted_on():  # mistake 17
 def test_golden_items_of_one_episode():
   # 7 rows, burn-in 2, trace 4, overlap 2: items at rows -2, 0 and 2.
   world = StampedWorld([[6]], num_actions=NUM_ACTIONS)
-  _, [items], _ = play(world, Lengths(2, 4, 2), 7)
+  _, [items], *_ = play(world, Lengths(2, 4, 2), 7)
   step = [column(i, "q_t")[:, 2].tolist() for i in items]
   valid = [column(i, "valid_t").astype(int).tolist() for i in items]
   assert step == [[0, 0, 0, 1, 2, 3], [0, 1, 2, 3, 4, 5], [2, 3, 4, 5, 6, 0]]
@@ -200,7 +230,7 @@ def test_items_come_as_soon_as_their_last_row_is_known():
 
 def test_neighbours_share_blocks_and_uids_increase():
   world = StampedWorld([[40]], num_actions=NUM_ACTIONS)
-  _, [items], _ = play(world, Lengths(4, 8, 4), 41)
+  _, [items], *_ = play(world, Lengths(4, 8, 4), 41)
   for left, right in zip(items, items[1:]):
     assert left.blocks[1] is right.blocks[0]
     assert left.blocks[2] is right.blocks[1]
@@ -210,7 +240,7 @@ def test_neighbours_share_blocks_and_uids_increase():
 
 def test_blocks_are_not_views_of_what_is_written_next():
   world = StampedWorld([[200]], num_actions=NUM_ACTIONS)
-  _, [items], _ = play(world, Lengths(4, 8, 4), 150)
+  _, [items], *_ = play(world, Lengths(4, 8, 4), 150)
   assert _rows(items[0]) == [(0, s) for s in range(8)]
   assert items[1].core_state.lstm[0].tolist() == [0, 0, 0]
   assert items[2].core_state.lstm[0].tolist() == [0, 0, 4]
@@ -275,7 +305,7 @@ def test_state_of_other_lanes_is_refused():
 
 def test_stack_items():
   world = StampedWorld([[6]], num_actions=NUM_ACTIONS)
-  _, [items], _ = play(world, Lengths(2, 4, 2), 7)
+  _, [items], *_ = play(world, Lengths(2, 4, 2), 7)
   rows = stack_items(items)
   assert rows.q_t.shape == (3, 6, 4)
   for name, value in rows._asdict().items():
