@@ -173,7 +173,7 @@ def record(
   painter = Painter(
       title=config.env.task,
       subtitle=f"{agent.num_updates} updates, epsilon {epsilon:g}",
-      unit=_unit(config.agent),
+      unit=value_unit(config.agent),
       action_names=action_names(config.env.task, agent.spec.num_actions),
   )
   pictures = 0
@@ -206,7 +206,8 @@ def record(
   )
 
 
-def _unit(config: AgentConfig) -> str:
+def value_unit(config: AgentConfig) -> str:
+  """What `Moment.q` is, in words for the picture."""
   reward = "clipped reward" if config.reward_clip else "reward"
   if config.value_rescaling:
     return f"Q = h^-1(network's output), unit: {reward}"
