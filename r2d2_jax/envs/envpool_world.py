@@ -1,5 +1,7 @@
 """EnvPool's environments as a `World`. The only importer of envpool."""
 
+from typing import Any
+
 import envpool
 import numpy as np
 
@@ -40,6 +42,32 @@ def task_spec(task: str, **options):
     ) from error
 
 
+def task_interface(
+    task: str, config: EnvConfig
+) -> tuple[dict[str, Any], families.Interface]:
+  """EnvPool's options for a task, and the task as the agent meets it with them.
+
+  No lane is started: milliseconds.
+
+  Args:
+    task: EnvPool's id, from `find_task`.
+    config: options.
+
+  Raises:
+    ValueError: the task does not suit this agent, or an option the task.
+    ImportError: a library that the task needs is not installed.
+  """
+  defaults = task_spec(task).config
+  options = families.family_options(task, defaults, config)
+  spaces = task_spec(task, **options)
+  return options, families.family_interface(
+      task,
+      spaces.observation_space,
+      spaces.action_space,
+      families.frame_skip(defaults, config),
+  )
+
+
 class EnvPoolWorld:
   """Lanes of one EnvPool task, stepped by EnvPool's threads.
 
@@ -69,15 +97,7 @@ class EnvPoolWorld:
       ValueError: the task does not suit this agent, or an option the task.
       ImportError: a library that the task needs is not installed.
     """
-    defaults = task_spec(task).config
-    options = families.family_options(task, defaults, config)
-    spaces = task_spec(task, **options)
-    interface = families.family_interface(
-        task,
-        spaces.observation_space,
-        spaces.action_space,
-        families.frame_skip(defaults, config),
-    )
+    options, interface = task_interface(task, config)
     self.spec = interface.spec
     self.num_envs = config.num_envs
     self.batch_size = config.batch_size or config.num_envs

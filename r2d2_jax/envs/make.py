@@ -4,6 +4,7 @@ from r2d2_jax.config import EnvConfig
 from r2d2_jax.envs.flicker import FlickerWorld
 from r2d2_jax.envs.recall import RecallWorld
 from r2d2_jax.envs.world import World
+from r2d2_jax.types import EnvSpec
 
 
 def make_world(config: EnvConfig, *, seed: int) -> World:
@@ -39,6 +40,27 @@ def make_world(config: EnvConfig, *, seed: int) -> World:
   if config.flicker_probability:
     world = FlickerWorld(world, config.flicker_probability, seed=seed)
   return world
+
+
+def world_spec(config: EnvConfig) -> EnvSpec:
+  """`make_world(config).spec` without a world: no lane is started.
+
+  Milliseconds, once EnvPool is imported; a built-in task does without it.
+
+  Args:
+    config: task and options; lanes do not matter.
+
+  Raises:
+    ValueError, ImportError: as `make_world` raises them for a task.
+  """
+  if config.task.lower() == "recall":
+    # A few numpy arrays; blanking (flicker) changes no shape.
+    return RecallWorld(1, seed=0).spec
+  # pylint: disable=import-outside-toplevel
+  from r2d2_jax.envs import envpool_world
+
+  task = envpool_world.find_task(config.task)
+  return envpool_world.task_interface(task, config)[1].spec
 
 
 def _make_envpool_world(config: EnvConfig, seed: int) -> World:
