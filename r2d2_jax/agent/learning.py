@@ -72,10 +72,9 @@ def learner_step(
     axis_name: mesh axis over which the batch is split; None for one device.
 
   Returns:
-    The state after the update, and what is known from before it, with its
-    parameters: priorities [B], before the exponent; td_abs_by_row [T-1], mean
-    |td| over those items whose transition counts, 0 where none does; metrics,
-    float32 []:
+    The state after the update, and what the parameters before it say of the
+    batch: priorities [B], before the exponent; td_abs_by_row [T-1], mean |td|
+    over the items whose transition there counts, 0 where none does; metrics:
       loss;
       grad_norm: before the clip;
       update_norm: of the step that the optimiser makes of it;
@@ -202,7 +201,12 @@ def make_learner(
           functools.partial(step, axis_name=BATCH_AXIS),
           mesh=mesh,
           in_specs=(whole, split),
-          out_specs=(whole, LearnerOutput(split, whole, whole)),
+          out_specs=(
+              whole,
+              LearnerOutput(
+                  priorities=split, metrics=whole, td_abs_by_row=whole
+              ),
+          ),
           check_vma=False,
       ),
       in_shardings=learner_shardings(mesh),
