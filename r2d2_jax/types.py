@@ -117,6 +117,9 @@ class ReplaySample(NamedTuple):
   probability: Array  # float64 [B], of being sampled, given the table at that time
   keys: Array  # uint64 [B]; stays on the host
   origin: Origin | None = None  # stays on the host
+  row_lstm: Any = None  # with replay.row_states: the actor's LSTM state before each
+  #                       row, like core_state.lstm with leading [B, L]; zeros where
+  #                       is_first_t and in padding; stays on the host
 
 
 class LearnerState(NamedTuple):

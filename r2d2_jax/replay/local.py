@@ -90,7 +90,8 @@ class LocalReplay:
     self._exponent = config.replay.priority_exponent
     self._item_rows = config.item_rows
     self._block_rows = config.block_rows
-    self._specs = row_specs(spec)
+    self._item_blocks = config.item_rows // config.block_rows
+    self._specs = row_specs(spec, core_state, config.replay.row_states)
     self._leaf_specs = [(x.shape[1:], x.dtype) for x in core_leaves(core_state)]
     self._settings = settings_of("local", config, self._specs, core_state)
     self._seed = seed
@@ -286,8 +287,7 @@ class LocalReplay:
     return {
         "weights": ((size,), np.dtype(np.float64)),
         "times_sampled": ((size,), np.dtype(np.int32)),
-        "item_blocks": ((size, self._item_rows // self._block_rows),
-                        np.dtype(np.int64)),
+        "item_blocks": ((size, self._item_blocks), np.dtype(np.int64)),
     } | {
         name: (blocks + shape, dtype)
         for name, (shape, dtype) in self._specs.items()
@@ -308,7 +308,8 @@ class LocalReplay:
     rows = {}
     for name, (shape, dtype) in self._specs.items():
       out = np.empty((len(items), self._item_rows) + shape, dtype)
-      blocked = out.reshape((len(items), -1, self._block_rows) + shape)
+      blocked = out.reshape(
+          (len(items), self._item_blocks, self._block_rows) + shape)
       for i, item in enumerate(items):
         for j, block in enumerate(item.blocks):
           blocked[i, j] = getattr(block, name)

@@ -54,6 +54,9 @@ class Block(NamedTuple):
   core_state: Optional[types.CoreState]  # of one lane, before the first row; None
   #                                        where no item starts
   uid: int  # unique in this process, increasing
+  row_lstm: np.ndarray = np.zeros(0, np.float32)  # [R, units of all leaves]: the
+  #   actor's LSTM state before each row, zeros where is_first_t and in padding; of
+  #   size 0 where only `core_state` is kept
 
 
 class Item(NamedTuple):
@@ -74,8 +77,15 @@ class ItemRows(NamedTuple):
 
 
 def row_specs(
-    spec: types.EnvSpec) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-  """Shape and dtype of one row's fields, as replay stores them."""
+    spec: types.EnvSpec, core_state: types.CoreState, row_states: bool
+) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+  """Shape and dtype of one row's fields, as replay stores them.
+
+  Args:
+    spec: what the world says of itself.
+    core_state: an example, with one leading dimension.
+    row_states: whether each row keeps its LSTM state.
+  """
   shape_dtype = {
       "obs_t": (tuple(spec.obs_shape), spec.obs_dtype),
       "a_tm1": ((), np.int32),
@@ -88,6 +98,9 @@ def row_specs(
       "num_updates": ((), np.int32),
       "step": ((), np.int64),
   }
+  if row_states:
+    units = sum(math.prod(x.shape[1:]) for x in core_state.lstm)
+    shape_dtype["row_lstm"] = ((units,), np.float32)
   return {k: (s, np.dtype(d)) for k, (s, d) in shape_dtype.items()}
 
 
@@ -119,7 +132,24 @@ def as_sample(rows: dict[str, np.ndarray], core_state: types.CoreState, *,
       origin=types.Origin(
           env_id=rows["env_id"][np.arange(len(a_row)), a_row],
           num_updates=rows["num_updates"], step=rows["step"],
-          times_sampled=times_sampled))
+          times_sampled=times_sampled),
+      row_lstm=_split_lstm(rows["row_lstm"], core_state.lstm)
+      if "row_lstm" in rows else None)
+
+
+def _join_lstm(lstm: tuple[np.ndarray, ...], num_lanes: int) -> np.ndarray:
+  """The leaves [B, ...] side by side, [B, units]; [B, 0] for a core without."""
+  leaves = [np.asarray(x).reshape(num_lanes, -1) for x in lstm]
+  return np.concatenate([np.zeros((num_lanes, 0), np.float32), *leaves], axis=1)
+
+
+def _split_lstm(joined: np.ndarray,
+                like: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
+  """The inverse, of rows [B, L, units]; `like` has the leaves' shapes [B, ...]."""
+  ends = np.cumsum([math.prod(x.shape[1:]) for x in like])[:-1]
+  return tuple(
+      part.reshape(joined.shape[:2] + x.shape[1:])
+      for part, x in zip(np.split(joined, ends.astype(int), axis=2), like))
 
 
 def stack_items(items: list[Item]) -> ItemRows:
@@ -146,6 +176,7 @@ class SequenceBuilder:
       [1, trace_length).
     lane_ids: int32 [N], the `env_id` under which each lane's rows are stored; None
       stores a lane's own number.
+    row_states: keep the LSTM state of every row, not only of items' first rows.
 
   Raises:
     ValueError: lengths that leave transitions out or make no progress; lane_ids
@@ -154,7 +185,8 @@ class SequenceBuilder:
 
   def __init__(self, num_envs: int, *, spec: types.EnvSpec,
                core_state: types.CoreState, burn_in: int, trace_length: int,
-               overlap: int, lane_ids: Optional[np.ndarray] = None):
+               overlap: int, lane_ids: Optional[np.ndarray] = None,
+               row_states: bool = False):
     if burn_in < 0 or not 1 <= overlap < trace_length:
       raise ValueError(
           "expected burn_in >= 0 and 1 <= overlap < trace_length (without an "
@@ -173,7 +205,7 @@ class SequenceBuilder:
     self._item_blocks = self._item_rows // self._block_rows
 
     # The block that each lane is filling. valid_t is made when a block is cut.
-    self._specs = row_specs(spec) | {
+    self._specs = row_specs(spec, core_state, row_states) | {
         "q_t": ((spec.num_actions,), np.dtype(np.float32))}
     lead = (num_envs, self._block_rows)
     self._rows = {name: np.zeros(lead + shape, dtype)
@@ -234,6 +266,8 @@ class SequenceBuilder:
         "num_updates": np.full(lanes.size, num_updates),
         "step": np.full(lanes.size, step),
     }
+    if "row_lstm" in self._specs:
+      batch["row_lstm"] = _join_lstm(output.core_state.lstm, lanes.size)
     items = []
     was_open = self._open[lanes]
     closing = np.flatnonzero(is_first & is_last & was_open)
@@ -247,6 +281,8 @@ class SequenceBuilder:
       self._end_episode(lane, items)
     for lane in lanes[is_first]:
       self._begin_episode(lane)
+    if "row_lstm" in batch:
+      batch["row_lstm"] = np.where(is_first[:, None], 0.0, batch["row_lstm"])
     self._append(
         lanes,
         batch | {

@@ -65,9 +65,9 @@ class _Layout:
 
   def __init__(self, config: Config, spec: types.EnvSpec,
                core_state: types.CoreState):
+    self.row_specs = row_specs(spec, core_state, config.replay.row_states)
     self._row = np.dtype([
-        (name, dtype, shape)
-        for name, (shape, dtype) in row_specs(spec).items()])
+        (name, dtype, shape) for name, (shape, dtype) in self.row_specs.items()])
     self._core = np.dtype([
         (f"leaf_{k}", x.dtype, x.shape[1:])
         for k, x in enumerate(core_leaves(core_state))])
@@ -288,8 +288,9 @@ class ReverbReplay:
           "expected restore_from and scratch where the server starts; got them "
           f"with address={address!r}. Give them to the process of that server.")
     self._closed = threading.Event()
+    self._layout = _Layout(config, spec, core_state)
     self._settings = settings_of(
-        "reverb", config, row_specs(spec), core_state) | {
+        "reverb", config, self._layout.row_specs, core_state) | {
             "samples_per_insert": samples_per_insert,
             "error_buffer": error_buffer}
     self._server = self._scratch = None
@@ -304,7 +305,6 @@ class ReverbReplay:
     if restore_from is not None:
       self._check_restored(restore_from, counts)
     self._save_lock = threading.Lock()
-    self._layout = _Layout(config, spec, core_state)
     # While a block has items to come, all lanes write the blocks that neighbouring
     # items share; half as much again for lanes that run at another pace. No more,
     # since Reverb sends the list of what is kept with every item.

@@ -7,9 +7,11 @@ import warnings
 import numpy as np
 import pytest
 
+from r2d2_jax import types
 from r2d2_jax.config import AgentConfig, Config, EnvConfig, ReplayConfig
 from r2d2_jax.replay.checks import ReplayError
 from r2d2_jax.replay.local import LocalReplay
+from r2d2_jax.replay.sequences import SequenceBuilder
 from tests.replay.tape import (
     NUM_ACTIONS, SEQUENCE_FIELDS, Lengths, StampingActor, column, lane_of, play)
 from tests.stamped import StampedWorld
@@ -24,11 +26,12 @@ def make_world():
       [[150, 3], [20, 1, 9, 40]], num_actions=NUM_ACTIONS, obs="image")
 
 
-def make_config(capacity=1000, num_envs=2):
+def make_config(capacity=1000, num_envs=2, row_states=False):
   return Config(
       env=EnvConfig(num_envs=num_envs),
       agent=AgentConfig(**LENGTHS._asdict()),
-      replay=ReplayConfig(capacity_sequences=capacity, priority_exponent=0.9))
+      replay=ReplayConfig(capacity_sequences=capacity, priority_exponent=0.9,
+                          row_states=row_states))
 
 
 @pytest.fixture(name="items", scope="module")
@@ -44,10 +47,10 @@ def _make(request):
   """Makes a replay of the backend under test and closes it afterwards."""
   made = []
 
-  def make(capacity=1000, num_envs=2, config=None, **kwargs):
+  def make(capacity=1000, num_envs=2, config=None, core_state=None, **kwargs):
     world = make_world()
     arguments = (config or make_config(capacity, num_envs), world.spec,
-                 StampingActor(world).example())
+                 core_state or StampingActor(world).example())
     if request.param == "local":
       made.append(LocalReplay(*arguments, seed=0, **kwargs))
     else:
@@ -134,6 +137,7 @@ def test_samples_know_where_they_come_from(make, items):
   replay.insert(items, np.ones(len(items)))
   by_stamp = {stamp(item): item for item in items}
   for batch in sample_many(replay, 10):
+    assert batch.row_lstm is None
     origin = batch.origin
     assert [x.dtype for x in origin] == [np.int32, np.int32, np.int64, np.int32]
     for i, s in enumerate(stamps(batch)):
@@ -142,6 +146,48 @@ def test_samples_know_where_they_come_from(make, items):
         np.testing.assert_array_equal(
             getattr(origin, name)[i], column(by_stamp[s], name))
   assert {lane_of(item) for item in items} == {0, 1}
+
+
+def test_row_states_come_back_with_their_rows(make, tmp_path):
+  config = make_config(row_states=True)
+  tape = play(make_world(), LENGTHS, 160, row_states=True)
+  items = [item for lane in tape.items for item in lane]
+  by_stamp = {stamp(item): column(item, "row_lstm") for item in items}
+  replay = make(config=config)
+  replay.insert(items, np.ones(len(items)))
+  replay.save(tmp_path)
+  for source in (replay, make(config=config, restore_from=tmp_path)):
+    for batch in sample_many(source, 10):
+      c, h = batch.row_lstm
+      assert c.dtype == h.dtype == np.float32
+      assert c.shape == h.shape == (32, LENGTHS.item_rows, 3)
+      for i, s in enumerate(stamps(batch)):
+        np.testing.assert_array_equal(
+            np.concatenate([c[i], h[i]], axis=1), by_stamp[s])
+  assert sum(np.count_nonzero(x) for x in by_stamp.values()) > 300
+
+
+@pytest.mark.parametrize("row_states, expected", [(False, None), (True, ())])
+def test_row_states_of_a_core_without(make, tmp_path, row_states, expected):
+  stateless = lambda n: types.CoreState(np.zeros((n, 0, 84, 84), np.uint8), ())
+  world = make_world()
+  builder = SequenceBuilder(
+      2, spec=world.spec, core_state=stateless(1), row_states=row_states,
+      **LENGTHS._asdict())
+  actor, items = StampingActor(world), []
+  world.reset()
+  for _ in range(30):
+    timestep = world.recv()
+    output, _ = actor.step(timestep)
+    items += builder.add(timestep, output._replace(core_state=stateless(2)))
+    world.send(output.a_t, timestep.env_id)
+  config = make_config(row_states=row_states)
+  replay = make(config=config, core_state=stateless(1))
+  replay.insert(items, np.ones(len(items)))
+  replay.save(tmp_path)
+  restored = make(config=config, core_state=stateless(1), restore_from=tmp_path)
+  for source in (replay, restored):
+    assert source.sample(8, WAIT_SECONDS).row_lstm == expected
 
 
 def test_draws_of_an_item_are_counted_with_this_one(make, items):

@@ -112,6 +112,31 @@ def test_each_row_knows_where_it_comes_from(tape):
           origins[lane, episode, step] for episode, step in _rows(item)]
 
 
+@pytest.mark.parametrize("lengths, world", CASES)
+def test_with_row_states_each_row_has_the_state_just_before_it(lengths, world):
+  tape = play(WORLDS[world](), lengths, 120, row_states=True)
+  num_states = 0
+  for lane, mine in enumerate(tape.items):
+    for item in mine:
+      row_lstm = column(item, "row_lstm")
+      assert row_lstm.dtype == np.float32
+      keeps = column(item, "valid_t") & ~column(item, "is_first_t")
+      assert not row_lstm[~keeps].any()
+      rows = column(item, "q_t")[keeps, 1:3]
+      assert row_lstm[keeps].tolist() == [
+          [lane, e, s, -lane, -e, -s] for e, s in rows]
+      first = np.concatenate([x.ravel() for x in item.core_state.lstm])
+      np.testing.assert_array_equal(row_lstm[0], first)
+      num_states += keeps.sum()
+  assert num_states > 200
+
+
+def test_row_states_cost_nothing_where_they_are_not_kept():
+  tape = play(_world(), LENGTHS[0], 60)
+  assert all(b.row_lstm.nbytes == 0
+             for mine in tape.items for item in mine for b in item.blocks)
+
+
 def test_a_lane_is_stored_under_the_id_it_was_given():
   world = _world()
   ids = np.array([7, 0, 300, 2])
@@ -268,7 +293,7 @@ def test_state_dict_continues_bit_for_bit(cut):
   lengths = Lengths(4, 6, 2)
   world = _world(life_loss="reset", life_losses=[(2, 0, 9)])
   actor = StampingActor(world)
-  builder = make_builder(world, actor, lengths)
+  builder = make_builder(world, actor, lengths, row_states=True)
   world.reset()
   tape = []
   for _ in range(80):
@@ -281,7 +306,7 @@ def test_state_dict_continues_bit_for_bit(cut):
   state = builder.state_dict()
   assert all(isinstance(x, np.ndarray) and x.dtype != object
              for x in state.values())
-  restored = make_builder(world, actor, lengths)
+  restored = make_builder(world, actor, lengths, row_states=True)
   for timestep, output in tape[:9]:  # what it held before must not matter
     restored.add(timestep, output)
   restored.load_state_dict(state)
@@ -289,7 +314,7 @@ def test_state_dict_continues_bit_for_bit(cut):
     one, two = (b.add(timestep, output) for b in (builder, restored))
     assert len(one) == len(two)
     for a, b in zip(one, two):
-      for name in a.blocks[0]._fields[:-2]:
+      for name in set(a.blocks[0]._fields) - {"core_state", "uid"}:
         np.testing.assert_array_equal(column(a, name), column(b, name))
       for x, y in zip((a.core_state.frames, *a.core_state.lstm),
                       (b.core_state.frames, *b.core_state.lstm)):
