@@ -83,15 +83,13 @@ def _take_preset(arguments: list[str]) -> tuple[str, list[str]]:
   return name, rest
 
 
-def main(arguments: list[str] | None = None) -> int:
-  """Runs the command; returns the exit code."""
-  try:
-    config = parse_command_line(
-        sys.argv[1:] if arguments is None else arguments
-    )
-  except ConfigError as error:
-    print(f"error: {error}", file=sys.stderr)
-    return 2
+def launch(config: Config) -> int:
+  """Trains; returns the exit code.
+
+  0: done. 130: interrupted and saved. 1: the run had to stop, and the message
+  says where it goes on from. 2: the settings or the run's directory don't allow
+  it; nothing was changed.
+  """
   # pylint: disable=g-import-not-at-top
   from rich.console import Console
 
@@ -117,6 +115,18 @@ def main(arguments: list[str] | None = None) -> int:
   except KeyboardInterrupt:  # before there was anything to save
     return 130
   return 130 if result.interrupted else 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+  """Runs the command; returns the exit code."""
+  try:
+    config = parse_command_line(
+        sys.argv[1:] if arguments is None else arguments
+    )
+  except ConfigError as error:
+    print(f"error: {error}", file=sys.stderr)
+    return 2
+  return launch(config)
 
 
 if __name__ == "__main__":

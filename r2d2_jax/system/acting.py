@@ -19,6 +19,7 @@ from r2d2_jax.envs.world import EpisodeReport, World
 from r2d2_jax.replay.packing import pack_items, unpack_items
 from r2d2_jax.replay.sequences import Item, SequenceBuilder, stack_items
 from r2d2_jax.system.parameters import ParameterStore
+from r2d2_jax.system.probe import Probe
 from r2d2_jax.system.timing import LegTimer
 
 # Items whose first priorities are computed in one call: as many as lanes, within
@@ -38,6 +39,8 @@ class ActorLoop:
       parameters: ParameterStore,
       insert: Callable[[list[Item], np.ndarray], None],
       key: jax.Array,
+      count_steps: Callable[[], int] = lambda: 0,
+      probe: Probe | None = None,
   ):
     """Starts the world's lanes.
 
@@ -49,10 +52,14 @@ class ActorLoop:
         `run.actor_refresh_steps` steps of a lane.
       insert: takes items and their priorities, float32, before the exponent.
       key: of all exploration.
+      count_steps: the run's environment steps so far, stored with each row.
+      probe: looks on.
     """
     self._world = world
     self._parameters = parameters
     self._insert = insert
+    self._count_steps = count_steps
+    self._probe = probe
     self.timer = LegTimer()
     self.epsilon = epsilon_ladder(
         world.num_envs,
@@ -81,6 +88,7 @@ class ActorLoop:
         burn_in=config.agent.burn_in,
         trace_length=config.agent.trace_length,
         overlap=config.agent.overlap,
+        row_states=config.replay.row_states,
     )
     low, high = _PRIORITY_BATCH
     self._priority_batch = max(low, min(world.num_envs, high))
@@ -100,7 +108,7 @@ class ActorLoop:
     """
     leg = self.timer.leg
     if self._num_calls % self._refresh_calls == 0:
-      self._params = self._parameters.latest()
+      self._params, self._num_updates = self._parameters.latest()
     self._num_calls += 1
     with leg("environment"):
       timestep = self._world.recv()
@@ -114,7 +122,12 @@ class ActorLoop:
       # Sent before the bookkeeping: the lanes step while it is done.
       self._world.send(a_t, timestep.env_id)
     with leg("write"):
-      self._pending += self._builder.add(timestep, jax.device_get(output))
+      output = jax.device_get(output)
+      self._pending += self._builder.add(
+          timestep, output, num_updates=self._num_updates, step=self._count_steps()
+      )
+      if self._probe is not None:
+        self._probe.add(timestep, output)
       while len(self._pending) >= self._priority_batch:
         self._insert_batch()
     completed = ~timestep.is_first_t | timestep.is_last_t
@@ -137,17 +150,19 @@ class ActorLoop:
     self._state = _from_arrays(state, like=self._state)
 
   def state_dict(self) -> dict[str, np.ndarray]:
-    """Everything, so that the next step is the one that would have come.
+    """All but the lanes, so that the next step is the one that would have come.
 
     To be taken between steps, of a world that has a `state_dict`.
     """
     parts = {
-        "lanes": self.lane_state_dict(),
         "params": _to_arrays(self._params),
         "sequences": self._builder.state_dict(),
         "pending": pack_items(self._pending),
         "world": self._world.state_dict(),
-        "calls": {"count": np.array(self._num_calls)},
+        "counts": {
+            "calls": np.array(self._num_calls),
+            "updates": np.array(self._num_updates),
+        },
     }
     return {
         f"{part}/{name}": array
@@ -166,14 +181,14 @@ class ActorLoop:
     for name, array in state.items():
       part, _, rest = name.partition("/")
       parts[part][rest] = array
-    self._num_calls = int(parts["calls"]["count"])
+    self._num_calls = int(parts["counts"]["calls"])
     self._params = _from_arrays(
-        parts["params"], like=self._parameters.latest()
+        parts["params"], like=self._parameters.latest().params
     )
+    self._num_updates = int(parts["counts"]["updates"])
     self._builder.load_state_dict(parts["sequences"])
     self._pending = unpack_items(parts["pending"])
     self._world.load_state_dict(parts["world"])
-    self.load_lane_state_dict(parts["lanes"])
 
   def _insert_batch(self) -> None:
     items = self._pending[: self._priority_batch]

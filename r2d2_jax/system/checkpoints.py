@@ -26,7 +26,8 @@ from r2d2_jax.types import LearnerState
 # Of record.json and what lies beside it. Raise it where an older reader would
 # misunderstand.
 FORMAT = 2
-_PARTIAL = ".partial"
+# Ends the name of what is being written or removed.
+PARTIAL = ".partial"
 _RECORD = "record.json"
 
 
@@ -85,10 +86,10 @@ def save_checkpoint(
   saved = SavedCheckpoint(final, num_updates, steps)
   if final.exists():
     return saved
-  partial = directory / f"{final.name}{_PARTIAL}"
+  partial = directory / f"{final.name}{PARTIAL}"
   try:
     directory.mkdir(exist_ok=True)
-    for leftover in directory.glob(f"*{_PARTIAL}"):
+    for leftover in directory.glob(f"*{PARTIAL}"):
       shutil.rmtree(leftover)
     partial.mkdir()
     with _checkpointer() as checkpointer:
@@ -96,12 +97,11 @@ def save_checkpoint(
     write_more(partial)
     text = json.dumps({"format": FORMAT, **record}, indent=1)
     (partial / _RECORD).write_text(text)
-    _flush_to_disk(partial)
+    flush_to_disk(partial)
     partial.rename(final)
-    _flush_to_disk(directory, recursive=False)
     for old in list_checkpoints(directory)[:-max_to_keep]:
       # Renamed first: a removal that is cut off must not leave half of one.
-      doomed = old.path.with_name(f"{old.path.name}{_PARTIAL}")
+      doomed = old.path.with_name(f"{old.path.name}{PARTIAL}")
       shutil.rmtree(old.path.rename(doomed))
   # ValueError is what orbax and its storage raise where the disk is full.
   except (OSError, ValueError) as error:
@@ -211,11 +211,10 @@ def first_line(error: BaseException) -> str:
   return textwrap.shorten(lines[0], 240, placeholder=" ...")
 
 
-def _flush_to_disk(path: pathlib.Path, recursive: bool = True) -> None:
+def flush_to_disk(directory: pathlib.Path) -> None:
   """fsync of a directory, and of all that is in it."""
-  paths = [*path.rglob("*"), path] if recursive else [path]
-  for each in paths:
-    descriptor = os.open(each, os.O_RDONLY)
+  for path in (*directory.rglob("*"), directory):
+    descriptor = os.open(path, os.O_RDONLY)
     try:
       os.fsync(descriptor)
     finally:

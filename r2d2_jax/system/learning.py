@@ -72,6 +72,9 @@ class Batch:
     valid = sample.sequence.valid_t[:, burn_in:]
     self.trained_rows = int(np.count_nonzero(valid[:, 1:] & valid[:, :-1]))
     self.keys = sample.keys
+    self.origin = sample.origin
+    self.is_trained = sample.sequence.valid_t.copy()
+    self.is_trained[:, :burn_in] = False
     self.on_device = jax.device_put(
         ReplaySample(
             sample.sequence, sample.probability.astype(np.float32), None
@@ -167,7 +170,7 @@ class LearnerLoop:
     self._parameters = parameters
     self._max_td_error = config.run.max_td_error
     self._unwritten: tuple[Batch, LearnerOutput] | None = None
-    self._metrics: dict[str, Any] = {}
+    self._output: LearnerOutput | None = None
     self.num_updates = int(state.num_updates)
     self.timer = LegTimer()
 
@@ -176,9 +179,9 @@ class LearnerLoop:
     leg = self.timer.leg
     with self._lock, leg("step"):
       self._state, output = self._learner(self._state, batch.on_device)
-      self._parameters.publish(self._state.params)
-      self._metrics = output.metrics
       self.num_updates += 1
+      self._parameters.publish(self._state.params, self.num_updates)
+      self._output = output
     # Waiting for the update before is what keeps the queue of work short.
     with leg("step"):
       if self._unwritten is not None:
@@ -217,6 +220,24 @@ class LearnerLoop:
     return jax.device_get(state)
 
   def metrics(self) -> dict[str, float]:
-    """Metrics of the latest update; empty before the first."""
+    """Of the latest update, as `learner_step` names them; empty before the first.
+
+    td_first and td_last besides: mean |td| at the first and the last trained
+    transition.
+    """
     with self._lock:
-      return {k: float(v) for k, v in self._metrics.items()}
+      output = self._output
+    if output is None:
+      return {}
+    by_row = np.asarray(output.td_abs_by_row)
+    return {
+        **{k: float(v) for k, v in output.metrics.items()},
+        "td_first": float(by_row[0]),
+        "td_last": float(by_row[-1]),
+    }
+
+  def td_abs_by_row(self) -> np.ndarray | None:
+    """Of the latest update: float32 [trace_length - 1], mean |td| by position."""
+    with self._lock:
+      output = self._output
+    return None if output is None else np.asarray(output.td_abs_by_row)

@@ -1,6 +1,7 @@
 """Parameters on their way from the learner to the actors."""
 
 import threading
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -8,15 +9,23 @@ import jax.numpy as jnp
 from r2d2_jax.types import Params
 
 
+class Published(NamedTuple):
+  """Parameters to act with."""
+
+  params: Params
+  num_updates: int  # that made them
+
+
 class ParameterStore:
   """The latest parameters, copied: the learner's own are donated to its step."""
 
-  def __init__(self, params: Params):
+  def __init__(self, params: Params, num_updates: int = 0):
+    """Args: the first ones, and how many updates made them."""
     self._copy = jax.jit(lambda p: jax.tree.map(jnp.copy, p))
     self._lock = threading.Lock()
-    self.publish(params)
+    self.publish(params, num_updates)
 
-  def publish(self, params: Params) -> None:
+  def publish(self, params: Params, num_updates: int) -> None:
     """Copies them; called by the learner after an update.
 
     Where several devices hold the same parameters, the copy is on the first of
@@ -24,9 +33,9 @@ class ParameterStore:
     """
     copied = self._copy(jax.tree.map(lambda x: x.addressable_data(0), params))
     with self._lock:
-      self._latest = copied
+      self._latest = Published(copied, num_updates)
 
-  def latest(self) -> Params:
-    """The parameters published last; they stay valid for as long as held."""
+  def latest(self) -> Published:
+    """What was published last; the parameters stay valid for as long as held."""
     with self._lock:
       return self._latest

@@ -14,12 +14,31 @@ _EXPLOIT_EPSILON = 0.02
 _NAN = float("nan")
 
 _METRICS = (
+    # Of the latest update, see `learner_step`.
     "loss",
     "grad_norm",
+    "update_norm",
+    "params_norm",
     "td_abs_mean",
     "td_abs_max",
     "q_max_mean",
     "importance_weight_mean",
+    "effective_sample_size",
+    "td_first",
+    "td_last",
+    # See `Probe.measure`.
+    "dq_first",
+    "dq_last",
+    # See `SampleStats.pop`.
+    "lag_p10",
+    "lag_p50",
+    "lag_p90",
+    "age_steps_mean",
+    "reuse_mean",
+    "sampled_eps_1",
+    "sampled_eps_2",
+    "sampled_eps_3",
+    "sampled_eps_4",
 )
 _ACTOR_LEGS = ("environment", "inference", "write")
 _PREFETCH_LEGS = ("sample", "copy")
@@ -123,7 +142,7 @@ class RunReport:
       updates: learner updates.
       replay_size: items held.
       replay_ratio: trained rows per environment step, as measured.
-      metrics: of the latest update; may be empty.
+      metrics: of learner, samples and probe; those missing become NaN.
       leg_seconds: seconds spent in each leg since the start.
 
     Returns:

@@ -1,5 +1,6 @@
 """All that a run is, on its way to the disk and back."""
 
+import collections
 import pathlib
 from typing import Any, Callable, NamedTuple
 
@@ -18,14 +19,17 @@ from r2d2_jax.system.checkpoints import (
     save_checkpoint,
 )
 from r2d2_jax.system.learning import LearnerLoop
+from r2d2_jax.system.probe import Probe
 from r2d2_jax.system.ratio import ReplayRatio
 from r2d2_jax.system.report import RunReport
 from r2d2_jax.system.rundir import best_dir, checkpoints_dir
 from r2d2_jax.system.runlog import cut_log
+from r2d2_jax.system.samples import SampleStats
 from r2d2_jax.types import LearnerState
 
-_ACTORS = "actors.npz"
+_ARRAYS = "arrays.npz"
 _REPLAY = "replay"
+_PROBE = "probe"
 # Settings that say how long a run goes on and what it shows: they may change
 # without changing its course.
 _FREE = frozenset((
@@ -57,6 +61,11 @@ class Resumed(NamedTuple):
     """The saved replay; None if there is none."""
     path = self.checkpoint.path / _REPLAY
     return path if path.exists() else None
+
+  @property
+  def probe_dir(self) -> pathlib.Path | None:
+    """The probe's items; None where the probe begins anew."""
+    return self.checkpoint.path / _PROBE if self.exact else None
 
 
 def find_resumed(run_dir: pathlib.Path, config: Config) -> Resumed | None:
@@ -104,6 +113,8 @@ class RunState:
       replay: Any,
       ratio: ReplayRatio,
       report: RunReport,
+      samples: SampleStats,
+      probe: Probe,
   ):
     """Args: the parts of the run, and how often it was started before."""
     self._config = config
@@ -114,6 +125,8 @@ class RunState:
     self._replay = replay
     self._ratio = ratio
     self._report = report
+    self._samples = samples
+    self._probe = probe
 
   def prepare_save(self) -> Callable[[], SavedCheckpoint]:
     """Takes the small parts as they are now; the rest is done by the result.
@@ -134,14 +147,17 @@ class RunState:
         "ratio": self._ratio.state_dict(),
         "report": self._report.state_dict(),
     }
-    actors = (
-        self._actors.state_dict()
-        if lockstep
-        else self._actors.lane_state_dict()
-    )
+    arrays = {"lanes": self._actors.lane_state_dict()}
+    if lockstep:
+      arrays["actors"] = self._actors.state_dict()
+      arrays["samples"] = self._samples.state_dict()
+      arrays["probe"] = self._probe.state_dict()
 
     def write_more(path: pathlib.Path) -> None:
-      np.savez(path / _ACTORS, **actors)
+      np.savez(path / _ARRAYS, **_flat(arrays))
+      if lockstep:
+        (path / _PROBE).mkdir()
+        self._probe.save(path / _PROBE)
       if config.run.checkpoint_replay:
         (path / _REPLAY).mkdir()
         self._replay.save(path / _REPLAY)
@@ -190,28 +206,37 @@ class RunState:
     # What was written after the checkpoint will be written again.
     cut_log(self._run_dir / "log.csv", steps=steps, updates=updates)
     cut_log(self._run_dir / "evaluation.csv", updates=updates)
-    path = resumed.checkpoint.path / _ACTORS
+    path = resumed.checkpoint.path / _ARRAYS
     try:
-      with np.load(path, allow_pickle=False) as arrays:
-        actors = dict(arrays)
+      with np.load(path, allow_pickle=False) as saved:
+        arrays = _nested(dict(saved))
+      if "env.num_envs" not in resumed.changed:
+        self._actors.load_lane_state_dict(arrays["lanes"])
       if resumed.exact:
-        self._actors.load_state_dict(actors)
-      elif "env.num_envs" not in resumed.changed:
-        self._actors.load_lane_state_dict(_lanes(actors))
+        self._actors.load_state_dict(arrays["actors"])
+        self._samples.load_state_dict(arrays["samples"])
+        self._probe.load_state_dict(arrays["probe"])
     except (OSError, ValueError, KeyError) as error:
       raise CheckpointError(
           f"cannot go on from {path}: {first_line(error)}"
       ) from error
 
 
-def _lanes(actors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """The lanes' part of what was saved in either mode."""
-  lanes = {
-      name.removeprefix("lanes/"): array
-      for name, array in actors.items()
-      if name.startswith("lanes/")
+def _flat(parts: dict[str, dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+  return {
+      f"{part}/{name}": array
+      for part, arrays in parts.items()
+      for name, array in arrays.items()
   }
-  return lanes or actors
+
+
+def _nested(flat: dict[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
+  """The inverse of `_flat`."""
+  parts: dict[str, dict[str, np.ndarray]] = collections.defaultdict(dict)
+  for name, array in flat.items():
+    part, _, rest = name.partition("/")
+    parts[part][rest] = array
+  return parts
 
 
 def _changed_settings(before: dict, now: dict) -> list[str]:

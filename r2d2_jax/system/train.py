@@ -44,6 +44,7 @@ from r2d2_jax.system.learning import (
 )
 from r2d2_jax.system.parameters import ParameterStore
 from r2d2_jax.system.plots import plot_learning_curve
+from r2d2_jax.system.probe import Probe
 from r2d2_jax.system.ratio import ReplayRatio
 from r2d2_jax.system.report import RunReport, summary
 from r2d2_jax.system.resume import (
@@ -58,6 +59,7 @@ from r2d2_jax.system.rundir import (
     write_config,
 )
 from r2d2_jax.system.runlog import RunLog
+from r2d2_jax.system.samples import SampleStats
 from r2d2_jax.types import LearnerState
 
 # How long a blocked thread waits before it looks whether the run has stopped.
@@ -164,7 +166,22 @@ class _Run:
         world.spec, core_state, resumed
     )
     self._closers.append(self._replay.close)
-    self._parameters = ParameterStore(state.params)
+    self._parameters = ParameterStore(state.params, int(state.num_updates))
+    self._ratio = ReplayRatio(
+        config.replay.replay_ratio,
+        # Room for two batches and two vector steps: neither side waits for the
+        # other within a turn.
+        slack_rows=2 * config.agent.batch_size * (config.agent.trace_length - 1)
+        + int(2 * config.env_batch * config.replay.replay_ratio),
+    )
+    self._samples = SampleStats(config.env.num_envs)
+    self._probe = Probe(
+        config,
+        world.spec,
+        core_state,
+        networks=networks,
+        restore_from=resumed.probe_dir if resumed else None,
+    )
     self._learner = LearnerLoop(
         config,
         networks=networks,
@@ -181,15 +198,10 @@ class _Run:
         parameters=self._parameters,
         insert=self._replay.insert,
         key=jax.random.fold_in(actor_key, starts) if starts else actor_key,
+        count_steps=lambda: self._ratio.env_steps,
+        probe=self._probe,
     )
     self._prefetcher = Prefetcher(self._replay, config, mesh=self._mesh)
-    self._ratio = ReplayRatio(
-        config.replay.replay_ratio,
-        # Room for two batches and two vector steps: neither side waits for the
-        # other within a turn.
-        slack_rows=2 * config.agent.batch_size * (config.agent.trace_length - 1)
-        + int(2 * config.env_batch * config.replay.replay_ratio),
-    )
     self._report = RunReport(
         config,
         frame_skip=world.spec.frame_skip,
@@ -204,6 +216,8 @@ class _Run:
         replay=self._replay,
         ratio=self._ratio,
         report=self._report,
+        samples=self._samples,
+        probe=self._probe,
     )
     if resumed:
       self._state.restore(resumed, replay_restored=replay_restored)
@@ -315,6 +329,12 @@ class _Run:
   def _learn(self, batch: Batch) -> None:
     self._ratio.start()
     self._ratio.add_trained_rows(batch.trained_rows)
+    self._samples.add(
+        batch.origin,
+        batch.is_trained,
+        num_updates=self._learner.num_updates,
+        steps=self._ratio.env_steps,
+    )
     self._learner.step(batch)
 
   # The two modes.
@@ -436,12 +456,19 @@ class _Run:
     self._evaluator.raise_error()
 
   def _write_log(self) -> None:
+    sampled, histograms = self._samples.pop()
+    if (by_row := self._learner.td_abs_by_row()) is not None:
+      histograms["td_abs_by_row"] = by_row
     row = self._report.row(
         steps=self._ratio.env_steps,
         updates=self._learner.num_updates,
         replay_size=self._replay.size(),
         replay_ratio=self._ratio.measured(),
-        metrics=self._learner.metrics(),
+        metrics={
+            **self._learner.metrics(),
+            **self._probe.measure(self._parameters.latest().params),
+            **sampled,
+        },
         leg_seconds={
             **self._actors.timer.seconds(),
             **self._prefetcher.timer.seconds(),

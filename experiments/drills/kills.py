@@ -1,0 +1,153 @@
+"""kill -9, and what is left."""
+
+import dataclasses
+import pathlib
+import random
+import subprocess
+import time
+from typing import Literal
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from experiments.drills.drill import (
+    KILLED,
+    check,
+    command,
+    rows,
+    small_run,
+    train,
+)
+from r2d2_jax.config import Config
+from r2d2_jax.system.checkpoints import list_checkpoints, read_record
+from r2d2_jax.system.rundir import checkpoints_dir
+
+
+def lockstep_run(run_dir: pathlib.Path, task: str) -> Config:
+  """A run in lock-step that logs, saves and evaluates at fixed counts."""
+  config = small_run(
+      run_dir, lockstep=True, total_steps=6_000, log_updates=3,
+      checkpoint_updates=7, eval_period_steps=2_000, actor_refresh_steps=13,
+  )  # fmt: skip
+  network = config.network
+  if task != "recall":
+    network = dataclasses.replace(network, torso_channels=(16,))
+  return dataclasses.replace(
+      config,
+      env=dataclasses.replace(config.env, task=task, flicker_probability=0.1),
+      network=network,
+  )
+
+
+def kill_in_lockstep(
+    directory: pathlib.Path,
+    *,
+    task: str = "recall",
+    sabotage: Literal["kill-update", "kill-save"] = "kill-update",
+    at: int = 17,
+) -> None:
+  """N updates, kill -9, resume: equals a run that nobody disturbed."""
+  straight = lockstep_run(directory / f"straight-{task}", task)
+  if not pathlib.Path(straight.run.run_dir).exists():
+    done = train(straight, keys=directory / f"straight-{task}.keys")
+    check(done.returncode == 0, "the undisturbed run ends well", done.stderr)
+  name = f"{task}-{sabotage}-{at}"
+  config = lockstep_run(directory / name, task)
+  run_dir, keys = directory / name, directory / f"{name}.keys"
+  killed = train(config, sabotage=sabotage, at=at, keys=keys)
+  check(killed.returncode == KILLED, "a process killed by itself", killed)
+  saved = list_checkpoints(checkpoints_dir(run_dir))
+  check(bool(saved), "a checkpoint before the kill", killed.stdout)
+  # A line for each update: those after the checkpoint will be done again.
+  lines = keys.read_text().splitlines(keepends=True)
+  check(len(lines) > saved[-1].num_updates, "work after the save", len(lines))
+  keys.write_text("".join(lines[: saved[-1].num_updates]))
+  resumed = train(config, keys=keys)
+  check(resumed.returncode == 0, "the resumed run ends well", resumed.stderr)
+  check(
+      f"resuming from {saved[-1].path}" in resumed.stdout
+      and "exactly" in resumed.stdout,
+      "it says where from",
+      resumed.stdout,
+  )
+
+  expected = pathlib.Path(straight.run.run_dir)
+  check(
+      keys.read_text() == (directory / f"straight-{task}.keys").read_text(),
+      "the same sampled keys",
+  )
+  for log in ("log.csv", "evaluation.csv"):
+    mine, other = (rows(d / log, clock=False) for d in (run_dir, expected))
+    check(len(mine) > 5 and mine == other, f"the same rows in {log}", mine[-1])
+  jax.tree.map(
+      np.testing.assert_array_equal, _learner(run_dir), _learner(expected)
+  )
+
+
+def _learner(run_dir: pathlib.Path):
+  """The arrays of the newest checkpoint."""
+  path = list_checkpoints(checkpoints_dir(run_dir))[-1].path / "learner"
+  with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+    return checkpointer.restore(path)
+
+
+def kill_threads(
+    directory: pathlib.Path,
+    *,
+    backend: Literal["reverb", "local"] = "reverb",
+    kills: int = 5,
+    seed: int = 0,
+) -> None:
+  """kill -9 at random moments, some in a save: no more is lost than since it."""
+  moments = random.Random(seed)
+  run_dir = directory / f"threads-{backend}"
+  config = small_run(
+      run_dir, backend=backend, total_steps=10**9, checkpoint_minutes=0.02
+  )
+  before = -1
+  for kill in range(kills):
+    # Every third one in the middle of a save, the others whenever it comes.
+    options = {"sabotage": "kill-save", "at": 3} if kill % 3 == 1 else {}
+    log = directory / f"threads-{backend}-{kill}.txt"
+    with log.open("w") as f:
+      process = subprocess.Popen(
+          command(config, **options), stdout=f, stderr=subprocess.STDOUT
+      )
+    try:
+      _wait_for_save(run_dir, before, process, log)
+      process.wait(60 if options else moments.uniform(0.1, 3.0))
+    except subprocess.TimeoutExpired:
+      pass
+    finally:
+      process.kill()
+      process.wait()
+    saved = list_checkpoints(checkpoints_dir(run_dir))
+    check(saved[-1].steps > before, "it went on from the save", saved)
+    before = saved[-1].steps
+    for checkpoint in saved:
+      read_record(checkpoint)
+  config = dataclasses.replace(
+      config,
+      run=dataclasses.replace(config.run, total_steps=before + 2_000),
+  )
+  done = train(config)
+  check(done.returncode == 0, "the last start ends well", done.stderr)
+  check(f"step {before}" in done.stdout, "it says where from", done.stdout)
+  check("filled anew" not in done.stdout, "its replay is there", done.stdout)
+  log_rows = rows(run_dir / "log.csv")
+  for column in ("steps", "updates", "minutes"):
+    values = [float(row[column]) for row in log_rows]
+    check(values == sorted(values), f"{column} in order in the log", values)
+
+
+def _wait_for_save(run_dir, before, process, log) -> None:
+  """Until there is a newer checkpoint than that at step `before`."""
+  deadline = time.monotonic() + 120
+  while process.poll() is None:
+    saved = list_checkpoints(checkpoints_dir(run_dir))
+    if saved and saved[-1].steps > before:
+      return
+    check(time.monotonic() < deadline, "a save in time", log.read_text())
+    time.sleep(0.05)
+  check(process.returncode == KILLED, "a run that goes on", log.read_text())

@@ -1,0 +1,134 @@
+"""The recurrent states' health in a running training: dQ on a few items.
+
+Ordinary runs store a recurrent state once per item. dQ needs it at the first and
+the last trained row; so the probe assembles the items of a few lanes a second
+time, with the state of every row, and keeps some of them as long as the replay
+would.
+"""
+
+import dataclasses
+import functools
+import pathlib
+
+import jax
+import numpy as np
+
+from r2d2_jax.agent.diagnostics import first_and_last_row, q_discrepancy
+from r2d2_jax.agent.networks import Networks
+from r2d2_jax.config import Config
+from r2d2_jax.replay.local import LocalReplay
+from r2d2_jax.replay.sequences import SequenceBuilder
+from r2d2_jax.types import ActorOutput, CoreState, EnvSpec, Params, Timestep
+
+_LANES = 4
+_ITEMS = 32
+# Items of one measurement: about an eighth of a small learner step's work.
+_BATCH = 16
+
+
+class Probe:
+  """Watches a few lanes, evenly spread over the exploration ladder."""
+
+  def __init__(
+      self,
+      config: Config,
+      spec: EnvSpec,
+      core_state: CoreState,
+      *,
+      networks: Networks,
+      restore_from: pathlib.Path | None = None,
+  ):
+    """See the class.
+
+    Args:
+      config: the run's settings.
+      spec: of the world.
+      core_state: an example with one leading dimension (numpy).
+      networks: from `make_networks`.
+      restore_from: directory of a `save`.
+    """
+    num_envs = config.env.num_envs
+    num_lanes = min(_LANES, num_envs)
+    self._lanes = (2 * np.arange(num_lanes) + 1) * num_envs // (2 * num_lanes)
+    # Of the items that these lanes give while one stays in the replay, as many
+    # are kept as there is room for.
+    lifetime = config.replay.capacity_sequences * num_lanes // num_envs
+    self._keep_every = max(1, lifetime // _ITEMS)
+    self._num_items = 0
+    self._builder = SequenceBuilder(
+        num_lanes,
+        spec=spec,
+        core_state=core_state,
+        burn_in=config.agent.burn_in,
+        trace_length=config.agent.trace_length,
+        overlap=config.agent.overlap,
+        lane_ids=self._lanes,
+        row_states=True,
+    )
+    self._memory = LocalReplay(
+        dataclasses.replace(
+            config,
+            replay=dataclasses.replace(
+                config.replay, capacity_sequences=_ITEMS, row_states=True
+            ),
+        ),
+        spec,
+        core_state,
+        seed=config.run.seed,
+        restore_from=restore_from,
+    )
+    self._measure = jax.jit(
+        functools.partial(_dq, networks=networks, config=config.agent)
+    )
+
+  def add(self, timestep: Timestep, output: ActorOutput) -> None:
+    """Takes what the actors just did (numpy), as `SequenceBuilder.add`."""
+    place = np.searchsorted(self._lanes, timestep.env_id)
+    mine = self._lanes[place % len(self._lanes)] == timestep.env_id
+    if not mine.any():
+      return
+    pick = lambda x: x[mine]
+    items = self._builder.add(
+        Timestep(*map(pick, timestep))._replace(
+            env_id=place[mine].astype(np.int32)
+        ),
+        jax.tree.map(pick, output),
+    )
+    for item in items:
+      if self._num_items % self._keep_every == 0:
+        self._memory.insert([item], np.ones(1))
+      self._num_items += 1
+
+  def measure(self, params: Params) -> dict[str, float]:
+    """dq_first and dq_last: the medians over some of the items; NaN before any."""
+    names = ("dq_first", "dq_last")
+    if not self._memory.size():
+      return dict.fromkeys(names, float("nan"))
+    sample = self._memory.sample(_BATCH, timeout_seconds=0.0)
+    dq, mask = jax.device_get(
+        self._measure(params, sample.sequence, sample.row_lstm)
+    )
+    return {
+        name: float(np.median(dq[mask[:, i], i])) if mask[:, i].any() else np.nan
+        for i, name in enumerate(names)
+    }
+
+  def state_dict(self) -> dict[str, np.ndarray]:
+    """All but the items, which `save` writes."""
+    return {"seen": np.array(self._num_items), **self._builder.state_dict()}
+
+  def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
+    """The inverse of `state_dict`."""
+    self._num_items = int(state["seen"])
+    self._builder.load_state_dict(state)
+
+  def save(self, directory: pathlib.Path) -> None:
+    """Writes the items."""
+    self._memory.save(directory)
+
+
+def _dq(params, sequence, row_lstm, *, networks, config):
+  rows = first_and_last_row(sequence.valid_t, config=config)
+  return q_discrepancy(
+      params, sequence, row_lstm, rows, networks=networks, config=config
+  )

@@ -1,0 +1,58 @@
+"""A learner whose numbers stop making sense."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from r2d2_jax.system import train as train_module
+from r2d2_jax.system.checkpoints import list_checkpoints
+from r2d2_jax.system.health import DivergedError, check_priorities_are_sane
+from r2d2_jax.system.train import RunError, train
+from tests.system.test_train import small
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e7])
+def test_what_is_sane(bad):
+  check_priorities_are_sane(np.array([0.0, 1e6]), max_td_error=1e6)
+  with pytest.raises(DivergedError, match="run.max_td_error is 1e"):
+    check_priorities_are_sane(np.array([0.0, bad]), max_td_error=1e6)
+
+
+@pytest.mark.parametrize("lockstep", [True, False])
+def test_nan_stops_the_run_with_a_diagnosis_and_the_last_good_checkpoint(
+    lockstep, tmp_path, monkeypatch
+):
+  """One poisoned reward: what follows must be noticed before it is saved."""
+  step = train_module.LearnerLoop.step
+
+  def poison(loop, batch):
+    if loop.num_updates == 7:
+      r_t = batch.on_device.sequence.inputs.r_t.at[0].set(np.nan)
+      sequence = batch.on_device.sequence
+      batch.on_device = batch.on_device._replace(
+          sequence=sequence._replace(inputs=sequence.inputs._replace(r_t=r_t))
+      )
+    step(loop, batch)
+
+  monkeypatch.setattr(train_module.LearnerLoop, "step", poison)
+  config = small(
+      total_steps=10**9, lockstep=lockstep, checkpoint_updates=1, max_minutes=2.0
+  )
+  with pytest.raises(RunError) as caught:
+    train(config, run_dir=tmp_path / "run")
+  message = str(caught.value)
+  assert "mean |td error| of a batch is nan" in message
+  assert "not finite: rewards, " in message
+  assert "likely cause: the environment gave numbers" in message
+  saved = list_checkpoints(tmp_path / "run" / "checkpoints")
+  assert saved[-1].num_updates <= 7 and str(saved[-1].path) in message
+  # It can go on from there.
+  monkeypatch.setattr(train_module.LearnerLoop, "step", step)
+  config = dataclasses.replace(
+      config, run=dataclasses.replace(config.run, total_steps=3_000)
+  )
+  result = train(config, run_dir=tmp_path / "run")
+  assert int(result.state.num_updates) > 7
+  assert all(np.isfinite(x).all() for x in jax.tree.leaves(result.state))
