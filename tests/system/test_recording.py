@@ -172,6 +172,7 @@ def test_a_file_has_a_picture_for_each_row_and_the_score_of_evaluation(
   )  # fmt: skip
   pictures = np.stack(list(iio.imiter(out)))
   assert len(pictures) == len(shown) == result.pictures > 3
+  assert any(m.a != m.greedy for m in shown[:-1])
   assert pictures.shape[1:] == (544, 784, 3)
   assert list(tmp_path.iterdir()) == [out]
   # the chosen action in orange, but for the legend in all but the last picture
@@ -240,6 +241,10 @@ def test_an_error_leaves_nothing_and_spoils_nothing(agent, tmp_path):
 def test_an_encoder_that_cannot_write_says_why(agent, tmp_path):
   with pytest.raises(OSError, match="absent.*cannot be written.*No such file"):
     record(agent, tmp_path / "absent" / "x.mp4", epsilon=0, seed=5)
+  # ... also if it has taken all the pictures
+  with pytest.raises(OSError, match="absent.*cannot be written.*No such file"):
+    with open_video(tmp_path / "absent" / "x.mp4", (64, 32), fps=5) as write:
+      write(bytes(64 * 32 * 3))
 
 
 @pytest.mark.parametrize(
