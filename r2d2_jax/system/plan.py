@@ -208,7 +208,7 @@ def make_plan(
   in long episodes, all rows valid. Memory: see `sizes` and docs/planning.md.
 
   Args:
-    config: validated.
+    config: validated, its network one that `make_networks` accepts.
     spec: from `world_spec`, or of the world.
     host_limit_bytes: memory to plan with; None takes `run.memory_gib`, and where
       that is 0 what is free now.

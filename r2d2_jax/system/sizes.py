@@ -7,9 +7,11 @@ constant below, its measurement beside it; docs/planning.md has them all.
 import math
 from typing import NamedTuple
 
+import numpy as np
+
 from r2d2_jax.config import Config, NetworkConfig
 from r2d2_jax.replay.sequences import row_specs
-from r2d2_jax.types import EnvSpec
+from r2d2_jax.types import CoreState, EnvSpec
 
 # A uint8 observation in Reverb, as a share of its raw size: the worst of 57 Atari
 # games, random play (Yars' Revenge; the second is at 0.16, the median at 0.09).
@@ -130,15 +132,17 @@ def item_size(config: Config, spec: EnvSpec) -> ItemSize:
     config: backend, lengths, core.
     spec: what the world says of itself.
   """
-  agent, network = config.agent, config.network
+  agent = config.agent
+  core_state = _example_core_state(config.network, spec)
   fields = {
       name: math.prod(shape) * dtype.itemsize
-      for name, (shape, dtype) in row_specs(spec).items()
+      for name, (shape, dtype) in row_specs(
+          spec, core_state, config.replay.row_states
+      ).items()
   }
-  obs_bytes = fields["obs_t"]
-  lstm_bytes = 2 * _FLOAT_BYTES * network.core_units * (network.core == "lstm")
-  row_bytes = sum(fields.values()) + lstm_bytes * config.replay.row_states
-  frames_bytes = (network.frame_stack - 1) * obs_bytes
+  obs_bytes, row_bytes = fields["obs_t"], sum(fields.values())
+  frames_bytes = core_state.frames.nbytes
+  lstm_bytes = sum(leaf.nbytes for leaf in core_state.lstm)
   state_bytes = frames_bytes + lstm_bytes
 
   if config.replay.backend == "local":
@@ -163,6 +167,15 @@ def item_size(config: Config, spec: EnvSpec) -> ItemSize:
       config.item_rows * row_bytes + state_bytes,
       stored(agent.trace_length - agent.overlap),
       stored(agent.trace_length),
+  )
+
+
+def _example_core_state(config: NetworkConfig, spec: EnvSpec) -> CoreState:
+  """What the network's `initial_core_state(1)` is, in numpy."""
+  lstm = np.zeros((1, config.core_units), np.float32)
+  return CoreState(
+      np.zeros((1, config.frame_stack - 1, *spec.obs_shape), spec.obs_dtype),
+      (lstm, lstm) if config.core == "lstm" else (),
   )
 
 

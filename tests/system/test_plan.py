@@ -140,7 +140,7 @@ def test_the_builder_needs_as_many_steps_as_planned():
 
 
 def test_items_written_out(monkeypatch):
-  monkeypatch.setattr(sizes, "row_specs", lambda spec: {
+  monkeypatch.setattr(sizes, "row_specs", lambda *_: {
       "obs_t": ((20,), np.dtype(np.uint8)), "r_t": ((), np.dtype(np.float32))})
   spec = EnvSpec((20,), np.dtype(np.uint8), 5, 1)
   item = sizes.item_size(SMALL, spec)
@@ -155,7 +155,7 @@ def test_items_written_out(monkeypatch):
   item = sizes.item_size(reverb, spec)
   assert item.stored_bytes == pytest.approx(
       6 * (0.25 * 20 + 1.1 * 4) + 0.25 * 20 + 1.1 * 24 + 3 * 1300 + 1400)
-  floats = spec._replace(obs_dtype=np.dtype(np.float32))
+  floats = EnvSpec((5,), np.dtype(np.float32), 5, 1)  # 20 bytes too
   assert sizes.item_size(reverb, floats).stored_bytes == pytest.approx(
       6 * 1.1 * 24 + 1.1 * 44 + 3 * 1300 + 1400)
 
@@ -177,6 +177,7 @@ def test_local_replay_holds_the_bytes_that_are_planned(episode_rows):
       config, PONG, 4, 410 * 10, episode_rows=episode_rows)
   replay = LocalReplay(config, PONG, core)
   replay.insert(items, np.ones(len(items)))
+  fields = (*row_specs(PONG, core, False), "q_t")
   # pylint: disable=protected-access
   held = replay._items
   assert len(held) == 400
@@ -187,12 +188,12 @@ def test_local_replay_holds_the_bytes_that_are_planned(episode_rows):
   arrays = [
       getattr(block, name)
       for uid, block in blocks.items() if uid not in blank
-      for name in (*row_specs(PONG), "q_t")
+      for name in fields
   ] + [leaf for item in held for leaf in core_leaves(item.core_state)]
   measured = sum({id(a): a.nbytes for a in arrays}.values())
   objects = len(blocks) * (
       sizes._LOCAL_BLOCK_BYTES
-      + sizes._LOCAL_ARRAY_BYTES * (len(row_specs(PONG)) + 1)
+      + sizes._LOCAL_ARRAY_BYTES * len(fields)
   ) + 400 * sizes._LOCAL_ITEM_BYTES  # fmt: skip
   item = sizes.item_size(config, PONG)
   per_item = item.stored_bytes
@@ -328,10 +329,10 @@ def test_the_capacity_that_is_named_is_the_largest_that_fits():
 
 def test_lockstep_is_not_sent_to_reverb():
   local = with_fields(PRESETS["paper"](), replay={"backend": "local"},
-                      run={"lockstep": True, "memory_gib": 10.0})
+                      run={"lockstep": True, "memory_gib": 16.0})
   text = _refused(make_plan(local, PONG, disk_limit_bytes=1000 * GIB))
   assert "reverb" not in text
-  assert "10 GiB may be used; or another run.memory_gib" in text
+  assert "16 GiB may be used; or another run.memory_gib" in text
 
 
 def test_where_no_replay_fits_a_smaller_batch_is_named():
