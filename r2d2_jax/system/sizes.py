@@ -18,8 +18,8 @@ from r2d2_jax.types import CoreState, EnvSpec
 _COMPRESSION = 0.25
 # Floats and small fields: noise, which does not compress, takes 1.05 to 1.1.
 _INCOMPRESSIBLE = 1.1
-# Bytes beside an item's rows and state, for each of its own blocks and for the item.
-# Reverb: chunks and their keys. Local: objects of Python, arrays of numpy.
+# Bytes beside an item's rows and state, for each of its own blocks and for the
+# item. Reverb: chunks and their keys. Local: objects of Python, arrays of numpy.
 _REVERB_BLOCK_BYTES, _REVERB_ITEM_BYTES = 1300, 1400
 _LOCAL_BLOCK_BYTES, _LOCAL_ARRAY_BYTES, _LOCAL_ITEM_BYTES = 230, 140, 750
 # Largest memory of a compiled update, as a multiple of what the forward pass of the
