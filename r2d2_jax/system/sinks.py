@@ -246,16 +246,12 @@ class WandbSink:
     """See `Sink`."""
     if row["steps"] < self._run.step:
       return
-    # Two calls for one step: the numbers arrive even where W&B fails to convert
-    # a histogram (it imports pandas for that, whatever version is there).
-    self._run.log(_scalars(row), step=row["steps"])
     bars = {
         _tag(name): self._histogram(np_histogram=_bars(name, array))
         for name, array in histograms.items()
         if array.size
     }
-    if bars:
-      self._run.log(bars, step=row["steps"])
+    self._run.log({**_scalars(row), **bars}, step=row["steps"])
 
   def close(self) -> None:
     """Waits until everything is uploaded."""

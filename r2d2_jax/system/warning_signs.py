@@ -11,6 +11,8 @@ _MIN_EFFECTIVE_SAMPLE_SIZE = 0.25
 _MAX_REUSE_FACTOR = 10.0
 _MAX_DQ_FIRST = 1.0
 _MAX_DQ_LAST = 0.5
+# dQ is relative to the largest value: it says nothing while that is near 0.
+_DQ_MIN_VALUE = 0.1
 
 
 def warning_signs(row: dict, config: Config) -> dict[str, str]:
@@ -62,8 +64,12 @@ def warning_signs(row: dict, config: Config) -> dict[str, str]:
       > row["replay_size"] * replay.replay_ratio / agent.batch_size,
       "stale actors",
   )
-  warn("dq_first", row["dq_first"] > _MAX_DQ_FIRST, "stale states")
-  warn("dq_last", row["dq_last"] > _MAX_DQ_LAST, "stale states")
+  for column, limit in (("dq_first", _MAX_DQ_FIRST), ("dq_last", _MAX_DQ_LAST)):
+    warn(
+        column,
+        row[column] > limit and abs(row["q_max_mean"]) > _DQ_MIN_VALUE,
+        "stale states",
+    )
   if row["updates"]:
     for column in ("loss", "grad_norm", "td_abs_mean", "q_max_mean"):
       warn(column, not math.isfinite(row[column]), "not finite")

@@ -195,9 +195,8 @@ def test_wandb_gets_rows_and_histograms(wandb, tmp_path):
   assert run.arguments["project"] == "p"
   assert run.arguments["config"] == {"agent": {"n_step": 5}}
   assert run.arguments["dir"] == str(tmp_path)
-  assert [step for step, _ in run.logged] == [100, 100]
-  values = {**run.logged[0][1], **run.logged[1][1]}
-  assert values["learner/loss"] == 0.25
+  ((step, values),) = run.logged
+  assert step == 100 and values["learner/loss"] == 0.25
   assert "train/eval_return" not in values  # NaN
   assert "train/bottleneck" not in values  # a word
   heights, edges = values["learner/td_abs_by_row"]
