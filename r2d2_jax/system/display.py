@@ -159,7 +159,7 @@ class RunPanel:
     yield "replay", _join(
         f"{_percent(fill)} full", value("replay_ratio", ratio)
     )
-    yield "learner", _join(
+    yield "update", _join(
         value("loss", f"loss {_number(row['loss'])}"),
         value("td_abs_mean", f"|td| {_number(row['td_abs_mean'])}"),
         value("grad_norm", f"gradient {_number(row['grad_norm'])}"),
@@ -189,7 +189,13 @@ def _progress(row: dict, config: Config) -> Table:
   fraction = min(fraction, 1.0)
   line = Table.grid(padding=(0, 1))
   line.add_row(
-      ProgressBar(total=1.0, completed=fraction, width=_BAR_CELLS),
+      ProgressBar(
+          total=1.0,
+          completed=fraction,
+          width=_BAR_CELLS,
+          complete_style="green",  # the default is red, which means trouble here
+          finished_style="green",
+      ),
       f"{_percent(fraction)}, {_minutes(row['minutes_left'])} left",
   )
   return line

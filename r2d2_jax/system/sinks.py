@@ -249,7 +249,6 @@ class WandbSink:
     bars = {
         _tag(name): self._histogram(np_histogram=_bars(name, array))
         for name, array in histograms.items()
-        if array.size
     }
     self._run.log({**_scalars(row), **bars}, step=row["steps"])
 

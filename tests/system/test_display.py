@@ -88,6 +88,9 @@ def test_a_threads_bar_is_as_long_as_it_was_busy():
   )
   line = line_with(drawn(row), "actors")
   assert line.count("█") == 12 and line.count("·") == 12  # half of 24
+  # A leg counts when it ends: the row may be shorter than it.
+  line = line_with(drawn(example_row(share_step=1.7)), "write_back")
+  assert line.count("█") == 24
 
 
 def test_what_is_unhealthy_is_named_and_red():
