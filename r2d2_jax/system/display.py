@@ -243,7 +243,9 @@ def _number(x: float) -> str:
 
 
 def _return(x: float) -> str:
-  return "-" if x != x else f"{x:.1f}"
+  if x != x:
+    return "-"
+  return f"{x:.2f}" if abs(x) < 10 else f"{x:.1f}"
 
 
 def _minutes(x: float) -> str:

@@ -41,7 +41,7 @@ def test_the_panel_says_it_all_in_80_columns():
   for part in (
       "Pong, 46 min", "38%, 74 min left", "1.23M steps", "4.94M frames",
       "8.12k updates", "1.20k games", "3457 frames/s", "12.35 updates/s",
-      "exploiting lanes 12.3", "all -3.2", "100% full", "ratio 2.00 of 2",
+      "exploiting lanes 12.3", "all -3.21", "100% full", "ratio 2.00 of 2",
       "loss 0.0215", "|td| 0.0543", "gradient 0.128", "max q 1.5",
       "dQ first 0.12", "last 0.043", "lag 1302 updates",
       "71% of a batch count", "drawn 2.4 times each", "inference 42%",
