@@ -1,9 +1,12 @@
 """What the commands have in common: arguments in, an exit code out."""
 
+import pathlib
 import sys
 from typing import Any, Callable
 
 import tyro
+
+from r2d2_jax.config import ConfigError
 
 
 def run_command(
@@ -17,14 +20,27 @@ def run_command(
     arguments: without the program's name; None takes those of this process.
 
   Returns:
-    0; 2 after an error that the user can mend, told in one message on stderr;
-    130 after Ctrl-C. Any other error is a fault of the program and is raised.
+    As `exit_code`.
 
   Raises:
     SystemExit: code 0 after --help, code 2 after a malformed argument.
   """
+  return exit_code(lambda: tyro.cli(function, args=arguments, prog=prog))
+
+
+def exit_code(command: Callable[[], int | None]) -> int:
+  """Calls a command; returns the exit code.
+
+  Args:
+    command: returns an exit code, or None for 0.
+
+  Returns:
+    Its own; 2 after an error that the user can mend, told in one message on
+    stderr; 130 after Ctrl-C. Any other error is a fault of the program and is
+    raised.
+  """
   try:
-    tyro.cli(function, args=arguments, prog=prog)
+    return command() or 0
   except KeyboardInterrupt:
     print("interrupted", file=sys.stderr)
     return 130
@@ -33,7 +49,36 @@ def run_command(
       raise
     print(f"error: {error}", file=sys.stderr)
     return 2
-  return 0
+
+
+def check_number(flag: str, value: int, low: int, high: int = 2**31 - 1) -> None:
+  """Raises ConfigError where a flag's number is outside [low, high]."""
+  if not low <= value <= high:
+    raise ConfigError(
+        f"{flag}: expected a number between {low} and {high}, got {value}"
+    )
+
+
+def check_new_file(flag: str, path: pathlib.Path, *suffixes: str) -> None:
+  """Refuses, before hours of work, the name of a file that cannot be written.
+
+  Raises:
+    ConfigError: its directory is missing, it is a directory itself, or it ends
+      in none of the suffixes ('.png').
+  """
+  if path.is_dir():  # as an empty name is
+    raise ConfigError(
+        f"{flag}: expected the name of a file, got directory {path}"
+    )
+  if not path.parent.is_dir():
+    raise ConfigError(
+        f"{flag}: expected a directory that exists, got {path.parent}; create it"
+    )
+  if suffixes and path.suffix.lower() not in suffixes:
+    raise ConfigError(
+        f"{flag}: expected a name ending in {' or '.join(suffixes)}, got"
+        f" {str(path)!r}"
+    )
 
 
 def is_users(error: Exception) -> bool:

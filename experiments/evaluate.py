@@ -13,7 +13,10 @@ from typing import Annotated
 
 import tyro
 
-from experiments.command import is_users, run_command
+from experiments.command import check_number, is_users, run_command
+
+# An Atari lane takes a megabyte and 50 ms to start.
+_MAX_LANES = 4096
 
 
 def evaluate_runs(
@@ -48,19 +51,21 @@ def evaluate_runs(
   from experiments.score_tables import show
   from experiments.standings import read_standings
   from r2d2_jax.config import ConfigError
+  from r2d2_jax.system.evaluation import read_last_evaluation
   from r2d2_jax.system.rundir import read_config
 
-  if episodes < 1 or lanes < 1 or not 0 <= epsilon <= 1:
+  check_number("--episodes", episodes, 1)
+  check_number("--lanes", lanes, 1, _MAX_LANES)
+  check_number("--seed", seed, 0)
+  if not 0 <= epsilon <= 1:
     raise ConfigError(
-        "expected --episodes and --lanes of at least 1 and --epsilon between 0"
-        f" and 1, got {episodes}, {lanes} and {epsilon}"
+        f"--epsilon: expected a number between 0 and 1, got {epsilon}"
     )
-  if not 0 <= seed < 2**31:
-    raise ConfigError(f"expected --seed between 0 and 2**31 - 1, got {seed}")
   if not run_dirs:
     raise ConfigError("expected at least one run directory, got none")
   for run_dir in run_dirs:  # a slip is told now, not after hours of games
     read_config(run_dir)
+    read_last_evaluation(run_dir)
   console = Console()
   played = []
   for number, run_dir in enumerate(run_dirs, 1):

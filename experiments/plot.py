@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from experiments.command import run_command
+from experiments.command import check_new_file, run_command
 
 
 def plot(
@@ -39,6 +39,7 @@ def plot(
 
   if not run_dirs:
     raise ConfigError("expected at least one run directory, got none")
+  check_new_file("--out", out, ".png")
   left_out = plot_runs(list(run_dirs), out, column=column, x=x, title=title)
   for run_dir in left_out:
     print(f"left out, nothing to draw yet: {run_dir}", file=sys.stderr)

@@ -13,6 +13,7 @@ from typing import Annotated
 
 import tyro
 
+from experiments.command import check_new_file, check_number, run_command
 from r2d2_jax.config import ConfigError, validate
 
 
@@ -52,8 +53,14 @@ def record_run(
   from r2d2_jax.system.recording import check_format, default_fps, record
   from r2d2_jax.system.saved import load_agent
 
-  _check_place(out, overwrite)
-  _check_numbers(seed=seed, game=game, max_steps=max_steps)
+  check_new_file("--out", out, ".mp4", ".gif")
+  if out.exists() and not overwrite:
+    raise ConfigError(
+        f"--out: {out} exists; give another name, or --overwrite"
+    )
+  check_number("--seed", seed, 0)
+  check_number("--game", game, 1)
+  check_number("--max-steps", max_steps, 0)
   if fps:
     check_format(out, fps)
   agent = load_agent(run_dir, which=checkpoint)
@@ -62,7 +69,7 @@ def record_run(
       run=dataclasses.replace(agent.config.run, eval_epsilon=epsilon),
   ))
   check_format(out, fps or default_fps(agent))
-  console = Console(highlight=False)
+  console = Console(highlight=False, markup=False)
   console.print(
       f"{agent.config.env.task}: update {agent.num_updates}, step {agent.steps}"
   )
@@ -99,42 +106,14 @@ def record_run(
     raise KeyboardInterrupt
 
 
-def _check_place(out: pathlib.Path, overwrite: bool) -> None:
-  if not out.parent.is_dir():
-    raise ConfigError(
-        f"out: expected a directory that exists, got {out.parent}; create it"
-    )
-  if out.exists() and not overwrite:
-    raise ConfigError(
-        f"out: {out} exists; give another name, or --overwrite"
-    )
-  if out.is_dir():
-    raise ConfigError(f"out: expected the name of a file, got directory {out}")
-
-
-def _check_numbers(*, seed: int, game: int, max_steps: int) -> None:
-  for name, value, least in (
-      ("seed", seed, 0), ("game", game, 1), ("max_steps", max_steps, 0)
-  ):  # fmt: skip
-    if value < least:
-      raise ConfigError(f"{name}: expected at least {least}, got {value}")
-
-
 def main(arguments: list[str] | None = None) -> int:
   """Runs the command; returns the exit code."""
   # A cluster's way of saying Ctrl-C; and background jobs start with SIGINT ignored.
   signal.signal(signal.SIGTERM, signal.default_int_handler)
   signal.signal(signal.SIGINT, signal.default_int_handler)
-  try:
-    tyro.cli(record_run, args=arguments, prog="python -m experiments.record")
-  except KeyboardInterrupt:
-    return 130
-  # ValueError, ImportError: what the world says of the run's settings;
-  # RuntimeError: a checkpoint that cannot be read.
-  except (ValueError, ImportError, OSError, RuntimeError) as error:
-    print(f"error: {error}", file=sys.stderr)
-    return 2
-  return 0
+  return run_command(
+      record_run, prog="python -m experiments.record", arguments=arguments
+  )
 
 
 if __name__ == "__main__":

@@ -106,8 +106,9 @@ def _print_table(
   for row in rows:
     table.add_row(*row)
   wide = Console(
-      file=console.file, force_terminal=console.is_terminal, width=1000
-  )
+      file=console.file, force_terminal=console.is_terminal, width=1000,
+      markup=False,
+  )  # fmt: skip
   wide.print(title, highlight=False)
   wide.print(table, highlight=False)
 

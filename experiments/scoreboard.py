@@ -11,7 +11,7 @@ from typing import Annotated
 
 import tyro
 
-from experiments.command import run_command
+from experiments.command import check_new_file, run_command
 
 
 def scoreboard(
@@ -38,13 +38,17 @@ def scoreboard(
   from experiments.standings import read_standings
   from r2d2_jax.config import ConfigError
 
+  if csv is not None:
+    check_new_file("--csv", csv)
+  if plots is not None and plots.exists() and not plots.is_dir():
+    raise ConfigError(f"--plots: expected a directory, got file {plots}")
   standings = read_standings(list(run_dirs))
   games = standings.published
-  if plots and not games:
+  if plots is not None and not games:
     raise ConfigError("--plots: expected runs of the 57 games, got none")
   show(standings, Console())
-  written = write_csv(standings, csv) if csv else []
-  if plots:
+  written = write_csv(standings, csv) if csv is not None else []
+  if plots is not None:
     plots.mkdir(parents=True, exist_ok=True)
     written += [plots / "performance_profile.png", plots / "games.png"]
     plot_profile(

@@ -13,9 +13,11 @@ import datetime
 import pathlib
 import signal
 import sys
+import warnings
 
 import tyro
 
+from experiments.command import exit_code
 from experiments.configs.presets import PRESETS
 from r2d2_jax.config import Config, ConfigError, validate
 
@@ -90,43 +92,35 @@ def launch(config: Config) -> int:
   says where it goes on from. 2: the settings or the run's directory don't allow
   it; nothing was changed.
   """
+  return exit_code(lambda: _train(config))
+
+
+def _train(config: Config) -> int:
   # pylint: disable=g-import-not-at-top
   from rich.console import Console
 
-  from r2d2_jax.system.checkpoints import CheckpointError
   from r2d2_jax.system.train import RunError, train
 
   # A cluster's way of saying Ctrl-C; and background jobs start with SIGINT ignored.
   signal.signal(signal.SIGTERM, signal.default_int_handler)
   signal.signal(signal.SIGINT, signal.default_int_handler)
+  # A sentence for people, not a place in the source.
+  warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
   console = Console()
   run_dir = pathlib.Path(config.run.run_dir)
-  console.print(f"run directory: {run_dir}", highlight=False)
+  console.print(f"run directory: {run_dir}", highlight=False, markup=False)
   try:
     result = train(config, run_dir=run_dir, console=console)
-  # ValueError, ImportError: what a world or a network says of settings that only
-  # it can judge, ConfigError included.
-  except (CheckpointError, ValueError, ImportError) as error:
-    print(f"error: {error}", file=sys.stderr)
-    return 2
   except RunError as error:
     print(f"error: {error}", file=sys.stderr)
     return 1
-  except KeyboardInterrupt:  # before there was anything to save
-    return 130
   return 130 if result.interrupted else 0
 
 
 def main(arguments: list[str] | None = None) -> int:
   """Runs the command; returns the exit code."""
-  try:
-    config = parse_command_line(
-        sys.argv[1:] if arguments is None else arguments
-    )
-  except ConfigError as error:
-    print(f"error: {error}", file=sys.stderr)
-    return 2
-  return launch(config)
+  given = sys.argv[1:] if arguments is None else arguments
+  return exit_code(lambda: launch(parse_command_line(given)))
 
 
 if __name__ == "__main__":

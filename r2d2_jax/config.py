@@ -8,9 +8,18 @@ Nothing here imports jax: a command line can read it in milliseconds.
 
 import dataclasses
 import math
-from typing import Literal
+import reprlib
+from typing import Any, Literal, get_args, get_origin
 
 # pylint: disable=pointless-string-statement
+
+# EnvPool and JAX count in 32 bits; steps are counted in Python alone, but must be
+# whole where a log holds them as floats.
+_MAX_INT = 2**31 - 1
+_MAX_STEPS = 2**53
+# Far from what is finite in Python and infinite in float32.
+_MAX_FLOAT = 1e30
+_STEPS = ("run.total_steps", "run.eval_period_steps")
 
 
 class ConfigError(ValueError):
@@ -178,7 +187,8 @@ class RunConfig:
   tensorboard: bool = True
   """Write TensorBoard's event files too, into the run's directory."""
   wandb_project: str = ""
-  """Log to this project of Weights & Biases too; needs `pip install wandb`."""
+  """Log to this project of Weights & Biases too; needs
+  `pip install wandb 'protobuf<5'`."""
   checkpoint_minutes: float = 10.0
   """Minutes between checkpoints."""
   checkpoint_updates: int = 0
@@ -241,27 +251,30 @@ def validate(config: Config) -> None:
     ConfigError: one line for each setting at fault: the field, what was
       expected, what came, what to do.
   """
+  _check_types(config)
   faults: list[str] = []
 
   def need(ok: bool, field: str, expected: str, hint: str = "") -> None:
     if not ok:
-      value = config
-      for name in field.split("."):
-        value = getattr(value, name)
       faults.append(
-          f"{field}: expected {expected}, got {value!r}"
+          f"{field}: expected {expected}, got {_shown(_get(config, field))}"
           + (f"; {hint}" if hint else "")
       )
 
+  def within(ok: bool, field: str, expected: str) -> None:
+    value, most = _get(config, field), _most(config, field)
+    if value > most:
+      expected += f" and at most {most}"
+    need(ok and value <= most, field, expected)
+
+  # NaN fails every comparison.
   def at_least(low: float, *fields: str) -> None:
     for field in fields:
-      value = _get(config, field)
-      need(math.isfinite(value) and value >= low, field, f"at least {low}")
+      within(_get(config, field) >= low, field, f"at least {low}")
 
   def above_zero(*fields: str) -> None:
     for field in fields:
-      value = _get(config, field)
-      need(math.isfinite(value) and value > 0, field, "more than 0")
+      within(_get(config, field) > 0, field, "more than 0")
 
   def between(low: float, high: float, *fields: str) -> None:
     for field in fields:
@@ -272,8 +285,11 @@ def validate(config: Config) -> None:
   replay, run = config.replay, config.run
 
   need(bool(env.task.strip()), "env.task", "the name of a game or task")
+  for field in ("env.task", "run.run_dir", "run.wandb_project"):
+    need(_get(config, field).isprintable(), field, "printable characters")
   at_least(
       1, "env.num_envs", "env.frame_skip", "env.noop_max",
+      "env.max_episode_frames",
       "network.core_units", "network.head_units", "network.frame_stack",
       "agent.trace_length", "agent.n_step", "agent.target_period_updates",
       "agent.batch_size", "agent.overlap",
@@ -300,7 +316,6 @@ def validate(config: Config) -> None:
       "run.eval_epsilon",
   )  # fmt: skip
   between(0, 65535, "replay.port")
-  need(run.seed < 2**31, "run.seed", "less than 2**31")
   need(
       run.learner_devices <= 0 or agent.batch_size % run.learner_devices == 0,
       "run.learner_devices",
@@ -319,9 +334,21 @@ def validate(config: Config) -> None:
       "0 steps all lanes together",
   )
   need(
-      min(network.torso_channels, default=0) > 0,
+      env.num_threads <= env.num_envs,
+      "env.num_threads",
+      f"at most env.num_envs ({env.num_envs})",
+      "0 lets EnvPool choose",
+  )
+  channels = network.torso_channels
+  need(
+      0 < min(channels, default=0) and max(channels) <= _MAX_INT,
       "network.torso_channels",
-      "one or more numbers above 0",
+      f"one or more numbers above 0 and at most {_MAX_INT}",
+  )
+  need(
+      network.torso not in ("nature", "impala") or len(channels) == 3,
+      "network.torso_channels",
+      f"three numbers for torso '{network.torso}'",
   )
   need(
       agent.trace_length >= 2,
@@ -369,9 +396,18 @@ def validate(config: Config) -> None:
     raise ConfigError("\n".join(faults))
 
 
-def _get(config: Config, field: str) -> float:
+def _get(config: Config, field: str) -> Any:
   section, name = field.split(".")
   return getattr(getattr(config, section), name)
+
+
+def _most(config: Config, field: str) -> float:
+  """The largest value that a number may have, whatever it means."""
+  section, name = field.split(".")
+  types = {f.name: f.type for f in dataclasses.fields(getattr(config, section))}
+  if types[name] is float:
+    return _MAX_FLOAT
+  return _MAX_STEPS if field in _STEPS else _MAX_INT
 
 
 def to_dict(config: Config) -> dict:
@@ -380,23 +416,78 @@ def to_dict(config: Config) -> dict:
 
 
 def from_dict(values: dict) -> Config:
-  """The inverse of `to_dict`.
+  """The inverse of `to_dict`; what is missing takes its default.
 
   Raises:
-    ConfigError: a section or field is unknown.
+    ConfigError: a section or setting is unknown, or of the wrong type.
   """
+  known = {f.name: f.type for f in dataclasses.fields(Config)}
+  if not isinstance(values, dict):
+    raise ConfigError(
+        f"expected the sections {', '.join(known)}, got {_shown(values)}"
+    )
   sections = {}
-  known = [f.name for f in dataclasses.fields(Config)]
   for section, fields in values.items():
     if section not in known:
-      raise ConfigError(f"unknown section {section!r}; expected one of {known}")
-    cls = type(getattr(Config(), section))
-    names = {f.name for f in dataclasses.fields(cls)}
-    if unknown := set(fields) - names:
-      raise ConfigError(f"{section}: unknown settings {sorted(unknown)}")
+      raise ConfigError(
+          f"unknown section {_shown(section)}; expected one of"
+          f" {', '.join(known)}"
+      )
+    if not isinstance(fields, dict):
+      raise ConfigError(
+          f"{section}: expected settings by name, got {_shown(fields)}"
+      )
+    names = {f.name for f in dataclasses.fields(known[section])}
+    if unknown := sorted(set(fields) - names):
+      raise ConfigError(f"{section}: unknown settings {_shown(unknown)}")
     # JSON has no tuples.
     fields = {
         k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()
     }
-    sections[section] = cls(**fields)
-  return Config(**sections)
+    sections[section] = known[section](**fields)
+  config = Config(**sections)
+  _check_types(config)
+  return config
+
+
+def _check_types(config: Config) -> None:
+  """Refuses values of another type: Python's dataclasses take anything."""
+  faults = []
+  for section in dataclasses.fields(config):
+    for field in dataclasses.fields(section.type):
+      value = getattr(getattr(config, section.name), field.name)
+      if not _has_type(value, field.type):
+        faults.append(
+            f"{section.name}.{field.name}: expected {_type_name(field.type)},"
+            f" got {_shown(value)}"
+        )
+  if faults:
+    raise ConfigError("\n".join(faults))
+
+
+def _has_type(value: Any, type_: Any) -> bool:
+  if get_origin(type_) is Literal:
+    return isinstance(value, str) and value in get_args(type_)
+  if get_origin(type_) is tuple:
+    return isinstance(value, tuple) and all(_has_type(x, int) for x in value)
+  if isinstance(value, bool):  # to Python it is an int
+    return type_ is bool
+  return isinstance(value, (int, float) if type_ is float else type_)
+
+
+def _type_name(type_: Any) -> str:
+  if get_origin(type_) is Literal:
+    return "one of " + ", ".join(map(repr, get_args(type_)))
+  if get_origin(type_) is tuple:
+    return "a list of whole numbers"
+  return {
+      bool: "true or false", int: "a whole number", float: "a number",
+      str: "text",
+  }[type_]  # fmt: skip
+
+
+def _shown(value: Any) -> str:
+  """repr, of a readable length."""
+  shorter = reprlib.Repr()
+  shorter.maxstring = shorter.maxother = 120
+  return shorter.repr(value)

@@ -85,7 +85,7 @@ def test_the_submission_differs_in_importance_sampling_alone():
         ("replay.replay_ratio", 0.0, "more than 0"),
         ("replay.port", 70_000, "between 0 and 65535"),
         ("run.lockstep", True, "'local' with run.lockstep"),
-        ("run.seed", 2**31, "less than 2**31"),
+        ("run.seed", 2**31, "at most 2147483647"),
         ("run.learner_devices", -1, "at least 0"),
         ("run.learner_devices", 3, "divisor of agent.batch_size (64)"),
     ],

@@ -127,7 +127,8 @@ def read_last_evaluation(run_dir: pathlib.Path) -> PastEvaluation | None:
   returns = np.array(log["return"])
   # Each evaluation counts its games from 0.
   (starts,) = np.nonzero(games == 0)
-  if not starts.size or np.isnan(returns[starts[-1] :]).any():
+  last = starts[-1] if starts.size else 0
+  numbers = np.append(returns[last:], log["updates"][last])
+  if not starts.size or not np.isfinite(numbers).all():
     raise ValueError(f"{path}: damaged; mend or remove it, evaluate again")
-  last = starts[-1]
   return PastEvaluation(int(log["updates"][last]), returns[last:])

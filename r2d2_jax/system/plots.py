@@ -1,6 +1,5 @@
 """Plots of runs, from their logs."""
 
-import csv
 import math
 import pathlib
 from typing import Any
@@ -154,35 +153,23 @@ def _group(
 def _read_columns(
     path: pathlib.Path, names: tuple[str, ...]
 ) -> dict[str, np.ndarray]:
-  """Those of the columns that the log has; {} where there is no row yet.
-
-  `read_log` converts all columns; a log of some days has a million numbers.
-  """
+  """Those of the columns that the log has; {} where there is no row yet."""
   if not path.exists():
     return {}
-  with path.open(newline="") as f:
-    reader = csv.reader(f)
-    header = next(reader, [])
-    rows = [row for row in reader if len(row) == len(header)]
-  if not rows:
-    return {}
-  columns = {}
-  for name in set(names) & set(header):
-    i = header.index(name)
-    columns[name] = np.array([row[i] for row in rows], float)
-  return columns
+  log = read_log(path, columns=names)
+  return {name: np.array(values) for name, values in log.items()}
 
 
 def _curve(
     log: dict[str, np.ndarray], x: str, column: str, run_dir: pathlib.Path
 ) -> tuple[np.ndarray, np.ndarray]:
-  """The rows in which both columns have a number; none of an empty log."""
+  """The rows in which both columns are finite; none of an empty log."""
   if not log:
     return _NOTHING
   for name in (x, column):
     if name not in log:
       raise ValueError(f"{run_dir}/log.csv: expected a column {name!r}, got none")
-  known = ~(np.isnan(log[x]) | np.isnan(log[column]))
+  known = np.isfinite(log[x]) & np.isfinite(log[column])
   return log[x][known], log[column][known]
 
 

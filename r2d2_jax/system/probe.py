@@ -16,8 +16,10 @@ import numpy as np
 from r2d2_jax.agent.diagnostics import first_and_last_row, q_discrepancy
 from r2d2_jax.agent.networks import Networks
 from r2d2_jax.config import Config
+from r2d2_jax.replay.checks import ReplayError
 from r2d2_jax.replay.local import LocalReplay
 from r2d2_jax.replay.sequences import SequenceBuilder
+from r2d2_jax.system.checkpoints import CheckpointError
 from r2d2_jax.types import ActorOutput, CoreState, EnvSpec, Params, Timestep
 
 _LANES = 4
@@ -46,6 +48,9 @@ class Probe:
       core_state: an example with one leading dimension (numpy).
       networks: from `make_networks`.
       restore_from: directory of a `save`.
+
+    Raises:
+      CheckpointError: what is in `restore_from` is not whole, or does not fit.
     """
     num_envs = config.env.num_envs
     num_lanes = min(_LANES, num_envs)
@@ -65,18 +70,21 @@ class Probe:
         lane_ids=self._lanes,
         row_states=True,
     )
-    self._memory = LocalReplay(
-        dataclasses.replace(
-            config,
-            replay=dataclasses.replace(
-                config.replay, capacity_sequences=_ITEMS, row_states=True
-            ),
-        ),
-        spec,
-        core_state,
-        seed=config.run.seed,
-        restore_from=restore_from,
-    )
+    try:
+      self._memory = LocalReplay(
+          dataclasses.replace(
+              config,
+              replay=dataclasses.replace(
+                  config.replay, capacity_sequences=_ITEMS, row_states=True
+              ),
+          ),
+          spec,
+          core_state,
+          seed=config.run.seed,
+          restore_from=restore_from,
+      )
+    except ReplayError as error:
+      raise CheckpointError(str(error)) from error
     self._measure = jax.jit(
         functools.partial(_dq, networks=networks, config=config.agent)
     )

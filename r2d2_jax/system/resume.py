@@ -3,6 +3,7 @@
 import collections
 import pathlib
 from typing import Any, Callable, NamedTuple
+import zipfile
 
 import jax
 import numpy as np
@@ -30,6 +31,8 @@ from r2d2_jax.types import LearnerState
 _ARRAYS = "arrays.npz"
 _REPLAY = "replay"
 _PROBE = "probe"
+# What a run's record holds, beside what every checkpoint's does.
+_RECORDED = {"starts", "exact", "config", "ratio", "report"}
 # Settings that say how long a run goes on and what it shows: they may change
 # without changing its course.
 _FREE = frozenset((
@@ -78,6 +81,11 @@ def find_resumed(run_dir: pathlib.Path, config: Config) -> Resumed | None:
   if not saved:
     return None
   record = read_record(saved[-1])
+  if missing := _RECORDED - record.keys():
+    raise CheckpointError(
+        f"{saved[-1].path}: its record lacks {', '.join(sorted(missing))}; move"
+        f" {saved[-1].path} away to go on from the one before it"
+    )
   changed = _changed_settings(record["config"], to_dict(config))
   exact = (
       config.run.lockstep
@@ -203,9 +211,6 @@ class RunState:
       ratio = {"env_steps": steps, "trained_rows": 0, "start_steps": None}
     self._ratio.load_state_dict(ratio)
     self._report.load_state_dict(record["report"], steps=steps, updates=updates)
-    # What was written after the checkpoint will be written again.
-    cut_log(self._run_dir / "log.csv", steps=steps, updates=updates)
-    cut_log(self._run_dir / "evaluation.csv", updates=updates)
     path = resumed.checkpoint.path / _ARRAYS
     try:
       with np.load(path, allow_pickle=False) as saved:
@@ -216,10 +221,16 @@ class RunState:
         self._actors.load_state_dict(arrays["actors"])
         self._samples.load_state_dict(arrays["samples"])
         self._probe.load_state_dict(arrays["probe"])
-    except (OSError, ValueError, KeyError) as error:
+    # BadZipFile, TypeError: it is no archive of arrays at all.
+    except (
+        OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile
+    ) as error:  # fmt: skip
       raise CheckpointError(
           f"cannot go on from {path}: {first_line(error)}"
       ) from error
+    # What was written after the checkpoint will be written again.
+    cut_log(self._run_dir / "log.csv", steps=steps, updates=updates)
+    cut_log(self._run_dir / "evaluation.csv", updates=updates)
 
 
 def _flat(parts: dict[str, dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

@@ -7,7 +7,13 @@ import pathlib
 import tempfile
 from typing import Iterator
 
-from r2d2_jax.config import Config, ConfigError, from_dict, to_dict
+from r2d2_jax.config import (
+    Config,
+    ConfigError,
+    from_dict,
+    to_dict,
+    validate,
+)
 
 _CONFIG_FILE = "config.json"
 _LOCK_FILE = ".lock"
@@ -82,15 +88,19 @@ def read_config(run_dir: pathlib.Path) -> Config:
   """The configuration that a run was started with.
 
   Raises:
-    ConfigError: the directory holds no run, or one of another version.
+    ConfigError: the directory holds no run, or one whose settings cannot work:
+      edited by hand, or of another version.
   """
   path = run_dir / _CONFIG_FILE
   try:
-    return from_dict(json.loads(path.read_text()))
-  except FileNotFoundError as error:
+    config = from_dict(json.loads(path.read_text()))
+    validate(config)
+  except (FileNotFoundError, NotADirectoryError) as error:
     raise ConfigError(
         f"{run_dir} holds no run: expected {path}; give the directory that"
         " training printed"
     ) from error
-  except (ValueError, TypeError) as error:
+  # RecursionError: JSON of a thousand brackets.
+  except (OSError, ValueError, RecursionError) as error:
     raise ConfigError(f"{path} cannot be read: {error}") from error
+  return config

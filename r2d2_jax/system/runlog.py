@@ -1,5 +1,6 @@
 """The run's log: one CSV that grows row by row, and its reading."""
 
+from collections.abc import Collection
 import csv
 import io
 import pathlib
@@ -56,34 +57,65 @@ def cut_log(path: pathlib.Path, **last: int) -> None:
   Args:
     path: of the CSV; need not exist.
     **last: by column, the value at the checkpoint: rows above it go.
+
+  Raises:
+    ValueError: it is damaged; nothing was changed.
   """
   if not path.exists():
     return
-  # The last piece is empty, or half a row.
-  lines = path.read_text().split("\n")[:-1]
-  columns = lines[0].split(",") if lines else []
-  kept = lines[:1] + [
-      line
-      for line in lines[1:]
-      if all(
-          float(line.split(",")[columns.index(name)]) <= value
-          for name, value in last.items()
-      )
-  ]
+  try:
+    # The last piece is empty, or half a row.
+    lines = path.read_text().split("\n")[:-1]
+    columns = lines[0].split(",") if lines else []
+    kept = lines[:1] + [
+        line
+        for line in lines[1:]
+        if all(
+            float(line.split(",")[columns.index(name)]) <= value
+            for name, value in last.items()
+        )
+    ]
+  except (ValueError, IndexError) as error:
+    raise _damaged(path, error) from error
   if kept != lines:
     new = path.with_name(f"{path.name}.partial")
     new.write_text("".join(f"{line}\n" for line in kept))
     new.replace(path)
 
 
-def read_log(path: pathlib.Path) -> dict[str, list[float]]:
-  """The columns of a log, as floats; what is no number is NaN."""
-  with path.open(newline="") as f:
-    rows = list(csv.DictReader(f))
+def read_log(
+    path: pathlib.Path, columns: Collection[str] | None = None
+) -> dict[str, list[float]]:
+  """The columns of a log, as floats; what is no number is NaN.
+
+  Half a row, as a killed process leaves it, is left out.
+
+  Args:
+    path: of the CSV.
+    columns: which of its columns, those that it lacks left out; None for all. A
+      log of some days has a million numbers.
+
+  Returns:
+    Columns by name; {} where there is no row yet.
+
+  Raises:
+    ValueError: it is no CSV.
+  """
+  try:
+    with path.open(newline="") as f:
+      header, *rows = list(csv.reader(f)) or [[]]
+  except (csv.Error, UnicodeDecodeError) as error:
+    raise _damaged(path, error) from error
+  rows = [row for row in rows if len(row) == len(header)]
   return {
-      name: [_number(row[name]) for row in rows]
-      for name in (rows[0] if rows else {})
+      name: [_number(row[i]) for row in rows]
+      for i, name in enumerate(header)
+      if rows and (columns is None or name in columns)
   }
+
+
+def _damaged(path: pathlib.Path, error: Exception) -> ValueError:
+  return ValueError(f"{path}: damaged ({error}); mend it or move it away")
 
 
 def _short(value):
@@ -93,5 +125,5 @@ def _short(value):
 def _number(text: str) -> float:
   try:
     return float(text)
-  except (TypeError, ValueError):
+  except ValueError:
     return float("nan")

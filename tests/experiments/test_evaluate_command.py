@@ -147,9 +147,9 @@ def test_slips_are_told_before_anything_is_played(make_run, tmp_path, capsys):
   for arguments, words in (
       ([], "at least one run directory"),
       ([run, tmp_path / "nowhere"], "holds no run"),
-      ([run, "--episodes", 0], "--episodes and --lanes of at least 1"),
-      ([run, "--epsilon", 1.5], "--epsilon between 0 and 1, got 30, 2 and 1.5"),
-      ([run, "--seed", -1], "--seed between 0 and 2**31 - 1, got -1"),
+      ([run, "--episodes", 0], "--episodes: expected a number between 1 and"),
+      ([run, "--epsilon", 1.5], "--epsilon: expected a number between 0 and 1, got 1.5"),
+      ([run, "--seed", -1], "--seed: expected a number between 0 and"),
       ([run, "--checkpoint", "5"], "expected one of latest, 1"),
   ):
     assert _main(*arguments) == 2

@@ -95,7 +95,7 @@ def test_a_game_is_written_and_not_overwritten(run_dir, tmp_path, capsys):
   before = out.read_bytes()
   assert command.main(arguments) == 2
   error = capsys.readouterr().err
-  assert error == f"error: out: {out} exists; give another name, or --overwrite\n"
+  assert error == f"error: --out: {out} exists; give another name, or --overwrite\n"
   assert out.read_bytes() == before
 
   cut = [*arguments, "--overwrite", "--max-steps", "2", "--checkpoint", "0"]
@@ -110,9 +110,9 @@ def test_a_game_is_written_and_not_overwritten(run_dir, tmp_path, capsys):
         (["--out", "absent/x.mp4"], "a directory that exists, got absent"),
         (["--out", "x.gif", "--fps", "60"], "at most 50"),
         (["--epsilon", "1.5"], "run.eval_epsilon: expected between 0 and 1"),
-        (["--seed", "-1"], "seed: expected at least 0, got -1"),
-        (["--game", "0"], "game: expected at least 1, got 0"),
-        (["--max-steps", "-2"], "max_steps: expected at least 0, got -2"),
+        (["--seed", "-1"], "--seed: expected a number between 0 and"),
+        (["--game", "0"], "--game: expected a number between 1 and"),
+        (["--max-steps", "-2"], "--max-steps: expected a number between 0 and"),
         (["--checkpoint", "7"], "checkpoint: expected one of latest, 0"),
         (["--checkpoint", "best"], "checkpoint: expected one of latest, 0"),
     ],
