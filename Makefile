@@ -15,7 +15,7 @@ pure_tests := $(wildcard tests/test_architecture.py tests/test_config.py \
   tests/test_types.py tests/agent tests/envs tests/replay)
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-full test-pure test-slow bench lock venv \
+.PHONY: help train test test-full test-pure test-slow drills bench lock venv \
   venv-pure clean
 
 help:  ## list these targets
@@ -36,6 +36,9 @@ test-pure: venv-pure  ## the pure half: newest JAX, no Reverb, no EnvPool
 
 test-slow: venv  ## the tests of 20 seconds and more, left out of `make test`
 	$(VENV)/bin/python -m pytest -m slow $(ARGS)
+
+drills: venv  ## kill, starve and poison runs, look at what is left; in ARGS which
+	$(VENV)/bin/python -m experiments.drills $(ARGS)
 
 bench: venv  ## measure speed, some minutes (docs/performance.md); more in ARGS
 	$(VENV)/bin/python -m experiments.benchmark $(ARGS)

@@ -73,7 +73,10 @@ def main(
         said, verdict, failed = str(error), "FAILED", failed + 1
       seconds = time.monotonic() - start
       console.print(
-          f"{name:22} {verdict} in {seconds:.0f} s {said}", highlight=False
+          f"{name:22} {verdict} in {seconds:.0f} s {said}",
+          highlight=False,
+          markup=False,
+          soft_wrap=True,
       )
   return 1 if failed else 0
 

@@ -11,7 +11,7 @@ from r2d2_jax.system.rundir import checkpoints_dir
 
 def not_a_number(directory: pathlib.Path) -> None:
   """A reward that is NaN: a diagnosis, and the last good checkpoint."""
-  message = _fails(directory / "nan", sabotage="nan", at=12)
+  message = _fails(directory / "nan", sabotage="nan", at=150)
   check("mean |td error| of a batch is nan" in message, "what", message)
   check("not finite: rewards" in message, "a diagnosis", message)
 
@@ -29,7 +29,7 @@ def dead_server(directory: pathlib.Path) -> None:
   """Reverb's server dies: its calls block, the run notices by itself."""
   start = time.monotonic()
   message = _fails(
-      directory / "server", backend="reverb", sabotage="dead-server", at=12
+      directory / "server", backend="reverb", sabotage="dead-server", at=300
   )
   check("dead or out of reach" in message, "what", message)
   # Compilation and imports included; the heartbeat alone takes 10 at most.

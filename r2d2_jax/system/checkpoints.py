@@ -2,19 +2,19 @@
 
     checkpoints/<updates>-<steps>/
       learner/     LearnerState, written by orbax
-      record.json  format, settings, counters, positions in the logs
+      record.json  format, settings, counters
       ...          whatever the run adds: actors, replay
 
 Everything is plain arrays and JSON: loading a checkpoint never runs code from it.
 """
 
 import contextlib
+import errno
 import json
 import logging
 import os
 import pathlib
 import shutil
-import textwrap
 from typing import Any, Callable, Iterator, NamedTuple
 
 import jax
@@ -92,9 +92,11 @@ def save_checkpoint(
     for leftover in directory.glob(f"*{PARTIAL}"):
       shutil.rmtree(leftover)
     partial.mkdir()
+    # First what is large: where the disk is full, it says so plainly.
+    write_more(partial)
+    _check_room(directory, state)
     with _checkpointer() as checkpointer:
       checkpointer.save(partial / "learner", args=ocp.args.StandardSave(state))
-    write_more(partial)
     text = json.dumps({"format": FORMAT, **record}, indent=1)
     (partial / _RECORD).write_text(text)
     flush_to_disk(partial)
@@ -176,6 +178,16 @@ def restore_learner(
   return state
 
 
+def _check_room(directory: pathlib.Path, state: LearnerState) -> None:
+  # orbax's storage, when it meets a full disk, prints pages of its own besides.
+  need = 2 * sum(x.nbytes for x in jax.tree.leaves(state)) + 2**20
+  free = shutil.disk_usage(directory).free
+  if free < need:
+    raise OSError(
+        errno.ENOSPC, f"the learner's state needs {need} bytes, {free} are free"
+    )
+
+
 def _check_shape(path: tuple, expected: jax.ShapeDtypeStruct, x: Any) -> None:
   # orbax hands out whatever shape it finds.
   if x.shape != expected.shape:
@@ -206,9 +218,9 @@ def _way_out(checkpoint: SavedCheckpoint) -> str:
 
 
 def first_line(error: BaseException) -> str:
-  """An error in one line of a readable length."""
-  lines = str(error).splitlines() or [type(error).__name__]
-  return textwrap.shorten(lines[0], 240, placeholder=" ...")
+  """An error in one line of a readable length: its beginning and its end."""
+  line = (str(error).splitlines() or [type(error).__name__])[0]
+  return line if len(line) <= 240 else f"{line[:120]} ... {line[-115:]}"
 
 
 def flush_to_disk(directory: pathlib.Path) -> None:

@@ -70,6 +70,7 @@ class RunReport:
     self._minutes_before = 0.0
     self._start = time.monotonic()
     self._end: float | None = None
+    self._final_row: dict[str, Any] | None = None
     self._last = (self._start, 0, 0, {})
 
   def state_dict(self) -> dict[str, Any]:
@@ -150,6 +151,10 @@ class RunReport:
       lanes; return_exploit: last 30 of those lanes that explore least;
       eval_return: of an evaluation that ended since the last row; share_x: part of the wall-clock time that leg x was busy.
     """
+    if self._final_row is not None:
+      # Nothing has happened since but, perhaps, the last evaluation.
+      self._final_row["eval_return"], self._eval_return = self._eval_return, _NAN
+      return dict(self._final_row)
     now = time.monotonic()
     then, steps_then, updates_then, legs_then = self._last
     self._last = (now, steps, updates, leg_seconds)
@@ -160,7 +165,7 @@ class RunReport:
         for leg in _LEGS
     }
     steps_per_second = (steps - steps_then) / seconds
-    return {
+    row = {
         "minutes": self.minutes(),
         "steps": steps,
         "frames": steps * self._frame_skip,
@@ -178,6 +183,9 @@ class RunReport:
         "bottleneck": _bottleneck(share, learning=updates > updates_then),
         "minutes_left": self._minutes_left(steps, steps_per_second),
     }
+    if self.has_ended:
+      self._final_row = row
+    return row
 
   def _minutes_left(self, steps: int, steps_per_second: float) -> float:
     run = self._config.run

@@ -5,6 +5,7 @@ of their own, the calling thread watches, logs and saves. *Lock-step*: everythin
 in the calling thread, strictly alternating, repeatable bit for bit.
 """
 
+import dataclasses
 import functools
 import pathlib
 import queue
@@ -20,7 +21,7 @@ from r2d2_jax.agent.learning import init_learner_state, make_optimizer
 from r2d2_jax.agent.networks import make_networks
 from r2d2_jax.config import Config, validate
 from r2d2_jax.envs.journal import JournalWorld
-from r2d2_jax.envs.make import make_world
+from r2d2_jax.envs.make import make_world, world_spec
 from r2d2_jax.replay.checks import ReplayError
 from r2d2_jax.replay.make import make_replay
 from r2d2_jax.system.acting import ActorLoop
@@ -32,7 +33,7 @@ from r2d2_jax.system.checkpoints import (
     restore_learner,
 )
 from r2d2_jax.system.chores import Chores
-from r2d2_jax.system.display import progress_display, progress_line
+from r2d2_jax.system.display import run_display
 from r2d2_jax.system.evaluation import Evaluation, evaluate, write_evaluation
 from r2d2_jax.system.health import DivergedError
 from r2d2_jax.system.interrupts import deferred_interrupts
@@ -43,6 +44,7 @@ from r2d2_jax.system.learning import (
     learner_mesh,
 )
 from r2d2_jax.system.parameters import ParameterStore
+from r2d2_jax.system.plan import check_plan, make_plan, print_plan
 from r2d2_jax.system.plots import plot_learning_curve
 from r2d2_jax.system.probe import Probe
 from r2d2_jax.system.ratio import ReplayRatio
@@ -60,6 +62,7 @@ from r2d2_jax.system.rundir import (
 )
 from r2d2_jax.system.runlog import RunLog
 from r2d2_jax.system.samples import SampleStats
+from r2d2_jax.system.sinks import make_sinks
 from r2d2_jax.types import LearnerState
 
 # How long a blocked thread waits before it looks whether the run has stopped.
@@ -93,8 +96,8 @@ def train(
 ) -> TrainResult:
   """Trains, and at the end evaluates; everything lands in run_dir.
 
-  The directory gets config.json, log.csv, checkpoints/, best/, evaluation.csv and
-  learning_curve.png. If it holds a checkpoint, the run goes on from the newest
+  The directory gets config.json, log.csv, TensorBoard's events, checkpoints/,
+  best/, evaluation.csv and learning_curve.png. If it holds a checkpoint, the run goes on from the newest
   one: learner, replay, counters, logs. In lock-step mode it goes on as if it had
   never stopped (as long as the settings are the same); with threads the lanes
   begin new games.
@@ -115,13 +118,43 @@ def train(
       can go on from.
   """
   validate(config)
+  console = console or Console(quiet=True)
+  show_and_check_plan(config, run_dir=run_dir, console=console)
   with claimed_run_dir(run_dir, config):
-    run = _Run(config, run_dir, console or Console(quiet=True))
+    run = _Run(config, run_dir, console)
     try:
       run.build()
       return run.run()
     finally:
       run.close()
+
+
+def show_and_check_plan(
+    config: Config, *, run_dir: pathlib.Path, console: Console
+) -> None:
+  """Prints what the run will take; nothing is started.
+
+  Raises:
+    ConfigError: it cannot fit; the message says what would.
+    ValueError, ImportError: there is no such world, or the network does not
+      suit it.
+  """
+  mesh = learner_mesh(config)
+  config = dataclasses.replace(
+      config, run=dataclasses.replace(config.run, run_dir=str(run_dir))
+  )
+  spec = world_spec(config.env)
+  make_networks(spec, config=config.network)  # refuses what cannot fit together
+  # None on CPUs: there the device's memory is the host's.
+  stats = jax.local_devices()[0].memory_stats() or {}
+  plan = make_plan(
+      config,
+      spec,
+      device_limit_bytes=stats.get("bytes_limit"),
+      num_devices=mesh.size if mesh else 1,
+  )
+  print_plan(plan, console)
+  check_plan(plan)
 
 
 class _Run:
@@ -142,6 +175,13 @@ class _Run:
     config = self._config
     resumed = find_resumed(self._run_dir, config)
     starts = resumed.starts if resumed else 0
+    self._sinks = make_sinks(
+        config,
+        self._run_dir,
+        steps=resumed.checkpoint.steps if resumed else 0,
+        say=self._say,
+    )
+    self._closers += [sink.close for sink in self._sinks]
     self._mesh = learner_mesh(config)
     params_key, actor_key = jax.random.split(jax.random.key(config.run.seed))
     world = make_world(config.env, seed=world_seed(config.run.seed, starts))
@@ -255,7 +295,7 @@ class _Run:
 
   def run(self) -> TrainResult:
     """The training, the last save, the evaluation."""
-    with progress_display(self._console) as self._show:
+    with run_display(self._console, self._config) as self._show:
       try:
         with deferred_interrupts(self._ask_to_stop):
           if self._config.run.lockstep:
@@ -479,7 +519,9 @@ class _Run:
       self._log.write(row)
     except OSError as error:
       self._say(f"cannot write the log: {first_line(error)}")
-    self._show(progress_line(row, self._config))
+    for sink in self._sinks:
+      sink.write(row, histograms)
+    self._show(row)
 
   def _save(self) -> None:
     """Saves; with threads beside them, skipping where the last one still runs."""
@@ -544,7 +586,7 @@ class _Run:
     self._say(f"wrote {path}")
 
   def _say(self, text: str) -> None:
-    self._console.print(text, highlight=False, soft_wrap=True)
+    self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
   def close(self) -> None:
     """Stops and closes every part, the last built first."""

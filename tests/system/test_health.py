@@ -26,9 +26,12 @@ def test_nan_stops_the_run_with_a_diagnosis_and_the_last_good_checkpoint(
 ):
   """One poisoned reward: what follows must be noticed before it is saved."""
   step = train_module.LearnerLoop.step
+  poisoned_at = []
 
   def poison(loop, batch):
-    if loop.num_updates == 7:
+    saved = list_checkpoints(tmp_path / "run" / "checkpoints")
+    if saved and saved[-1].num_updates >= 3 and not poisoned_at:
+      poisoned_at.append(loop.num_updates)
       r_t = batch.on_device.sequence.inputs.r_t.at[0].set(np.nan)
       sequence = batch.on_device.sequence
       batch.on_device = batch.on_device._replace(
@@ -47,12 +50,16 @@ def test_nan_stops_the_run_with_a_diagnosis_and_the_last_good_checkpoint(
   assert "not finite: rewards, " in message
   assert "likely cause: the environment gave numbers" in message
   saved = list_checkpoints(tmp_path / "run" / "checkpoints")
-  assert saved[-1].num_updates <= 7 and str(saved[-1].path) in message
+  assert 3 <= saved[-1].num_updates <= poisoned_at[0]
+  assert str(saved[-1].path) in message
   # It can go on from there.
   monkeypatch.setattr(train_module.LearnerLoop, "step", step)
   config = dataclasses.replace(
-      config, run=dataclasses.replace(config.run, total_steps=3_000)
+      config,
+      run=dataclasses.replace(
+          config.run, total_steps=saved[-1].steps + 1_000, eval_episodes=0
+      ),
   )
   result = train(config, run_dir=tmp_path / "run")
-  assert int(result.state.num_updates) > 7
+  assert int(result.state.num_updates) > saved[-1].num_updates
   assert all(np.isfinite(x).all() for x in jax.tree.leaves(result.state))

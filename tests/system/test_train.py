@@ -58,7 +58,7 @@ def test_threads_train_keep_the_ratio_and_leave_everything_behind(tmp_path):
   names = {p.name for p in (tmp_path / "run").iterdir()}
   assert names == {
       "config.json", "log.csv", "checkpoints", "best", "evaluation.csv",
-      "learning_curve.png", ".lock",
+      "learning_curve.png", "tensorboard", ".lock",
   }  # fmt: skip
   with (tmp_path / "run" / "log.csv").open() as f:
     rows = list(csv.DictReader(f))
