@@ -51,7 +51,9 @@ def exit_code(command: Callable[[], int | None]) -> int:
     return 2
 
 
-def check_number(flag: str, value: int, low: int, high: int = 2**31 - 1) -> None:
+def check_number(
+    flag: str, value: float, low: int, high: int = 2**31 - 1
+) -> None:
   """Raises ConfigError where a flag's number is outside [low, high]."""
   if not low <= value <= high:
     raise ConfigError(

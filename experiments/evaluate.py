@@ -57,10 +57,7 @@ def evaluate_runs(
   check_number("--episodes", episodes, 1)
   check_number("--lanes", lanes, 1, _MAX_LANES)
   check_number("--seed", seed, 0)
-  if not 0 <= epsilon <= 1:
-    raise ConfigError(
-        f"--epsilon: expected a number between 0 and 1, got {epsilon}"
-    )
+  check_number("--epsilon", epsilon, 0, 1)
   if not run_dirs:
     raise ConfigError("expected at least one run directory, got none")
   for run_dir in run_dirs:  # a slip is told now, not after hours of games

@@ -5,7 +5,6 @@
 The suffix, .mp4 or .gif, decides the format. docs/recording.md has more.
 """
 
-import dataclasses
 import pathlib
 import signal
 import sys
@@ -14,7 +13,7 @@ from typing import Annotated
 import tyro
 
 from experiments.command import check_new_file, check_number, run_command
-from r2d2_jax.config import ConfigError, validate
+from r2d2_jax.config import ConfigError
 
 
 def record_run(
@@ -58,16 +57,13 @@ def record_run(
     raise ConfigError(
         f"--out: {out} exists; give another name, or --overwrite"
     )
+  check_number("--epsilon", epsilon, 0, 1)
   check_number("--seed", seed, 0)
   check_number("--game", game, 1)
   check_number("--max-steps", max_steps, 0)
   if fps:
     check_format(out, fps)
   agent = load_agent(run_dir, which=checkpoint)
-  validate(dataclasses.replace(
-      agent.config,
-      run=dataclasses.replace(agent.config.run, eval_epsilon=epsilon),
-  ))
   check_format(out, fps or default_fps(agent))
   console = Console(highlight=False, markup=False)
   console.print(

@@ -40,8 +40,10 @@ def scoreboard(
 
   if csv is not None:
     check_new_file("--csv", csv)
-  if plots is not None and plots.exists() and not plots.is_dir():
-    raise ConfigError(f"--plots: expected a directory, got file {plots}")
+  if plots is not None:
+    there = next(path for path in (plots, *plots.parents) if path.exists())
+    if not there.is_dir():
+      raise ConfigError(f"--plots: expected a directory, got file {there}")
   standings = read_standings(list(run_dirs))
   games = standings.published
   if plots is not None and not games:

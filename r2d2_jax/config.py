@@ -316,6 +316,8 @@ def validate(config: Config) -> None:
       "run.eval_epsilon",
   )  # fmt: skip
   between(0, 65535, "replay.port")
+  if faults:  # how numbers go together is of no use where one is impossible
+    raise ConfigError("\n".join(faults))
   need(
       run.learner_devices <= 0 or agent.batch_size % run.learner_devices == 0,
       "run.learner_devices",

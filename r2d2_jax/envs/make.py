@@ -1,5 +1,7 @@
 """One call that makes a world from the settings."""
 
+import dataclasses
+
 from r2d2_jax.config import EnvConfig
 from r2d2_jax.envs.flicker import FlickerWorld
 from r2d2_jax.envs.recall import RecallWorld
@@ -54,8 +56,10 @@ def world_spec(config: EnvConfig) -> EnvSpec:
     ValueError, ImportError: as `make_world` raises them for a task.
   """
   if config.task.lower() == "recall":
-    # A few numpy arrays; blanking (flicker) changes no shape.
-    return RecallWorld(1, seed=0).spec
+    # A few numpy arrays.
+    return make_world(
+        dataclasses.replace(config, num_envs=1, batch_size=0), seed=0
+    ).spec
   # pylint: disable=import-outside-toplevel
   from r2d2_jax.envs import envpool_world
 

@@ -109,7 +109,7 @@ def test_a_game_is_written_and_not_overwritten(run_dir, tmp_path, capsys):
         (["--out", "x.avi"], "expected a name ending in .mp4 or .gif"),
         (["--out", "absent/x.mp4"], "a directory that exists, got absent"),
         (["--out", "x.gif", "--fps", "60"], "at most 50"),
-        (["--epsilon", "1.5"], "run.eval_epsilon: expected between 0 and 1"),
+        (["--epsilon", "1.5"], "--epsilon: expected a number between 0 and 1"),
         (["--seed", "-1"], "--seed: expected a number between 0 and"),
         (["--game", "0"], "--game: expected a number between 1 and"),
         (["--max-steps", "-2"], "--max-steps: expected a number between 0 and"),
