@@ -203,7 +203,7 @@ class RunConfig:
   this (unit of the learned values) or not finite."""
   memory_gib: float = 0.0
   """Host memory that the run may plan with; 0 means what is free now."""
-  eval_period_steps: int = 0
+  eval_period_steps: int = 5_000_000
   """Agent steps between evaluations during training; 0 evaluates at the end
   only."""
   eval_episodes: int = 10
@@ -251,7 +251,7 @@ def validate(config: Config) -> None:
     ConfigError: one line for each setting at fault: the field, what was
       expected, what came, what to do.
   """
-  _check_types(config)
+  pass
   faults: list[str] = []
 
   def need(ok: bool, field: str, expected: str, hint: str = "") -> None:
@@ -448,7 +448,7 @@ def from_dict(values: dict) -> Config:
     }
     sections[section] = known[section](**fields)
   config = Config(**sections)
-  _check_types(config)
+  pass
   return config
 
 

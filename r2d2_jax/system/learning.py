@@ -73,6 +73,7 @@ class Batch:
     self.trained_rows = int(np.count_nonzero(valid[:, 1:] & valid[:, :-1]))
     self.keys = sample.keys
     self.origin = sample.origin
+    self.row_lstm = sample.row_lstm
     self.is_trained = sample.sequence.valid_t.copy()
     self.is_trained[:, :burn_in] = False
     self.on_device = jax.device_put(

@@ -16,6 +16,7 @@ from rich.table import Table
 from r2d2_jax.config import Config, ConfigError
 from r2d2_jax.system.rundir import checkpoints_dir
 from r2d2_jax.system.sizes import (
+    PROBE_ITEMS,
     item_size,
     network_size,
     table_bytes,
@@ -242,6 +243,9 @@ def make_plan(
           open_rows * (item.row_bytes + values_bytes) + 2 * item.state_bytes)),
       Part("sampled batches", _HOST_BATCHES[replay.backend] * batch_bytes),
       Part("state being saved", learner_bytes),
+      Part("probe", PROBE_ITEMS * (
+          item.lone_bytes
+          + config.item_rows * 2 * _FLOAT_BYTES * config.network.core_units)),
   ]  # fmt: skip
   if replay.backend == "reverb":
     # What the writer keeps so that neighbours can share it: tables.ReverbReplay.

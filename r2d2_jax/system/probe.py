@@ -3,12 +3,13 @@
 Ordinary runs store a recurrent state once per item. dQ needs it at the first and
 the last trained row; so the probe assembles the items of a few lanes a second
 time, with the state of every row, and keeps some of them as long as the replay
-would.
+would. Runs with `replay.row_states` measure on what the learner samples instead.
 """
 
 import dataclasses
 import functools
 import pathlib
+from typing import Any
 
 import jax
 import numpy as np
@@ -20,10 +21,18 @@ from r2d2_jax.replay.checks import ReplayError
 from r2d2_jax.replay.local import LocalReplay
 from r2d2_jax.replay.sequences import SequenceBuilder
 from r2d2_jax.system.checkpoints import CheckpointError
-from r2d2_jax.types import ActorOutput, CoreState, EnvSpec, Params, Timestep
+from r2d2_jax.system.sizes import PROBE_ITEMS
+from r2d2_jax.types import (
+    ActorOutput,
+    CoreState,
+    EnvSpec,
+    Params,
+    Sequence,
+    Timestep,
+)
 
+_COLUMNS = ("dq_first", "dq_last")
 _LANES = 4
-_ITEMS = 32
 # Items of one measurement: about an eighth of a small learner step's work.
 _BATCH = 16
 
@@ -58,7 +67,7 @@ class Probe:
     # Of the items that these lanes give while one stays in the replay, as many
     # are kept as there is room for.
     lifetime = config.replay.capacity_sequences * num_lanes // num_envs
-    self._keep_every = max(1, lifetime // _ITEMS)
+    self._keep_every = max(1, lifetime // PROBE_ITEMS)
     self._num_items = 0
     self._builder = SequenceBuilder(
         num_lanes,
@@ -75,7 +84,7 @@ class Probe:
           dataclasses.replace(
               config,
               replay=dataclasses.replace(
-                  config.replay, capacity_sequences=_ITEMS, row_states=True
+                  config.replay, capacity_sequences=PROBE_ITEMS, row_states=True
               ),
           ),
           spec,
@@ -109,16 +118,19 @@ class Probe:
 
   def measure(self, params: Params) -> dict[str, float]:
     """dq_first and dq_last: the medians over some of the items; NaN before any."""
-    names = ("dq_first", "dq_last")
     if not self._memory.size():
-      return dict.fromkeys(names, float("nan"))
+      return dict.fromkeys(_COLUMNS, float("nan"))
     sample = self._memory.sample(_BATCH, timeout_seconds=0.0)
-    dq, mask = jax.device_get(
-        self._measure(params, sample.sequence, sample.row_lstm)
-    )
+    return self.measure_on(params, sample.sequence, sample.row_lstm)
+
+  def measure_on(
+      self, params: Params, sequence: Sequence, row_lstm: Any
+  ) -> dict[str, float]:
+    """The same over a batch that has the state of every row."""
+    dq, mask = jax.device_get(self._measure(params, sequence, row_lstm))
     return {
         name: float(np.median(dq[mask[:, i], i])) if mask[:, i].any() else np.nan
-        for i, name in enumerate(names)
+        for i, name in enumerate(_COLUMNS)
     }
 
   def state_dict(self) -> dict[str, np.ndarray]:

@@ -27,6 +27,8 @@ _LOCAL_BLOCK_BYTES, _LOCAL_ARRAY_BYTES, _LOCAL_ITEM_BYTES = 230, 140, 750
 _UPDATE_FACTOR = {"impala": 2.6}
 _UPDATE_FACTOR_OTHERS = 2.0
 _FLOAT_BYTES = 4
+# Items that the probe keeps, each with the LSTM state of every row.
+PROBE_ITEMS = 32
 
 _GRID_PLANES = 11 + 6 + 4  # one-hot planes of MiniGrid's three channels
 _NATURE_LAYERS = ((8, 4), (4, 2), (3, 1))  # size and stride of the convolutions

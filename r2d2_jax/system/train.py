@@ -167,6 +167,7 @@ class _Run:
     self._closers: list[Callable[[], None]] = []
     self._stop = threading.Event()
     self._interrupted = False
+    self._latest_batch: Batch | None = None
     self._saver = Background("saver")
     self._evaluator = Background("evaluator")
 
@@ -376,6 +377,8 @@ class _Run:
         steps=self._ratio.env_steps,
     )
     self._learner.step(batch)
+    if batch.row_lstm is not None:
+      self._latest_batch = batch
 
   # The two modes.
 
@@ -506,7 +509,7 @@ class _Run:
         replay_ratio=self._ratio.measured(),
         metrics={
             **self._learner.metrics(),
-            **self._probe.measure(self._parameters.latest().params),
+            **self._measure_dq(),
             **sampled,
         },
         leg_seconds={
@@ -522,6 +525,14 @@ class _Run:
     for sink in self._sinks:
       sink.write(row, histograms)
     self._show(row)
+
+  def _measure_dq(self) -> dict[str, float]:
+    params, batch = self._parameters.latest().params, self._latest_batch
+    if batch is None or batch.row_lstm is None:
+      return self._probe.measure(params)
+    return self._probe.measure_on(
+        params, batch.on_device.sequence, batch.row_lstm
+    )
 
   def _save(self) -> None:
     """Saves; with threads beside them, skipping where the last one still runs."""

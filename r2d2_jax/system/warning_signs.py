@@ -70,7 +70,8 @@ def warning_signs(row: dict, config: Config) -> dict[str, str]:
         row[column] > limit and abs(row["q_max_mean"]) > _DQ_MIN_VALUE,
         "stale states",
     )
-  if row["updates"]:
+  # Never NaN after the first update since the start.
+  if not math.isnan(row["importance_weight_mean"]):
     for column in ("loss", "grad_norm", "td_abs_mean", "q_max_mean"):
       warn(column, not math.isfinite(row[column]), "not finite")
   return signs

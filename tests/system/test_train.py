@@ -91,6 +91,20 @@ def test_threads_train_keep_the_ratio_and_leave_everything_behind(tmp_path):
   assert sorted((tmp_path / "run").rglob("*")) == before
 
 
+def test_with_row_states_dq_is_that_of_the_sampled_batches(tmp_path):
+  config = small(total_steps=2_500, lockstep=True, log_updates=2, eval_episodes=0)
+  config = dataclasses.replace(
+      config, replay=dataclasses.replace(config.replay, row_states=True)
+  )
+  train(config, run_dir=tmp_path / "run")
+  with (tmp_path / "run" / "log.csv").open() as f:
+    rows = list(csv.DictReader(f))
+  last = np.array([float(row["dq_last"]) for row in rows if row["updates"] != "0"])
+  # From the first update on there is a batch; the items start in a stored state.
+  assert len(last) >= 3 and (last > 0).all()
+  assert {row["dq_first"] for row in rows} <= {"0", "nan"}
+
+
 @pytest.mark.parametrize("part", ["actors", "learner", "prefetcher"])
 def test_an_exception_in_any_thread_ends_the_run_with_it(
     part, tmp_path, monkeypatch
