@@ -251,7 +251,7 @@ def validate(config: Config) -> None:
     ConfigError: one line for each setting at fault: the field, what was
       expected, what came, what to do.
   """
-  pass
+  _check_types(config)
   faults: list[str] = []
 
   def need(ok: bool, field: str, expected: str, hint: str = "") -> None:
@@ -448,7 +448,7 @@ def from_dict(values: dict) -> Config:
     }
     sections[section] = known[section](**fields)
   config = Config(**sections)
-  pass
+  _check_types(config)
   return config
 
 
