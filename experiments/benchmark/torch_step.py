@@ -168,7 +168,7 @@ def main() -> None:
   path, burn_in = sys.argv[1:]
   # torch's own default leaves out hyper-threads, which XLA uses.
   torch.set_num_threads(len(os.sched_getaffinity(0)))
-  with np.load(path) as arrays:
+  with np.load(path, allow_pickle=False) as arrays:
     learner = Learner(dict(arrays), int(burn_in))
   loss = learner.update()
   serve(learner.update, loss=loss, version=torch.__version__)
