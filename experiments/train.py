@@ -5,7 +5,8 @@ Every setting can be given on the command line, over those of a preset:
     python -m experiments.train --preset laptop --env.task Breakout \\
         --run.total-steps 2000000 --agent.n-step 3
 
-A second start with the same --run.run-dir goes on from the last checkpoint.
+A second start with the same --run.run-dir goes on from the last checkpoint; --plan
+prints what a run would take and stops.
 """
 
 import dataclasses
@@ -48,8 +49,9 @@ def parse_command_line(arguments: list[str]) -> Config:
       description=(
           "Trains R2D2 on one task. Any setting below can be given; the"
           f" defaults shown are those of --preset {preset}. Presets, chosen"
-          f" with --preset NAME:\n\n{summaries}\n\nA second start with the same"
-          " --run.run-dir goes on from the last checkpoint."
+          f" with --preset NAME:\n\n{summaries}\n\n--plan prints what the run"
+          " would take and stops. A second start with the same --run.run-dir"
+          " goes on from the last checkpoint."
       ),
   )
   if not config.run.run_dir:
@@ -96,31 +98,54 @@ def launch(config: Config) -> int:
 
 
 def _train(config: Config) -> int:
-  # pylint: disable=g-import-not-at-top
-  from rich.console import Console
-
-  from r2d2_jax.system.train import RunError, train
-
   # A cluster's way of saying Ctrl-C; and background jobs start with SIGINT ignored.
   signal.signal(signal.SIGTERM, signal.default_int_handler)
   signal.signal(signal.SIGINT, signal.default_int_handler)
   # A sentence for people, not a place in the source.
   warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
-  console = Console()
-  run_dir = pathlib.Path(config.run.run_dir)
-  console.print(f"run directory: {run_dir}", highlight=False, markup=False)
+  print(f"run directory: {config.run.run_dir}", flush=True)
+  console = _show_plan(config)
+  # pylint: disable=g-import-not-at-top
+  from r2d2_jax.system.train import RunError, train
+
   try:
-    result = train(config, run_dir=run_dir, console=console)
+    result = train(
+        config, run_dir=pathlib.Path(config.run.run_dir), console=console
+    )
   except RunError as error:
     print(f"error: {error}", file=sys.stderr)
     return 1
   return 130 if result.interrupted else 0
 
 
+def _show_plan(config: Config) -> "rich.console.Console":
+  """Prints it, and checks it, before anything heavy is imported or started."""
+  # pylint: disable=g-import-not-at-top
+  from rich.console import Console
+
+  from r2d2_jax.system.plan import check_plan, print_plan
+  from r2d2_jax.system.preflight import plan_run
+
+  console = Console()
+  plan = plan_run(config, pathlib.Path(config.run.run_dir))
+  print_plan(plan, console)
+  check_plan(plan)
+  return console
+
+
 def main(arguments: list[str] | None = None) -> int:
   """Runs the command; returns the exit code."""
   given = sys.argv[1:] if arguments is None else arguments
-  return exit_code(lambda: launch(parse_command_line(given)))
+  settings = [argument for argument in given if argument != "--plan"]
+
+  def run() -> int:
+    config = parse_command_line(settings)
+    if settings == given:
+      return launch(config)
+    _show_plan(config)
+    return 0
+
+  return exit_code(run)
 
 
 if __name__ == "__main__":

@@ -16,13 +16,14 @@ from r2d2_jax.agent.learning import (
     make_learner,
 )
 from r2d2_jax.agent.networks import Networks
-from r2d2_jax.config import Config, ConfigError
+from r2d2_jax.config import Config
 from r2d2_jax.system.health import (
     DivergedError,
     check_priorities_are_sane,
     diagnosis,
 )
 from r2d2_jax.system.parameters import ParameterStore
+from r2d2_jax.system.preflight import num_learner_devices
 from r2d2_jax.system.timing import LegTimer
 from r2d2_jax.types import LearnerOutput, LearnerState, ReplaySample
 
@@ -43,20 +44,10 @@ def learner_mesh(config: Config) -> Mesh | None:
   Raises:
     ConfigError: JAX found fewer.
   """
-  batch_size, count = config.agent.batch_size, config.run.learner_devices
-  devices = jax.local_devices()
-  if count > len(devices):
-    raise ConfigError(
-        f"run.learner_devices: expected at most {len(devices)}, the devices that"
-        f" JAX found here ({jax.default_backend()}), got {count}; 0 takes all"
-        " that can split the batch evenly"
-    )
-  count = count or max(
-      n for n in range(1, len(devices) + 1) if batch_size % n == 0
-  )
+  count = num_learner_devices(config)
   if count == 1:
     return None
-  return Mesh(np.array(devices[:count]), (BATCH_AXIS,))
+  return Mesh(np.array(jax.local_devices()[:count]), (BATCH_AXIS,))
 
 
 class Batch:

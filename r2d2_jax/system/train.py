@@ -5,7 +5,6 @@ of their own, the calling thread watches, logs and saves. *Lock-step*: everythin
 in the calling thread, strictly alternating, repeatable bit for bit.
 """
 
-import dataclasses
 import functools
 import pathlib
 import queue
@@ -21,7 +20,7 @@ from r2d2_jax.agent.learning import init_learner_state, make_optimizer
 from r2d2_jax.agent.networks import make_networks
 from r2d2_jax.config import Config, validate
 from r2d2_jax.envs.journal import JournalWorld
-from r2d2_jax.envs.make import make_world, world_spec
+from r2d2_jax.envs.make import make_world
 from r2d2_jax.replay.checks import ReplayError
 from r2d2_jax.replay.make import make_replay
 from r2d2_jax.system.acting import ActorLoop
@@ -44,8 +43,8 @@ from r2d2_jax.system.learning import (
     learner_mesh,
 )
 from r2d2_jax.system.parameters import ParameterStore
-from r2d2_jax.system.plan import check_plan, make_plan, print_plan
 from r2d2_jax.system.plots import plot_learning_curve
+from r2d2_jax.system.preflight import check_run_fits
 from r2d2_jax.system.probe import Probe
 from r2d2_jax.system.ratio import ReplayRatio
 from r2d2_jax.system.report import RunReport, summary
@@ -118,43 +117,14 @@ def train(
       can go on from.
   """
   validate(config)
-  console = console or Console(quiet=True)
-  show_and_check_plan(config, run_dir=run_dir, console=console)
+  check_run_fits(config, run_dir)
   with claimed_run_dir(run_dir, config):
-    run = _Run(config, run_dir, console)
+    run = _Run(config, run_dir, console or Console(quiet=True))
     try:
       run.build()
       return run.run()
     finally:
       run.close()
-
-
-def show_and_check_plan(
-    config: Config, *, run_dir: pathlib.Path, console: Console
-) -> None:
-  """Prints what the run will take; nothing is started.
-
-  Raises:
-    ConfigError: it cannot fit; the message says what would.
-    ValueError, ImportError: there is no such world, or the network does not
-      suit it.
-  """
-  mesh = learner_mesh(config)
-  config = dataclasses.replace(
-      config, run=dataclasses.replace(config.run, run_dir=str(run_dir))
-  )
-  spec = world_spec(config.env)
-  make_networks(spec, config=config.network)  # refuses what cannot fit together
-  # None on CPUs: there the device's memory is the host's.
-  stats = jax.local_devices()[0].memory_stats() or {}
-  plan = make_plan(
-      config,
-      spec,
-      device_limit_bytes=stats.get("bytes_limit"),
-      num_devices=mesh.size if mesh else 1,
-  )
-  print_plan(plan, console)
-  check_plan(plan)
 
 
 class _Run:

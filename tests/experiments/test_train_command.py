@@ -12,6 +12,7 @@ import pytest
 
 from experiments import train as command
 from r2d2_jax.config import Config
+from r2d2_jax.system.checkpoints import list_checkpoints
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -43,6 +44,17 @@ def test_every_setting_is_explained():
       assert re.search(
           rf'^  {field.name}: .*\n  """\S', source, re.MULTILINE
       ), f"{section.name}.{field.name} has no docstring"
+
+
+def test_a_plan_starts_nothing_and_refuses_what_cannot_fit(tmp_path, capsys):
+  run_dir = tmp_path / "run"
+  smoke = ["--plan", "--preset", "smoke", "--run.run-dir", str(run_dir)]
+  assert command.main(smoke) == 0
+  out = capsys.readouterr().out
+  assert "of 2,000 items by the end" in out and "to the first update" in out
+  assert command.main([*smoke, "--run.memory-gib", "0.1"]) == 2
+  assert "0.1 GiB" in (error := capsys.readouterr().err) or "102 MiB" in error
+  assert not run_dir.exists()
 
 
 @pytest.mark.parametrize(
@@ -116,7 +128,7 @@ def test_ctrl_c_saves_and_ends_in_seconds(signal_, tmp_path):
   lines = []
   for line in process.stdout:
     lines.append(line)
-    if re.search(r"[1-9]\d*\.\d+ updates/s", line):
+    if re.search(r"[1-9]\d*\.\d+ updates/s \| ratio", line):
       break
   process.send_signal(signal_)
   start = time.monotonic()
@@ -125,5 +137,5 @@ def test_ctrl_c_saves_and_ends_in_seconds(signal_, tmp_path):
   assert "interrupted; saved in" in rest
   assert "Traceback" not in rest
   assert time.monotonic() - start < 30  # a hang, not a timing
-  steps = [int(p.name) for p in (tmp_path / "run" / "checkpoints").iterdir()]
-  assert steps and max(steps) > 0
+  saved = list_checkpoints(tmp_path / "run" / "checkpoints")
+  assert saved and saved[-1].num_updates > 0
