@@ -1,8 +1,9 @@
 """Evaluation: whole games, in worlds and states of its own."""
 
 import dataclasses
+import functools
 import pathlib
-from typing import Callable, NamedTuple
+from typing import Any, Callable, NamedTuple
 
 import jax
 import numpy as np
@@ -13,7 +14,7 @@ from r2d2_jax.config import Config
 from r2d2_jax.envs.make import make_world
 from r2d2_jax.envs.world import EpisodeReport
 from r2d2_jax.system.runlog import RunLog, read_log
-from r2d2_jax.types import Params
+from r2d2_jax.types import Array, Params
 
 _FILE = "evaluation.csv"
 
@@ -29,6 +30,21 @@ class Evaluation(NamedTuple):
     return np.array([e.episode_return for e in self.episodes])
 
 
+class Player(NamedTuple):
+  """Something that plays: how its lanes begin, and a step of them."""
+
+  init: Callable[[Array, int], Any]  # key, lanes -> the state of all lanes
+  step: Callable[..., tuple[Any, Any]]  # as `make_actor`; its output has a_t
+
+
+def ordinary_player(networks: Networks) -> Player:
+  """Acts as training's actors do."""
+  return Player(
+      functools.partial(init_actor_state, networks=networks),
+      make_actor(networks=networks),
+  )
+
+
 def evaluate(
     params: Params,
     *,
@@ -38,6 +54,8 @@ def evaluate(
     seed: int,
     should_stop: Callable[[], bool] = lambda: False,
     on_progress: Callable[[int], None] = lambda finished: None,
+    player: Player | None = None,
+    on_rows: Callable[[Any, np.ndarray], None] = lambda output, scored: None,
 ) -> Evaluation:
   """Plays whole games with `run.eval_epsilon`, scored raw.
 
@@ -55,6 +73,10 @@ def evaluate(
     seed: of the worlds and of the random actions.
     should_stop: asked at every step; True ends the evaluation early.
     on_progress: told how many of the games have ended, when one has.
+    player: who plays; None for `ordinary_player`.
+    on_rows: given the player's output for each step's rows, and which of them
+      decide something in a game that is scored, bool [lanes]: a game's last row
+      does not, nor does a game beyond its lane's share.
 
   Returns:
     The games; fewer than num_episodes only if stopped early.
@@ -68,14 +90,16 @@ def evaluate(
       seed=seed,
   )
   try:
-    actor = make_actor(networks=networks)
-    state = init_actor_state(jax.random.key(seed), lanes, networks=networks)
+    player = player or ordinary_player(networks)
+    state = player.init(jax.random.key(seed), lanes)
     epsilon = np.full(lanes, config.run.eval_epsilon, np.float32)
     played: list[list[EpisodeReport]] = [[] for _ in range(lanes)]
     world.reset()
     while sum(map(len, played)) < num_episodes and not should_stop():
       timestep = world.recv()
-      state, output = actor(params, state, timestep, epsilon)
+      state, output = player.step(params, state, timestep, epsilon)
+      scored = [len(played[lane]) < share[lane] for lane in timestep.env_id]
+      on_rows(output, np.array(scored) & ~timestep.is_last_t)
       world.send(np.asarray(output.a_t), timestep.env_id)
       for episode in world.pop_episodes():
         if len(played[episode.env_id]) < share[episode.env_id]:
