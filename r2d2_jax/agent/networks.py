@@ -11,7 +11,6 @@ from typing import Callable
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from r2d2_jax.agent.convolution import (
     conv2d,
@@ -20,12 +19,10 @@ from r2d2_jax.agent.convolution import (
     to_blocks,
 )
 from r2d2_jax.agent.lstm import lstm_unroll
+from r2d2_jax.agent.observation import GRID_VALUES, check_observation
 from r2d2_jax.agent.product import product
 from r2d2_jax.config import NetworkConfig
 from r2d2_jax.types import AgentInputs, Array, CoreState, EnvSpec, Params
-
-# MiniGrid's cell: object index, colour index, state; one more than the highest.
-_GRID_VALUES = (11, 6, 4)
 
 _NATURE_STRIDES = (4, 2, 1)
 # Rows of one pass through a torso whose activations nobody needs later: few enough
@@ -72,7 +69,7 @@ def make_networks(spec: EnvSpec, *, config: NetworkConfig) -> Networks:
   Raises:
     ValueError: the torso cannot read observations of this shape.
   """
-  _check_observation(spec, config)
+  check_observation(spec, config)
   module = _RecurrentQNetwork(spec.num_actions, config, in_chunks=False)
   # Chosen by measurement, docs/performance.md: accelerators want all rows at once.
   without_gradient = module.clone(
@@ -342,7 +339,7 @@ class _Torso(nn.Module):
       x = jnp.concatenate(
           [
               jax.nn.one_hot(x[..., i], n, dtype=self.dtype)
-              for i, n in enumerate(_GRID_VALUES)
+              for i, n in enumerate(GRID_VALUES)
           ],
           axis=-1,
       )
@@ -386,31 +383,3 @@ class _Torso(nn.Module):
         x = conv(name=f"stage_{i}_block_{j}_conv_{k}")(nn.relu(x))
       x = x + residual
     return x
-
-
-def _check_observation(spec: EnvSpec, config: NetworkConfig) -> None:
-  """Fails early, with words, where a shape error deep inside would follow."""
-  rank = len(spec.obs_shape)
-  if config.torso in ("nature", "impala"):
-    if rank not in (2, 3) or min(spec.obs_shape[:2]) < 36:
-      raise ValueError(
-          f"torso '{config.torso}' expects images [H, W] or [H, W, C] of at"
-          f" least 36x36, got observations {spec.obs_shape}; use torso 'grid'"
-          " for MiniGrid or 'mlp' for small inputs"
-      )
-    if len(config.torso_channels) != 3:
-      raise ValueError(
-          f"torso '{config.torso}' expects three torso_channels, got"
-          f" {config.torso_channels}"
-      )
-  if config.torso == "grid" and (
-      rank != 3
-      or spec.obs_shape[-1] != len(_GRID_VALUES)
-      or spec.obs_dtype != np.uint8
-      or config.frame_stack != 1
-  ):
-    raise ValueError(
-        "torso 'grid' expects MiniGrid's uint8 observations [7, 7, 3] and"
-        f" frame_stack 1, got {spec.obs_shape} {spec.obs_dtype} and frame_stack"
-        f" {config.frame_stack}"
-    )

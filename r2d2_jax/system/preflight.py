@@ -5,6 +5,7 @@ import pathlib
 
 import jax
 
+from r2d2_jax.agent.observation import check_observation
 from r2d2_jax.config import Config, ConfigError
 from r2d2_jax.envs.make import world_spec
 from r2d2_jax.system.plan import Plan, check_plan, make_plan
@@ -32,15 +33,18 @@ def plan_run(config: Config, run_dir: pathlib.Path) -> Plan:
 
   Raises:
     ConfigError: fewer devices than asked for.
-    ValueError, ImportError: there is no such world.
+    ValueError, ImportError: there is no such world, or the network does not
+      suit it.
   """
+  spec = world_spec(config.env)
+  check_observation(spec, config.network)
   # None on CPUs: there the device's memory is the host's.
   stats = jax.local_devices()[0].memory_stats() or {}
   return make_plan(
       dataclasses.replace(
           config, run=dataclasses.replace(config.run, run_dir=str(run_dir))
       ),
-      world_spec(config.env),
+      spec,
       device_limit_bytes=stats.get("bytes_limit"),
       num_devices=num_learner_devices(config),
   )

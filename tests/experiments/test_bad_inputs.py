@@ -303,8 +303,9 @@ def test_an_unknown_game_is_refused(name):
     (["--env.num-envs=2000000000"], "fewer lanes"),
 ])  # fmt: skip
 def test_what_the_world_or_the_machine_refuses(arguments, words, tmp_path):
-  said = _refusal(train.main, ["--preset=smoke", *arguments], tmp_path)
-  assert words in said
+  for plan in ([], ["--plan"]):
+    said = _refusal(train.main, ["--preset=smoke", *plan, *arguments], tmp_path)
+    assert words in said
 
 
 # Paths.
