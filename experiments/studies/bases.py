@@ -1,0 +1,83 @@
+"""What the studies begin with: an agent for each kind of task, in two sizes.
+
+Small: hours on two cores for a whole study. Paper: for accelerators, days.
+
+Burn-in and overlap are half of the trained part, as in the paper (40, 80, 40). The
+small tasks' items are shorter than their episodes: in an item that holds a whole
+episode the start state is the null state, whatever the strategy.
+"""
+
+from typing import Literal
+
+from experiments.configs.presets import laptop, memory, paper, smoke
+from experiments.studies.study import changed
+from r2d2_jax.config import Config
+from r2d2_jax.envs.tasks import atari57_games, plain_name
+
+Size = Literal["small", "paper"]
+
+# One thread, rows of the log and checkpoints by count: a study that was
+# interrupted gives the same table to the last digit.
+_REPEATABLE = {"run.lockstep": True, "replay.backend": "local"}
+# A study has many runs: each keeps one checkpoint, and no second log.
+_FRUGAL = {"run.tensorboard": False, "run.keep_checkpoints": 1}
+_TOY_ITEMS = {"agent.burn_in": 4, "agent.trace_length": 8, "agent.overlap": 4}
+_GRID_ITEMS = {"agent.burn_in": 6, "agent.trace_length": 12, "agent.overlap": 6}
+
+_SMALL = {
+    "toy": _REPEATABLE | _TOY_ITEMS | {
+        "run.total_steps": 120_000, "run.log_updates": 20,
+        "run.checkpoint_updates": 250,
+        "run.eval_episodes": 200, "run.eval_lanes": 50,
+    },
+    "grid": _REPEATABLE | _GRID_ITEMS | {
+        "run.total_steps": 300_000, "run.log_updates": 25,
+        "run.checkpoint_updates": 500, "replay.capacity_sequences": 20_000,
+    },
+    # Threads and Reverb, as such runs are made. Its replay is not saved: that
+    # takes a minute, and a gigabyte for each run.
+    "atari": {
+        "run.total_steps": 200_000, "run.max_minutes": 0.0,
+        "run.log_seconds": 5.0, "run.checkpoint_replay": False,
+    },
+}  # fmt: skip
+_PAPER = {
+    "toy": _TOY_ITEMS | {
+        "env.num_envs": 64, "network.core_units": 128, "network.head_units": 128,
+        "agent.batch_size": 64, "replay.capacity_sequences": 50_000,
+        "run.total_steps": 5_000_000,
+        "run.eval_episodes": 500, "run.eval_lanes": 50,
+    },
+    "grid": _GRID_ITEMS | {
+        "env.num_envs": 256, "network.torso_channels": (256,),
+        "network.core_units": 256, "network.head_units": 256,
+        "agent.batch_size": 64, "agent.learning_rate": 3e-4,
+        "replay.capacity_sequences": 100_000, "run.total_steps": 20_000_000,
+        "run.eval_episodes": 500,
+    },
+    "atari": {"run.total_steps": 200_000_000, "run.eval_episodes": 30},
+}  # fmt: skip
+
+
+def is_atari(config: Config) -> bool:
+  """Whether the task is one of the 57 games."""
+  games = {plain_name(game) for game in atari57_games()}
+  return plain_name(config.env.task) in games
+
+
+def base_config(task: str, size: Size) -> Config:
+  """The agent that suits a task.
+
+  Args:
+    task: one of the 57 games (presets laptop, paper), a MiniGrid task (preset
+      memory), else one with a flat observation (preset smoke).
+    size: 'small' or 'paper'.
+  """
+  kinds = _SMALL if size == "small" else _PAPER
+  if is_atari(changed(Config(), {"env.task": task})):
+    config, kind = (laptop() if size == "small" else paper()), "atari"
+  elif task.startswith("MiniGrid-"):
+    config, kind = memory(), "grid"
+  else:
+    config, kind = smoke(), "toy"
+  return changed(config, kinds[kind] | _FRUGAL | {"env.task": task})

@@ -1,0 +1,205 @@
+"""The command of every study: options in; runs, tables and a plot out."""
+
+import dataclasses
+import pathlib
+import signal
+import time
+from typing import Any, Callable, Sequence
+
+from experiments.command import check_number
+from experiments.studies.bases import Size
+from experiments.studies.study import Run, Study, make_runs
+
+# Plain lines, where nothing can be redrawn, are for a file.
+_LINE_SECONDS = 60.0
+_REDRAW_SECONDS = 2.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """What can be said of any study."""
+
+  size: Size = "small"
+  """small: two cores, minutes to two hours for one seed; paper: accelerators."""
+  tasks: tuple[str, ...] = ()
+  """Tasks; none means those of the study. Any of the 57 Atari games, MiniGrid
+  tasks and tasks with flat observations will do."""
+  arms: tuple[str, ...] = ()
+  """Names of arms; none means all."""
+  seeds: int = 3
+  """Runs of each arm; all first seeds come before the second ones."""
+  out: pathlib.Path | None = None
+  """Directory of the study; none means runs/STUDY-SIZE. The same again goes on."""
+  steps: int = 0
+  """Agent steps of each run; 0 leaves the size's. More makes finished runs go
+  on."""
+  max_minutes_per_run: float = 0.0
+  """Wall-clock limit of each run; 0 for none."""
+  jobs: int = 1
+  """Runs that go on at the same time."""
+  report_only: bool = False
+  """Write tables and plot of what is there, and start nothing."""
+
+
+def run_study(
+    study: Study,
+    options: Options,
+    plot: Callable[[Sequence[Any], pathlib.Path], None],
+) -> int:
+  """Makes the runs that are missing, and the report after each of them.
+
+  Args:
+    study: declared, of the size that is asked for.
+    options: of the command line.
+    plot: draws records into a PNG.
+
+  Returns:
+    0; 1 if a run failed: the others were made all the same.
+
+  Raises:
+    ConfigError: before anything starts: settings that cannot work, a directory
+      that holds other runs.
+    KeyboardInterrupt: Ctrl-C; the same command goes on.
+  """
+  # pylint: disable=g-import-not-at-top
+  from rich.console import Console
+
+  from experiments.studies import results
+  from experiments.studies.runner import carry_out
+  from r2d2_jax.system.display import progress_display
+
+  check_number("--seeds", options.seeds, 1)
+  check_number("--jobs", options.jobs, 1)
+  check_number("--steps", options.steps, 0, 2**53)
+  check_number("--max-minutes-per-run", options.max_minutes_per_run, 0)
+  out = options.out or pathlib.Path("runs", f"{study.name}-{options.size}")
+  runs = make_runs(
+      study, out=out, seeds=options.seeds, tasks=options.tasks,
+      arms=options.arms, total_steps=options.steps,
+      max_minutes=options.max_minutes_per_run,
+  )  # fmt: skip
+  _check_configs(runs)
+  results.check_settings(runs)
+  out.mkdir(parents=True, exist_ok=True)
+  console = Console()
+
+  def say(text: str) -> None:
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+  def report() -> None:
+    records = results.read_records(runs)
+    results.write_tables(records, out)
+    if records:
+      plot(records, out / f"{study.name}.png")
+
+  if options.report_only:
+    report()
+    _show_summary(study, runs, console)
+    say(f"wrote {out}")
+    return 0
+
+  def ended(run, failure) -> None:
+    if failure is None:
+      say(f"finished {run.title}")
+    else:
+      say(
+          f"failed: {run.title}, exit code {failure.returncode}; what it said is"
+          f" in {run.output}. Its last line: {_last_line(run.output)}"
+      )
+    report()
+
+  # A cluster's way of saying Ctrl-C.
+  signal.signal(signal.SIGTERM, signal.default_int_handler)
+  say(
+      f"{study.name}: {len(runs)} runs,"
+      f" {sum(map(results.is_finished, runs))} of them finished; in {out}"
+  )
+  try:
+    with progress_display(console) as show_line:
+      shown = _Throttled(
+          lambda going: show_line(_progress(runs, going, options.jobs)),
+          _REDRAW_SECONDS if console.is_terminal else _LINE_SECONDS,
+      )
+      failures = carry_out(
+          runs, jobs=options.jobs, show=shown.show, ended=ended
+      )
+  except KeyboardInterrupt:
+    report()
+    say("stopped; the same command goes on")
+    raise
+  report()
+  _show_summary(study, runs, console)
+  say(f"wrote {out}")
+  if failures:
+    say(f"{len(failures)} runs failed; the same command tries them again")
+  return 1 if failures else 0
+
+
+def _check_configs(runs: Sequence[Run]) -> None:
+  """Refuses, before hours of work, settings and tasks that cannot work."""
+  # Imports EnvPool, where a task needs it.
+  from r2d2_jax.config import validate  # pylint: disable=g-import-not-at-top
+  from r2d2_jax.envs.make import world_spec  # pylint: disable=g-import-not-at-top
+
+  for env in dict.fromkeys(run.config.env for run in runs):
+    world_spec(env)
+  for run in runs:
+    validate(run.config)
+
+
+class _Throttled:
+  """Shows no more often than every so many seconds."""
+
+  def __init__(self, show: Callable[[list[Run]], None], seconds: float):
+    self._show, self._seconds = show, seconds
+    self._due = 0.0
+
+  def show(self, going: list[Run]) -> None:
+    """Shows, if it is time."""
+    if time.monotonic() >= self._due:
+      self._show(going)
+      self._due = time.monotonic() + self._seconds
+
+
+def _progress(runs: Sequence[Run], going: Sequence[Run], jobs: int) -> str:
+  """Runs done, those going on, time left."""
+  # pylint: disable=g-import-not-at-top
+  from experiments.studies.results import is_finished, last_log_row
+  from experiments.studies.runner import minutes_left
+
+  done = sum(map(is_finished, runs))
+  parts = [f"{done}/{len(runs)} runs"]
+  for run in going:
+    steps, minutes = last_log_row(run)
+    share = steps / run.config.run.total_steps
+    parts.append(f"{run.title}: {share:.0%} after {minutes:.1f} min")
+  left = minutes_left(runs, jobs)
+  # NaN: nothing is known yet.
+  parts.append(f"about {left:.0f} min left" if left == left else "time left: ?")
+  return " | ".join(parts)
+
+
+def _last_line(path: pathlib.Path) -> str:
+  lines = path.read_text(errors="replace").split("\n")
+  return next((line for line in reversed(lines) if line.strip()), "nothing")
+
+
+def _show_summary(study: Study, runs: Sequence[Run], console) -> None:
+  """The columns that the study is about: mean over the seeds, and their range."""
+  # pylint: disable=g-import-not-at-top
+  from rich.table import Table
+
+  from experiments.studies import results
+
+  rows = results.summarise(results.read_records(runs))
+  table = Table(box=None, padding=(0, 2, 0, 0))
+  for name in ("task", "arm", "seeds", *study.columns):
+    table.add_column(name, justify="left" if name in ("task", "arm") else "right")
+  for row in rows:
+    table.add_row(row["task"], row["arm"], str(row["seeds"]), *(
+        f"{row[name]:.3g}"
+        + (f" [{row[f'{name}_min']:.3g}, {row[f'{name}_max']:.3g}]"
+           if row["seeds"] > 1 else "")
+        for name in study.columns
+    ))  # fmt: skip
+  console.print(table, markup=False) if rows else console.print("no run is finished")

@@ -1,0 +1,129 @@
+"""What the plots of the studies share: groups of seeds, curves, ranges, legends."""
+
+from typing import NamedTuple, Sequence
+
+import numpy as np
+
+from experiments.studies.results import Record
+
+# matplotlib is imported where it is used: it takes a second.
+
+
+class Spread(NamedTuple):
+  """One quantity over the seeds."""
+
+  mean: float
+  least: float
+  greatest: float
+
+
+def new_figure(rows: int, columns: int, *, panel_inches: tuple[float, float]):
+  """A figure and its axes [rows, columns]."""
+  # Not pyplot: no display may be assumed, and figures are freed by themselves.
+  from matplotlib.figure import Figure  # pylint: disable=g-import-not-at-top
+
+  width, height = panel_inches
+  figure = Figure(
+      figsize=(columns * width, rows * height + 0.4), layout="constrained"
+  )
+  return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def by_task(records: Sequence[Record]) -> dict[str, dict[str, list[Record]]]:
+  """Task -> arm -> the records of its seeds, in their order."""
+  tasks: dict[str, dict[str, list[Record]]] = {}
+  for record in records:
+    arms = tasks.setdefault(record.run.task, {})
+    arms.setdefault(record.arm, []).append(record)
+  return tasks
+
+
+def spread(records: Sequence[Record], column: str) -> Spread | None:
+  """Of the finished runs; None where there is none with a number."""
+  values = [r.values[column] for r in records if r.finished]
+  values = [value for value in values if np.isfinite(value)]
+  if not values:
+    return None
+  return Spread(float(np.mean(values)), min(values), max(values))
+
+
+def draw_curve(
+    axes, records: Sequence[Record], column: str, *, smooth: int = 1, **style
+) -> None:
+  """A column of the logs against frames: mean of the seeds, and their range.
+
+  As far as the shortest of them goes.
+
+  Args:
+    axes: to draw in.
+    records: the seeds of one arm.
+    column: of log.csv.
+    smooth: rows over which the median is taken.
+    **style: color, linestyle, label.
+  """
+  curves = []
+  for record in records:
+    ys = _running_median(record.log[column], smooth)
+    known = np.isfinite(ys)
+    if known.any():
+      curves.append((record.log["frames"][known], ys[known]))
+  if not curves:
+    return
+  end = min(xs[-1] for xs, _ in curves)
+  start = min(max(xs[0] for xs, _ in curves), end)
+  grid = np.linspace(start, end, 200)
+  values = np.stack([np.interp(grid, xs, ys) for xs, ys in curves])
+  axes.plot(grid, values.mean(axis=0), **style)
+  axes.fill_between(
+      grid, values.min(axis=0), values.max(axis=0),
+      color=style["color"], alpha=0.2, linewidth=0,
+  )  # fmt: skip
+
+
+def error_bars(spreads: Sequence[Spread]) -> np.ndarray:
+  """Distances from the means to the least and greatest, [2, n], as matplotlib has
+  them."""
+  mean, least, greatest = np.array(spreads).T
+  return np.stack([mean - least, greatest - mean])
+
+
+def label_frames(axes) -> None:
+  """Frames below the horizontal axis, in thousands or millions."""
+  axes.set_xlabel("frames")
+  axes.xaxis.set_major_formatter(
+      lambda x, _: f"{x / 1e6:g}M" if x >= 1e6 else f"{x / 1e3:g}k"
+  )
+  axes.locator_params(axis="x", nbins=5)
+
+
+def legend_below(figure, axes_with_labels, *, columns: int) -> None:
+  """One legend for all panels, below them; each label once."""
+  handles = {}
+  for axes in axes_with_labels:
+    for handle, label in zip(*axes.get_legend_handles_labels()):
+      handles.setdefault(label, handle)
+  if handles:
+    figure.legend(
+        handles.values(), handles.keys(), loc="outside lower center",
+        frameon=False, ncols=min(columns, len(handles)), fontsize="small",
+    )  # fmt: skip
+
+
+def note_empty(axes) -> None:
+  """Says so where nothing is drawn yet."""
+  if not axes.has_data():
+    axes.text(
+        0.5, 0.5, "nothing yet", ha="center", va="center", color="gray",
+        transform=axes.transAxes,
+    )  # fmt: skip
+
+
+def _running_median(values: np.ndarray, rows: int) -> np.ndarray:
+  """The median of the last `rows` values that are numbers."""
+  out = np.full(len(values), np.nan)
+  for i in range(len(values)):
+    window = values[max(0, i + 1 - rows) : i + 1]
+    window = window[np.isfinite(window)]
+    if window.size:
+      out[i] = np.median(window)
+  return out
