@@ -6,14 +6,15 @@ import pathlib
 import numpy as np
 
 from experiments.horizon_table import HorizonTable, horizon_name
+from experiments.studies.plots import legend_below, new_figure
 from r2d2_jax.config import Config
 from r2d2_jax.system.comparison import differing_settings, settings_of
 
 # Column of the table -> what the panel shows, and by what it is multiplied.
 _PANELS = {
     "return_mean": ("raw return", 1),
-    "max_q_gap": ("max-Q gap (unit of the values)", 1),
-    "same_greedy": ("greedy action unchanged (%)", 100),
+    "max_q_gap": ("max-Q gap", 1),
+    "same_greedy": ("unchanged greedy actions (%)", 100),
 }
 
 
@@ -35,23 +36,19 @@ def plot_horizons(
     table: holds all of them.
     png_path: where to write.
   """
-  # It takes a second to import. `Figure`, not pyplot: no display may be assumed.
-  from matplotlib.figure import Figure  # pylint: disable=g-import-not-at-top
-
   groups = group_runs(configs)
   ks = list(reversed(ks))
   xs = _positions(ks)
   labels = sorted({label for task in groups.values() for label in task})
   colors = {label: f"C{i}" for i, label in enumerate(labels)}
-  figure = Figure(figsize=(11, 0.8 + 2.8 * len(groups)), layout="constrained")
-  grid = figure.subplots(len(groups), len(_PANELS), squeeze=False)
+  figure, grid = new_figure(len(groups), len(_PANELS), panel_inches=(3.6, 2.8))
   for row, (task, curves) in zip(grid, groups.items()):
     for axes, (column, (title, factor)) in zip(row, _PANELS.items()):
       for label, runs in curves.items():
         values = factor * np.array(
             [[table.number(run, k, column) for k in ks] for run in runs]
         )
-        _draw(axes, xs, values, color=colors[label])
+        _draw(axes, xs, values, color=colors[label], label=label)
       axes.set_title(f"{task}: {title}", fontsize="medium")
       axes.set_xticks(xs, [horizon_name(k) for k in ks])
       axes.grid(alpha=0.3)
@@ -61,30 +58,36 @@ def plot_horizons(
         axes.set_ylim(bottom=0)
   for axes in grid[-1]:
     axes.set_xlabel("rows remembered, k")
-  _legend(figure, colors, groups)
+  if labels != [""]:
+    legend_below(figure, grid.flat, columns=3)
   figure.savefig(png_path, dpi=130)
 
 
 def group_runs(
     configs: Mapping[pathlib.Path, Config],
 ) -> dict[str, dict[str, list[pathlib.Path]]]:
-  """Task -> label -> runs; the label names what differs within the task.
+  """Task -> label -> runs whose settings are the same.
 
-  Where that are more than three settings, every run stands for itself.
+  The label names what differs within the task; where that are more than three
+  settings, it is the directory of the first of these runs.
   """
   tasks: dict[str, dict[pathlib.Path, dict]] = {}
   for run, config in configs.items():
     tasks.setdefault(config.env.task, {})[run] = settings_of(config)
   groups = {}
-  for task, runs in tasks.items():
-    names = differing_settings(list(runs.values()))
-    groups[task] = {}
-    for run, settings in runs.items():
-      label = ", ".join(f"{n.split('.')[1]} {settings[n]}" for n in names)
-      if len(names) > 3:
-        label = run.name
-      groups[task].setdefault(label, []).append(run)
+  for task, settings in tasks.items():
+    names = differing_settings(list(settings.values()))
+    seeds: dict[tuple, list[pathlib.Path]] = {}
+    for run, values in settings.items():
+      seeds.setdefault(tuple(values[n] for n in names), []).append(run)
+    groups[task] = {_label(names, v, runs[0]): runs for v, runs in seeds.items()}
   return groups
+
+
+def _label(names: list[str], values: tuple, run: pathlib.Path) -> str:
+  if len(names) > 3:
+    return str(run)
+  return ", ".join(f"{n.split('.')[1]} {v}" for n, v in zip(names, values))
 
 
 def _positions(ks: Sequence[int | None]) -> np.ndarray:
@@ -94,30 +97,17 @@ def _positions(ks: Sequence[int | None]) -> np.ndarray:
   return np.array(known + [beyond] * (None in ks))
 
 
-def _draw(axes, xs: np.ndarray, values: np.ndarray, *, color: str) -> None:
+def _draw(
+    axes, xs: np.ndarray, values: np.ndarray, *, color: str, label: str
+) -> None:
   """Mean of values [runs, k] and their range."""
-  axes.plot(xs, values.mean(axis=0), color=color, marker="o", markersize=4)
+  axes.plot(
+      xs, values.mean(axis=0),
+      color=color, label=label, marker="o", markersize=4,
+  )  # fmt: skip
   if len(values) > 1:
     axes.fill_between(
         xs, values.min(axis=0), values.max(axis=0),
         color=color, alpha=0.2, linewidth=0,
     )  # fmt: skip
 
-
-def _legend(figure, colors: dict[str, str], groups: dict) -> None:
-  """Below the panels, once for all of them; none for a single curve."""
-  from matplotlib.lines import Line2D  # pylint: disable=g-import-not-at-top
-
-  counts = [len(runs) for task in groups.values() for runs in task.values()]
-  if len(colors) < 2 and max(counts) < 2:
-    return
-  handles = []
-  for label, color in colors.items():
-    seeds = {len(task[label]) for task in groups.values() if label in task}
-    count = "/".join(map(str, sorted(seeds))) + " run(s)"
-    text = f"{label}, {count}" if label else count
-    handles.append(Line2D([], [], color=color, marker="o", label=text))
-  figure.legend(
-      handles=handles, loc="outside lower center", frameon=False,
-      ncols=min(len(handles), 3), fontsize="small",
-  )  # fmt: skip

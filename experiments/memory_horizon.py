@@ -1,10 +1,11 @@
-"""How much an agent relies on its memory: return, values and choices against k.
+"""Study 2: how much does an agent rely on its memory?
 
-    python -m experiments.memory_horizon runs/stored-0 runs/zero-0 --out memory
+    python -m experiments.memory_horizon runs/start_state-small/recall/*/seed*
 
 Each run's agent plays whole games with an LSTM that has seen the current row and
-the k before it, for k from the whole episode down to 0. docs/studies.md says what
-each number means. Interrupted, the same command goes on with what is missing.
+the k before it, for k from the whole episode down to 0. Kapturowski et al.,
+section 5 and figure 5; docs/studies.md says what each number means. Interrupted,
+the same command goes on with what is missing.
 """
 
 import dataclasses
@@ -49,7 +50,7 @@ def memory_horizon(
     epsilon: float = 0.001,
     seed: int = 2_000_003,
     checkpoint: str = "latest",
-    out: pathlib.Path = pathlib.Path("memory_horizon"),
+    out: pathlib.Path | None = None,
 ) -> None:
   """Plays whole games with ever shorter memories; writes a table and a plot.
 
@@ -71,7 +72,7 @@ def memory_horizon(
       default is that of experiments.evaluate.
     checkpoint: 'latest'; 'best', the one that scored highest in training's own
       evaluations; or a number of updates.
-    out: directory for table and plot.
+    out: directory for table and plot; none means runs/memory_horizon-SIZE.
   """
   ks = parse_horizons(SIZES[size].horizons if horizons is None else horizons)
   if episodes is None:
@@ -95,6 +96,7 @@ def memory_horizon(
   settings = {
       "episodes": episodes, "lanes": lanes, "epsilon": epsilon, "seed": seed
   }  # fmt: skip
+  out = out or pathlib.Path("runs", f"memory_horizon-{size}")
   table = HorizonTable(out / "horizon.csv", settings)
   _play(runs, ks, table, checkpoint=checkpoint, **settings)
   plot_horizons(configs, ks, table, out / "horizon.png")

@@ -17,9 +17,10 @@ from r2d2_jax.system.evaluation import Evaluation, Player, evaluate
 from r2d2_jax.types import Params
 
 
-# Numbers per lane, remembered row and unit: 2 of the state, and 9 that the compiled
-# step was measured to need beside it (k = 64 and 1024, 256 and 512 units).
-_NUMBERS_PER_UNIT = 11
+# Floats that the compiled step was measured to need beside the states, for each
+# LSTM: 9 per unit of the core, and then, those being free again, 2 per unit of the
+# heads (k = 64 and 1024, 256 and 512 units).
+_PER_CORE_UNIT, _PER_HEAD_UNIT = 9, 2
 _FLOAT_BYTES = 4
 
 
@@ -27,8 +28,10 @@ def horizon_bytes(horizon: int, *, lanes: int, config: NetworkConfig) -> int:
   """Memory that acting with this horizon takes; k + 2 LSTMs a lane make it up."""
   if config.core == "feedforward":
     return 0
-  units = max(config.core_units, config.head_units)
-  return _FLOAT_BYTES * _NUMBERS_PER_UNIT * lanes * (horizon + 2) * units
+  floats = 2 * config.core_units + max(
+      _PER_CORE_UNIT * config.core_units, _PER_HEAD_UNIT * config.head_units
+  )
+  return _FLOAT_BYTES * lanes * (horizon + 2) * floats
 
 
 class HorizonGames(NamedTuple):

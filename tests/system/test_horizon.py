@@ -129,7 +129,7 @@ def test_by_hand(monkeypatch, horizon, gap, same):
   assert actions == ([1, 1, 1, 0, 0] if horizon == 0 else [1, 1, 0, 0, 0])
 
 
-@pytest.mark.parametrize("units, head_units", [(64, 64), (64, 16), (16, 64)])
+@pytest.mark.parametrize("units, head_units", [(64, 64), (64, 16), (16, 256)])
 def test_memory_is_foreseen(units, head_units):
   config = dataclasses.replace(
       _config().network, core_units=units, head_units=head_units
@@ -149,7 +149,7 @@ def test_memory_is_foreseen(units, head_units):
   used = compiled.memory_analysis()
   used = used.temp_size_in_bytes + used.output_size_in_bytes
   foreseen = horizon_bytes(horizon, lanes=lanes, config=config)
-  assert 0.9 * used < foreseen < 4 * used
+  assert 0.9 * used < foreseen < 1.5 * used
 
 
 def test_feed_forward_takes_none():
