@@ -49,17 +49,18 @@ def plot_horizons(
             [[table.number(run, k, column) for k in ks] for run in runs]
         )
         _draw(axes, xs, values, color=colors[label], label=label)
-      axes.set_title(f"{task}: {title}", fontsize="medium")
+      axes.set_title(title, fontsize="medium")
       axes.set_xticks(xs, [horizon_name(k) for k in ks])
       axes.grid(alpha=0.3)
       if column == "same_greedy":
         axes.set_ylim(top=101)
       if column == "max_q_gap":
         axes.set_ylim(bottom=0)
+    row[0].set_title(f"{task}: {row[0].get_title()}", fontsize="medium")
   for axes in grid[-1]:
     axes.set_xlabel("rows remembered, k")
   if labels != [""]:
-    legend_below(figure, grid.flat, columns=3)
+    legend_below(figure, grid.flat, columns=2)
   figure.savefig(png_path, dpi=130)
 
 
