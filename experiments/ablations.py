@@ -74,7 +74,7 @@ def plot(records: Sequence, path: pathlib.Path) -> None:
       if agent is None or score is None:
         continue
       bars.barh(
-          place, score.mean - agent.mean, color=colors[arm],
+          [place], [score.mean - agent.mean], color=colors[arm],
           xerr=plots.error_bars([score]), ecolor="0.3",
       )  # fmt: skip
     bars.set_yticks(range(len(drawn)), drawn)

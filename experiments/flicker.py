@@ -116,7 +116,7 @@ def plot(records: Sequence, path: pathlib.Path) -> None:
         # What has no score has no bar: at 0 it would be taken for one.
         if score := plots.spread(arms.get(arm, []), "eval_mean"):
           bars.errorbar(
-              group + (i - (len(agents) - 1) / 2) * width, score.mean,
+              [group + (i - (len(agents) - 1) / 2) * width], [score.mean],
               yerr=plots.error_bars([score]), fmt="o", capsize=4, **style,
           )  # fmt: skip
         plots.draw_curve(

@@ -84,10 +84,9 @@ def plot(records: Sequence, path: pathlib.Path) -> None:
   }
   for (task, arms), (lag, dq) in zip(tasks.items(), grid):
     for i, (family, names) in enumerate(families.items()):
-      for axes, column, label, style in (
-          (lag, "lag_p50", "median", "o-"), (lag, "lag_p90", "90 %", "^:"),
-          (lag, "lag_p10", "10 %", "v:"),
-          (dq, "dq_first", "first row", "o-"), (dq, "dq_last", "last row", "s--"),
+      for axes, column, style in (
+          (lag, "lag_p50", "o-"), (lag, "lag_p90", "^:"), (lag, "lag_p10", "v:"),
+          (dq, "dq_first", "o-"), (dq, "dq_last", "s--"),
       ):  # fmt: skip
         spreads = {
             n: plots.spread(arms.get(arm, []), column)
@@ -98,11 +97,11 @@ def plot(records: Sequence, path: pathlib.Path) -> None:
           axes.errorbar(
               list(spreads), [s.mean for s in spreads.values()],
               yerr=plots.error_bars(list(spreads.values())), fmt=style,
-              color=f"C{i}", capsize=3, label=f"{family}, {label}",
+              color=f"C{i}", capsize=3, label=family,
           )  # fmt: skip
-    lag.set_title(f"{task}: parameter lag", fontsize="medium")
+    lag.set_title(f"{task}: lag, 10 %, median, 90 %", fontsize="medium")
     lag.set_ylabel("updates")
-    dq.set_title("dQ", fontsize="medium")
+    dq.set_title("dQ, first (circles) and last trained row", fontsize="medium")
     dq.set_yscale("log", nonpositive="mask")
     for axes in (lag, dq):
       axes.set_xscale("log", base=2)

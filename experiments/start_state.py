@@ -62,6 +62,9 @@ def plot(records: Sequence, path: pathlib.Path) -> None:
   colors = {arm.name: f"C{i}" for i, arm in enumerate(ARMS)}
   figure, grid = plots.new_figure(len(tasks), 3, panel_inches=(3.4, 2.4))
   for (task, arms), (returns, first, last) in zip(tasks.items(), grid):
+    last.sharey(first)
+    for axes in (first, last):
+      axes.set_yscale("log", nonpositive="mask")
     for arm in colors:
       style = dict(color=colors[arm], label=arm.replace("_", " "))
       for axes, column, smooth in (
@@ -72,9 +75,6 @@ def plot(records: Sequence, path: pathlib.Path) -> None:
     returns.set_title(f"{task}: raw return, all lanes", fontsize="medium")
     first.set_title("dQ, first trained row", fontsize="medium")
     last.set_title("dQ, last trained row", fontsize="medium")
-    for axes in (first, last):
-      axes.set_yscale("log", nonpositive="mask")
-    last.sharey(first)
     for axes in (returns, first, last):
       axes.grid(alpha=0.3)
       plots.label_frames(axes)

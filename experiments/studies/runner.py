@@ -42,7 +42,6 @@ def carry_out(
     jobs: int,
     show: Callable[[list[Run]], None],
     ended: Callable[[Run, Failure | None], None],
-    start_run: Callable[[Run], subprocess.Popen] = start,
 ) -> list[Failure]:
   """Makes those that are not finished; a failure of one is not that of the others.
 
@@ -51,7 +50,6 @@ def carry_out(
     jobs: how many at a time.
     show: called often, with the runs that are going on.
     ended: called when a run has ended, with its failure if it failed.
-    start_run: the child of a run, alive while its stdin is open.
 
   Returns:
     The failures.
@@ -66,7 +64,7 @@ def carry_out(
     while waiting or going:
       while waiting and len(going) < jobs:
         run = waiting.popleft()
-        going[run.title] = run, start_run(run)
+        going[run.title] = run, start(run)
       for run, process in list(going.values()):
         if process.poll() is None:
           continue
