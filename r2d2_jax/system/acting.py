@@ -97,6 +97,7 @@ class ActorLoop:
         1, config.run.actor_refresh_steps * world.num_envs // world.batch_size
     )
     self._num_calls = 0
+    self._params, self._num_updates = parameters.latest()
     world.reset()
 
   def step(self) -> tuple[int, list[EpisodeReport]]:

@@ -96,7 +96,10 @@ def save_checkpoint(
     write_more(partial)
     _check_room(directory, state)
     with _checkpointer() as checkpointer:
-      checkpointer.save(partial / "learner", args=ocp.args.StandardSave(state))
+      # orbax wants absolute paths.
+      checkpointer.save(
+          (partial / "learner").absolute(), args=ocp.args.StandardSave(state)
+      )
     text = json.dumps({"format": FORMAT, **record}, indent=1)
     (partial / _RECORD).write_text(text)
     flush_to_disk(partial)
@@ -165,7 +168,8 @@ def restore_learner(
   try:
     with _checkpointer() as checkpointer:
       state = checkpointer.restore(
-          checkpoint.path / "learner", args=ocp.args.StandardRestore(expected)
+          (checkpoint.path / "learner").absolute(),
+          args=ocp.args.StandardRestore(expected),
       )
     jax.tree_util.tree_map_with_path(_check_shape, expected, state)
   # Whatever orbax and its storage raise on damaged files or other shapes.

@@ -36,7 +36,7 @@ _RECORDED = {"starts", "exact", "config", "ratio", "report"}
 # Settings that say how long a run goes on and what it shows: they may change
 # without changing its course.
 _FREE = frozenset((
-    "total_steps", "max_minutes", "run_dir", "log_seconds", "log_updates",
+    "total_steps", "max_minutes", "log_seconds", "log_updates",
     "tensorboard", "wandb_project", "checkpoint_minutes", "checkpoint_updates",
     "keep_checkpoints", "max_td_error", "memory_gib", "eval_period_steps",
     "eval_episodes", "eval_epsilon", "eval_lanes",
@@ -256,6 +256,7 @@ def _changed_settings(before: dict, now: dict) -> list[str]:
       f"{section}.{field}"
       for section, fields in now.items()
       for field, value in fields.items()
+      if field != "run_dir"  # it may have been moved
       # JSON has no tuples.
       if before.get(section, {}).get(field)
       != (list(value) if isinstance(value, tuple) else value)

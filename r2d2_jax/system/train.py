@@ -398,7 +398,16 @@ class _Run:
       for thread in threads:
         thread.join(timeout=max(0.0, deadline - time.monotonic()))
     if not failures.empty():
-      raise failures.get()
+      raise self._root_cause(failures.get())
+
+  def _root_cause(self, error: BaseException) -> BaseException:
+    """Bad parameters may reach the actors before the learner notices them."""
+    if not isinstance(error, (DivergedError, ReplayError)):
+      try:
+        self._learner.flush()
+      except DivergedError as diverged:
+        return diverged
+    return error
 
   def _actor_thread(self) -> None:
     while not self._stop.is_set():

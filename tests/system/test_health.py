@@ -1,11 +1,13 @@
 """A learner whose numbers stop making sense."""
 
 import dataclasses
+import threading
 
 import jax
 import numpy as np
 import pytest
 
+from r2d2_jax.replay.local import LocalReplay
 from r2d2_jax.system import train as train_module
 from r2d2_jax.system.checkpoints import list_checkpoints
 from r2d2_jax.system.health import DivergedError, check_priorities_are_sane
@@ -63,3 +65,32 @@ def test_nan_stops_the_run_with_a_diagnosis_and_the_last_good_checkpoint(
   result = train(config, run_dir=tmp_path / "run")
   assert int(result.state.num_updates) > saved[-1].num_updates
   assert all(np.isfinite(x).all() for x in jax.tree.leaves(result.state))
+
+
+def test_actors_that_stumble_over_bad_parameters_are_not_the_cause(
+    tmp_path, monkeypatch
+):
+  """The actors' thread fails first; what is told is what the learner did."""
+  failed = threading.Event()
+  step, insert = train_module.LearnerLoop.step, LocalReplay.insert
+
+  def poison(loop, batch):
+    sequence = batch.on_device.sequence
+    r_t = sequence.inputs.r_t.at[:].set(np.nan)
+    inputs = sequence.inputs._replace(r_t=r_t)
+    batch.on_device = batch.on_device._replace(
+        sequence=sequence._replace(inputs=inputs)
+    )
+    step(loop, batch)
+    failed.set()
+    loop.step = lambda batch: None  # it does not get to look at its priorities
+
+  def fail(replay, items, priorities):
+    if failed.is_set() and replay._capacity > 100:  # not the probe's
+      raise ValueError("expected finite priorities")
+    insert(replay, items, priorities)
+
+  monkeypatch.setattr(train_module.LearnerLoop, "step", poison)
+  monkeypatch.setattr(LocalReplay, "insert", fail)
+  with pytest.raises(RunError, match="mean .td error. of a batch is nan"):
+    train(small(total_steps=10**9, max_minutes=2.0), run_dir=tmp_path / "run")

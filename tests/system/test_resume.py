@@ -1,8 +1,18 @@
 """A run that was killed goes on: in lock-step as if nothing had happened."""
 
+import dataclasses
+import threading
+
 import pytest
+from rich.console import Console
 
 from experiments.drills import kills
+from experiments.drills.drill import small_run
+from r2d2_jax.system import resume
+from r2d2_jax.system import train as train_module
+from r2d2_jax.system.checkpoints import CheckpointError, list_checkpoints
+from r2d2_jax.system.learning import LearnerLoop
+from r2d2_jax.system.train import RunError, train
 
 
 @pytest.fixture(name="directory", scope="module")
@@ -25,3 +35,77 @@ def test_killed_in_the_middle_of_a_save(directory):
 def test_the_games_of_envpool_are_brought_back(directory):
   pytest.importorskip("envpool")
   kills.kill_in_lockstep(directory, task="Catch-v0")
+
+
+def test_the_learner_goes_on_while_a_save_is_written(tmp_path, monkeypatch):
+  """The disk may be slow: 20 updates happen in the middle of a save."""
+  step, save = LearnerLoop.step, resume.save_checkpoint
+  updates = threading.Semaphore(0)
+  seen = []
+
+  def counted(loop, batch):
+    step(loop, batch)
+    updates.release()
+
+  def slow(directory, state, record, **kwargs):
+    if not seen:
+      while updates.acquire(blocking=False):
+        pass
+      seen.append(all(updates.acquire(timeout=60) for _ in range(20)))
+    return save(directory, state, record, **kwargs)
+
+  monkeypatch.setattr(LearnerLoop, "step", counted)
+  monkeypatch.setattr(resume, "save_checkpoint", slow)
+  config = small_run(
+      tmp_path / "run", total_steps=15_000, checkpoint_updates=5,
+      eval_episodes=0,
+  )  # fmt: skip
+  train(config, run_dir=tmp_path / "run")
+  assert seen == [True]
+
+
+def test_a_save_that_fails_is_a_warning_and_the_next_one_succeeds(
+    tmp_path, monkeypatch
+):
+  save, failed = resume.save_checkpoint, []
+
+  def fail_once(*args, **kwargs):
+    if not failed:
+      failed.append(1)
+      raise CheckpointError("cannot save: no space left")
+    return save(*args, **kwargs)
+
+  monkeypatch.setattr(resume, "save_checkpoint", fail_once)
+  console = Console(record=True, width=200)
+  config = small_run(
+      tmp_path / "run", lockstep=True, total_steps=2_500, checkpoint_updates=3,
+      eval_episodes=0,
+  )  # fmt: skip
+  result = train(config, run_dir=tmp_path / "run", console=console)
+  assert "warning: cannot save: no space left" in console.export_text()
+  saved = list_checkpoints(tmp_path / "run" / "checkpoints")
+  assert [c.num_updates for c in saved][-1] == int(result.state.num_updates)
+  assert len(saved) == 2
+
+  # At the end of a run, though, it is an error.
+  monkeypatch.setattr(
+      resume, "save_checkpoint", lambda *a, **k: fail_once(failed.clear())
+  )
+  longer = dataclasses.replace(
+      config, run=dataclasses.replace(config.run, total_steps=2_600)
+  )
+  with pytest.raises(RunError, match="no space left"):
+    train(longer, run_dir=tmp_path / "run")
+  assert list_checkpoints(tmp_path / "run" / "checkpoints") == saved
+
+
+def test_a_run_stopped_before_its_first_step_can_be_saved(tmp_path, monkeypatch):
+  monkeypatch.setattr(train_module._Run, "_is_over", lambda run: True)  # pylint: disable=protected-access
+  config = small_run(tmp_path / "run", lockstep=True, eval_episodes=0)
+  result = train(config, run_dir=tmp_path / "run")
+  assert result.steps == 0
+  monkeypatch.undo()
+  config = dataclasses.replace(
+      config, run=dataclasses.replace(config.run, total_steps=1_500)
+  )
+  assert train(config, run_dir=tmp_path / "run").steps >= 1_500

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import pathlib
 
 import jax
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from experiments.configs.presets import smoke
 from r2d2_jax.config import Config, ConfigError
 from r2d2_jax.system import train as train_module
+from r2d2_jax.system.saved import load_agent
 from r2d2_jax.system.train import RunError, train
 
 
@@ -103,6 +105,18 @@ def test_with_row_states_dq_is_that_of_the_sampled_batches(tmp_path):
   # From the first update on there is a batch; the items start in a stored state.
   assert len(last) >= 3 and (last > 0).all()
   assert {row["dq_first"] for row in rows} <= {"0", "nan"}
+
+
+def test_a_relative_directory_is_trained_in_read_and_resumed(
+    tmp_path, monkeypatch
+):
+  monkeypatch.chdir(tmp_path)
+  config = small(total_steps=1_500, lockstep=True, eval_episodes=1)
+  first = train(config, run_dir=pathlib.Path("runs/one"))
+  agent = load_agent(pathlib.Path("runs/one"), which="best")
+  assert agent.num_updates == int(first.state.num_updates)
+  longer = small(total_steps=1_600, lockstep=True, eval_episodes=0)
+  assert train(longer, run_dir=pathlib.Path("runs/one")).steps >= 1_600
 
 
 @pytest.mark.parametrize("part", ["actors", "learner", "prefetcher"])
