@@ -11,8 +11,10 @@ _MIN_EFFECTIVE_SAMPLE_SIZE = 0.25
 _MAX_REUSE_FACTOR = 10.0
 _MAX_DQ_FIRST = 1.0
 _MAX_DQ_LAST = 0.5
-# dQ is relative to the largest value: it says nothing while that is near 0.
+# dQ is relative to the largest value: it says nothing while that is near 0, nor
+# while the values are mostly those of the random start.
 _DQ_MIN_VALUE = 0.1
+_DQ_MIN_TARGET_PERIODS = 10
 
 
 def warning_signs(row: dict, config: Config) -> dict[str, str]:
@@ -64,10 +66,15 @@ def warning_signs(row: dict, config: Config) -> dict[str, str]:
       > row["replay_size"] * replay.replay_ratio / agent.batch_size,
       "stale actors",
   )
+  has_learned = (
+      row["updates"] >= _DQ_MIN_TARGET_PERIODS * agent.target_period_updates
+  )
   for column, limit in (("dq_first", _MAX_DQ_FIRST), ("dq_last", _MAX_DQ_LAST)):
     warn(
         column,
-        row[column] > limit and abs(row["q_max_mean"]) > _DQ_MIN_VALUE,
+        has_learned
+        and row[column] > limit
+        and abs(row["q_max_mean"]) > _DQ_MIN_VALUE,
         "stale states",
     )
   # Never NaN after the first update since the start.
