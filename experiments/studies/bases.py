@@ -31,8 +31,8 @@ _SMALL = {
         "run.eval_episodes": 200, "run.eval_lanes": 50,
     },
     "grid": _REPEATABLE | _GRID_ITEMS | {
-        "run.total_steps": 300_000, "run.log_updates": 25,
-        "run.checkpoint_updates": 500, "replay.capacity_sequences": 20_000,
+        "run.total_steps": 600_000, "run.log_updates": 50,
+        "run.checkpoint_updates": 1000, "replay.capacity_sequences": 20_000,
     },
     # Threads and Reverb, as such runs are made. Its replay is not saved: that
     # takes a minute, and a gigabyte for each run.

@@ -94,12 +94,16 @@ def run_study(
 
   if options.report_only:
     report()
-    _show_summary(study, runs, console)
-    say(f"wrote {out}")
+    say("\n".join([*_summary_lines(study, runs), f"wrote {out}"]))
     return 0
 
+  # Counted, not looked up at every redraw: logs of some days are long.
+  done = sum(map(results.is_finished, runs))
+
   def ended(run, failure) -> None:
+    nonlocal done
     if failure is None:
+      done += 1
       say(f"finished {run.title}")
     else:
       say(
@@ -108,16 +112,14 @@ def run_study(
       )
     report()
 
-  # A cluster's way of saying Ctrl-C.
+  # A cluster's way of saying Ctrl-C; and background jobs start with SIGINT ignored.
   signal.signal(signal.SIGTERM, signal.default_int_handler)
-  say(
-      f"{study.name}: {len(runs)} runs,"
-      f" {sum(map(results.is_finished, runs))} of them finished; in {out}"
-  )
+  signal.signal(signal.SIGINT, signal.default_int_handler)
+  say(f"{study.name}: {len(runs)} runs, {done} of them finished; in {out}")
   try:
     with progress_display(console) as show_line:
       shown = _Throttled(
-          lambda going: show_line(_progress(runs, going, options.jobs)),
+          lambda going: show_line(_progress(runs, done, going, options.jobs)),
           _REDRAW_SECONDS if console.is_terminal else _LINE_SECONDS,
       )
       failures = carry_out(
@@ -128,8 +130,7 @@ def run_study(
     say("stopped; the same command goes on")
     raise
   report()
-  _show_summary(study, runs, console)
-  say(f"wrote {out}")
+  say("\n".join([*_summary_lines(study, runs), f"wrote {out}"]))
   if failures:
     say(f"{len(failures)} runs failed; the same command tries them again")
   return 1 if failures else 0
@@ -161,13 +162,14 @@ class _Throttled:
       self._due = time.monotonic() + self._seconds
 
 
-def _progress(runs: Sequence[Run], going: Sequence[Run], jobs: int) -> str:
+def _progress(
+    runs: Sequence[Run], done: int, going: Sequence[Run], jobs: int
+) -> str:
   """Runs done, those going on, time left."""
   # pylint: disable=g-import-not-at-top
-  from experiments.studies.results import is_finished, last_log_row
+  from experiments.studies.results import last_log_row
   from experiments.studies.runner import minutes_left
 
-  done = sum(map(is_finished, runs))
   parts = [f"{done}/{len(runs)} runs"]
   for run in going:
     steps, minutes = last_log_row(run)
@@ -184,22 +186,21 @@ def _last_line(path: pathlib.Path) -> str:
   return next((line for line in reversed(lines) if line.strip()), "nothing")
 
 
-def _show_summary(study: Study, runs: Sequence[Run], console) -> None:
+def _summary_lines(study: Study, runs: Sequence[Run]) -> list[str]:
   """The columns that the study is about: mean over the seeds, and their range."""
-  # pylint: disable=g-import-not-at-top
-  from rich.table import Table
+  from experiments.studies import results  # pylint: disable=g-import-not-at-top
 
-  from experiments.studies import results
-
-  rows = results.summarise(results.read_records(runs))
-  table = Table(box=None, padding=(0, 2, 0, 0))
-  for name in ("task", "arm", "seeds", *study.columns):
-    table.add_column(name, justify="left" if name in ("task", "arm") else "right")
-  for row in rows:
-    table.add_row(row["task"], row["arm"], str(row["seeds"]), *(
+  table = [("task", "arm", "seeds", *study.columns)]
+  for row in results.summarise(results.read_records(runs)):
+    table.append((row["task"], row["arm"], str(row["seeds"]), *(
         f"{row[name]:.3g}"
         + (f" [{row[f'{name}_min']:.3g}, {row[f'{name}_max']:.3g}]"
            if row["seeds"] > 1 else "")
         for name in study.columns
-    ))  # fmt: skip
-  console.print(table, markup=False) if rows else console.print("no run is finished")
+    )))  # fmt: skip
+  if len(table) == 1:
+    return ["no run is finished"]
+  widths = [max(map(len, column)) for column in zip(*table)]
+  return [
+      "  ".join(map(str.ljust, line, widths)).rstrip() for line in table
+  ]

@@ -80,11 +80,11 @@ def draw_curve(
   )  # fmt: skip
 
 
-def error_bars(spreads: Sequence[Spread]) -> np.ndarray:
+def error_bars(spreads: Sequence[Spread]) -> list[list[float]]:
   """Distances from the means to the least and greatest, [2, n], as matplotlib has
   them."""
   mean, least, greatest = np.array(spreads).T
-  return np.stack([mean - least, greatest - mean])
+  return [(mean - least).tolist(), (greatest - mean).tolist()]
 
 
 def label_frames(axes) -> None:

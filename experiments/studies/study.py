@@ -52,7 +52,7 @@ class Run(NamedTuple):
   @property
   def output(self) -> pathlib.Path:
     """What it prints; beside the directory, which must be empty at first."""
-    return self.directory.with_suffix(".txt")
+    return self.directory.with_name(f"output-seed{self.seed}.txt")
 
   @property
   def title(self) -> str:

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import pathlib
+import signal
 import subprocess
 import sys
 import time
@@ -31,6 +32,14 @@ ROOT = pathlib.Path(__file__).parents[2]
 MODULES = (start_state, ablations, parameter_lag, flicker)
 SIZES = ("small", "paper")
 EVERY = pytest.mark.parametrize("module", MODULES, ids=lambda m: m.__name__)
+
+
+@pytest.fixture(autouse=True)
+def _signals_as_they_were():
+  handlers = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+  yield
+  for number, handler in handlers.items():
+    signal.signal(number, handler)
 
 
 # What is declared.
@@ -439,13 +448,13 @@ def test_time_left(tmp_path):
   study = tiny_study()
   runs = make_runs(study, out=tmp_path, seeds=1)
   assert np.isnan(runner.minutes_left(runs, 1))
-  assert "time left: ?" in command._progress(runs, [], 1)  # pylint: disable=protected-access
+  assert "time left: ?" in command._progress(runs, 0, [], 1)  # pylint: disable=protected-access
   runs[0].directory.mkdir(parents=True)
   write_log(runs[0].directory, runs[0].config, until=0.5)
   # 1000 steps took a minute; 3000 are to go.
   assert runner.minutes_left(runs, 1) == pytest.approx(3.0)
   assert runner.minutes_left(runs, 2) == pytest.approx(1.5)
-  said = command._progress(runs, runs[:1], 1)  # pylint: disable=protected-access
+  said = command._progress(runs, 0, runs[:1], 1)  # pylint: disable=protected-access
   assert "0/2 runs | recall zero seed 0: 50% after 1.0 min | about 3 min" in said
 
 
