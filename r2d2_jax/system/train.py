@@ -291,6 +291,8 @@ class _Run:
         self._write_log()
       except KeyboardInterrupt:
         self._interrupted = True
+      except Exception as error:
+        raise self._explained(error) from error
     self._plot()
     if self._interrupted:
       self._say(
