@@ -344,6 +344,7 @@ def test_runs_of_other_settings_are_refused(tmp_path, monkeypatch, capsys):
   assert "another agent.n_step;" in capsys.readouterr().err
 
 
+@pytest.mark.envpool
 def test_tasks_that_are_not_there_are_refused_at_once(tmp_path, capsys):
   pytest.importorskip("envpool")
   main = start_state.main
@@ -426,8 +427,10 @@ def test_the_clock_is_not_in_the_tables(tmp_path):
 
 
 @EVERY
+@pytest.mark.envpool
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 def test_report_of_what_is_there(module, share, tmp_path, capsys):
+  pytest.importorskip("envpool")
   study = module.study("small")
   study = dataclasses.replace(
       study, tasks=("recall", "MiniGrid-MemoryS7-v0"), columns=study.columns
