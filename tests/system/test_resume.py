@@ -12,6 +12,7 @@ from r2d2_jax.system import resume
 from r2d2_jax.system import train as train_module
 from r2d2_jax.system.checkpoints import CheckpointError, list_checkpoints
 from r2d2_jax.system.learning import LearnerLoop
+from r2d2_jax.system.runlog import RunLog
 from r2d2_jax.system.train import RunError, train
 
 
@@ -37,11 +38,16 @@ def test_the_games_of_envpool_are_brought_back(directory):
   kills.kill_in_lockstep(directory, task="Catch-v0")
 
 
-def test_the_learner_goes_on_while_a_save_is_written(tmp_path, monkeypatch):
-  """The disk may be slow: 20 updates happen in the middle of a save."""
+def test_everything_goes_on_while_a_save_is_written(tmp_path, monkeypatch):
+  """The disk may be slow: updates and rows of the log come in the middle."""
   step, save = LearnerLoop.step, resume.save_checkpoint
-  updates = threading.Semaphore(0)
+  write = RunLog.write
+  updates, rows = threading.Semaphore(0), threading.Semaphore(0)
   seen = []
+
+  def counted_write(log, row):
+    write(log, row)
+    rows.release()
 
   def counted(loop, batch):
     step(loop, batch)
@@ -49,19 +55,21 @@ def test_the_learner_goes_on_while_a_save_is_written(tmp_path, monkeypatch):
 
   def slow(directory, state, record, **kwargs):
     if not seen:
-      while updates.acquire(blocking=False):
-        pass
-      seen.append(all(updates.acquire(timeout=60) for _ in range(20)))
+      for counter in (updates, rows):
+        while counter.acquire(blocking=False):
+          pass
+        seen.append(all(counter.acquire(timeout=20) for _ in range(3)))
     return save(directory, state, record, **kwargs)
 
   monkeypatch.setattr(LearnerLoop, "step", counted)
   monkeypatch.setattr(resume, "save_checkpoint", slow)
+  monkeypatch.setattr(RunLog, "write", counted_write)
   config = small_run(
-      tmp_path / "run", total_steps=15_000, checkpoint_updates=5,
-      eval_episodes=0,
+      tmp_path / "run", total_steps=25_000, checkpoint_updates=5,
+      eval_episodes=0, log_seconds=0.2,
   )  # fmt: skip
   train(config, run_dir=tmp_path / "run")
-  assert seen == [True]
+  assert seen == [True, True]
 
 
 def test_a_save_that_fails_is_a_warning_and_the_next_one_succeeds(
