@@ -26,9 +26,9 @@ ARMS = (
     Arm("stored_burn_in"),
 )
 TASKS = {
-    # Two that need memory, one that one view can solve, one that hardly does.
+    # Three that need memory, one that one view can solve, one that hardly does.
     "small": (
-        "recall", "MiniGrid-MemoryS11-v0", "MiniGrid-MemoryS7-v0", "Pong",
+        "recall", "recall-long", "MiniGrid-MemoryS11-v0", "MiniGrid-MemoryS7-v0", "Pong",
     ),
     "paper": (
         "MiniGrid-MemoryS11-v0", "MiniGrid-MemoryS13-v0", "MsPacman", "Seaquest",

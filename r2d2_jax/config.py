@@ -32,7 +32,8 @@ class EnvConfig:
 
   task: str = "Pong"
   """Game or task: an Atari name (Pong, MsPacman), an EnvPool id
-  (MiniGrid-MemoryS7-v0, Catch-v0), or the built-in 'recall'."""
+  (MiniGrid-MemoryS7-v0, Catch-v0), or the built-in 'recall' and
+  'recall-long'."""
   num_envs: int = 256
   """Lanes: environments stepped side by side (table 2: 256 actors)."""
   batch_size: int = 0

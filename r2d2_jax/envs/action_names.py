@@ -43,6 +43,7 @@ _MINIMAL |= dict.fromkeys(
 _MINIGRID = ("left", "right", "forward", "pick up", "drop", "toggle", "done")
 _OTHERS = {
     "recall": ("A", "B", "C", "D"),
+    "recall-long": ("A", "B", "C", "D"),
     "CartPole-v1": ("left", "right"),
     "Catch-v0": ("left", "stay", "right"),
     "MountainCar-v0": ("left", "none", "right"),
@@ -76,7 +77,5 @@ def _known_names(task: str, num_actions: int) -> tuple[str, ...]:
   if name in _OTHERS:
     return _OTHERS[name]
   if num_actions == len(_ATARI):
-    # Skiing knows no FIRE: the emulator's own list is the nine others, and what
-    # EnvPool plays for the remaining nine numbers is undefined.
-    return () if name == "skiing" else tuple(_ATARI)
+    return tuple(_ATARI)
   return tuple(_ATARI[a] for a in _MINIMAL.get(name, ()))

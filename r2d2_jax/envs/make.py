@@ -4,7 +4,7 @@ import dataclasses
 
 from r2d2_jax.config import EnvConfig
 from r2d2_jax.envs.flicker import FlickerWorld
-from r2d2_jax.envs.recall import RecallWorld
+from r2d2_jax.envs.recall import DELAYS, RecallWorld
 from r2d2_jax.envs.world import World
 from r2d2_jax.types import EnvSpec
 
@@ -28,12 +28,13 @@ def make_world(config: EnvConfig, *, seed: int) -> World:
         f"expected batch_size in [0, num_envs={config.num_envs}], got "
         f"{config.batch_size}: 0 steps all lanes together."
     )
-  if config.task.lower() == "recall":
+  if delays := DELAYS.get(config.task.lower()):
     if config.life_loss != "ignore":
       raise ValueError("recall has no lives: use life_loss='ignore'.")
     world: World = RecallWorld(
         config.num_envs,
         seed=seed,
+        delays=delays,
         batch_size=config.batch_size,
         max_episode_steps=config.max_episode_frames,
     )
@@ -55,7 +56,7 @@ def world_spec(config: EnvConfig) -> EnvSpec:
   Raises:
     ValueError, ImportError: as `make_world` raises them for a task.
   """
-  if config.task.lower() == "recall":
+  if config.task.lower() in DELAYS:
     # A few numpy arrays.
     return make_world(
         dataclasses.replace(config, num_envs=1, batch_size=0), seed=0

@@ -8,7 +8,8 @@ the right name, else 0, and the episode is over.
     row      0     1 .. D        D + 1   D + 2   D + 3
     shows    cue   distractors   hush    query   nothing (the last row)
 
-D is drawn anew for each episode, so the query cannot be timed.
+D is drawn anew for each episode, so the query cannot be timed: from 3 to 8 in
+'recall', from 16 to 24 in 'recall-long', whose episodes are longer than an item.
 
 The bound: a policy that acts on (obs_t, a_tm1, r_t) alone has an expected return
 of at most 1 / K. In the query row the observation is always the same, r_t is
@@ -24,7 +25,8 @@ from r2d2_jax.envs.world import EpisodeLog, EpisodeReport, check_actions
 from r2d2_jax.types import EnvSpec, Timestep
 
 NUM_SYMBOLS = 4  # K, also the number of actions
-MIN_DELAY, MAX_DELAY = 3, 8  # D, both included
+# By the task's name the least and the largest D.
+DELAYS = {"recall": (3, 8), "recall-long": (16, 24)}
 # obs_t: one-hot symbol [K], then three flags.
 IS_CUE, IS_HUSH, IS_QUERY = NUM_SYMBOLS, NUM_SYMBOLS + 1, NUM_SYMBOLS + 2
 OBS_SIZE = NUM_SYMBOLS + 3
@@ -44,12 +46,14 @@ class RecallWorld:
       num_envs: int,
       *,
       seed: int,
+      delays: tuple[int, int] = DELAYS["recall"],
       batch_size: int = 0,
       max_episode_steps: int = 108_000,
   ):
     """Args:
       num_envs: lanes.
       seed: non-negative.
+      delays: least and largest D.
       batch_size: lanes per step, 0 for all; fewer take turns.
       max_episode_steps: agent steps after which an episode is truncated.
     """
@@ -57,6 +61,7 @@ class RecallWorld:
     self.batch_size = batch_size or num_envs
     self.spec = EnvSpec((OBS_SIZE,), np.dtype(np.float32), NUM_SYMBOLS, 1)
     self._seed = seed
+    self._delays = delays
     self._max_episode_steps = max_episode_steps
     self._log = EpisodeLog(num_envs, frame_skip=1)
     self._episode = np.full(num_envs, -1, np.int64)
@@ -135,7 +140,8 @@ class RecallWorld:
     """Cue and delay of the current episodes, int64 [B] each."""
     episode = self._episode[env_id]
     cue = NUM_SYMBOLS * lane_uniform(self._seed, env_id, episode, _CUE)
-    delay = MIN_DELAY + (MAX_DELAY - MIN_DELAY + 1) * lane_uniform(
+    low, high = self._delays
+    delay = low + (high - low + 1) * lane_uniform(
         self._seed, env_id, episode, _DELAY
     )
     return cue.astype(np.int64), delay.astype(np.int64)

@@ -5,7 +5,7 @@ import math
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from r2d2_jax.envs.recall import NUM_SYMBOLS
+from r2d2_jax.envs.recall import DELAYS, NUM_SYMBOLS
 
 BACKGROUND = (20, 20, 26)
 TEXT = (232, 232, 232)
@@ -79,7 +79,7 @@ def draw_observation(
 
 
 def _bar_names(count: int, task: str) -> list[str]:
-  if task.lower() == "recall":
+  if task.lower() in DELAYS:
     symbols = [f"symbol {chr(ord('A') + i)}" for i in range(NUM_SYMBOLS)]
     return [*symbols, "cue", "hush", "query"]
   return [f"x{i}" for i in range(count)]

@@ -12,6 +12,7 @@ import pathlib
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from r2d2_jax.agent.diagnostics import first_and_last_row, q_discrepancy
@@ -149,6 +150,9 @@ class Probe:
 
 def _dq(params, sequence, row_lstm, *, networks, config):
   rows = first_and_last_row(sequence.valid_t, config=config)
-  return q_discrepancy(
+  dq, mask = q_discrepancy(
       params, sequence, row_lstm, rows, networks=networks, config=config
   )
+  # An episode's first row has the null state on both sides: 0 says nothing there.
+  is_first = jnp.take_along_axis(sequence.inputs.is_first_t, rows, axis=1)
+  return dq, mask & ~is_first

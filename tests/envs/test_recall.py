@@ -3,9 +3,12 @@
 import numpy as np
 import pytest
 
+from r2d2_jax.config import EnvConfig
 from r2d2_jax.envs import recall
 from r2d2_jax.envs.lane_random import lane_uniform
+from r2d2_jax.envs.make import make_world
 from r2d2_jax.envs.recall import RecallWorld
+from r2d2_jax.envs.tasks import BUILT_IN
 
 K = recall.NUM_SYMBOLS
 
@@ -46,6 +49,10 @@ def _mean_return(policy, num_envs=512, num_recv=120, seed=0):
   return np.mean([r.episode_return for r in reports])
 
 
+def test_the_names_are_known():
+  assert tuple(recall.DELAYS) == BUILT_IN
+
+
 def test_one_episode_row_by_row():
   world = RecallWorld(1, seed=1)
   ts, _ = _play(world, Oracle(1), 40)
@@ -53,7 +60,8 @@ def test_one_episode_row_by_row():
   last = [i for i, t in enumerate(ts) if t.is_last_t[0]]
   assert first[0] == 0 and first[1] == last[0] + 1
   delay = last[0] - 3
-  assert recall.MIN_DELAY <= delay <= recall.MAX_DELAY
+  low, high = recall.DELAYS["recall"]
+  assert low <= delay <= high
   flags = np.stack([t.obs_t[0, K:] for t in ts[: last[0] + 1]])
   expected = np.zeros((delay + 4, 3))
   expected[0, 0] = expected[delay + 1, 1] = expected[delay + 2, 2] = 1
@@ -116,9 +124,11 @@ def test_every_memoryless_policy_stays_below_the_bound():
   assert _mean_return(carries_the_cue_as_its_action) < 1 / K + 0.04
 
 
-def test_cues_delays_and_distractors_are_uniform():
-  world = RecallWorld(512, seed=5)
-  ts, _ = _play(world, Oracle(512), 120)
+@pytest.mark.parametrize("task", recall.DELAYS)
+def test_cues_delays_and_distractors_are_uniform(task):
+  low, high = recall.DELAYS[task]
+  world = make_world(EnvConfig(task=task, num_envs=512), seed=5)
+  ts, _ = _play(world, Oracle(512), 12 * (high + 2))
   obs = np.concatenate([t.obs_t for t in ts])
   cues = obs[obs[:, recall.IS_CUE] > 0, :K]
   blank = obs[(obs[:, K:].sum(-1) == 0) & (obs.sum(-1) > 0), :K]
@@ -126,10 +136,9 @@ def test_cues_delays_and_distractors_are_uniform():
     np.testing.assert_allclose(symbols.mean(0), np.full(K, 1 / K), atol=0.03)
   delays = np.array([r.episode_steps - 3 for r in world.pop_episodes()])
   # the first few episodes only: later ones are the short ones, cut by the budget
-  counts = np.bincount(delays, minlength=recall.MAX_DELAY + 1)
-  assert set(np.flatnonzero(counts)) == set(
-      range(recall.MIN_DELAY, recall.MAX_DELAY + 1))
-  assert counts[recall.MIN_DELAY :].min() > 0.1 * len(delays)
+  counts = np.bincount(delays, minlength=high + 1)
+  assert set(np.flatnonzero(counts)) == set(range(low, high + 1))
+  assert counts[low:].min() > 0.6 / (high - low + 1) * len(delays)
 
 
 def test_lane_is_the_same_in_a_larger_pool_and_in_turns():

@@ -21,7 +21,7 @@ from experiments.studies.command import Options, run_study
 from experiments.studies.study import Arm, Study, changed, make_runs
 from r2d2_jax.config import ConfigError, from_dict, to_dict, validate
 from r2d2_jax.envs.make import world_spec
-from r2d2_jax.envs.recall import MAX_DELAY
+from r2d2_jax.envs.recall import DELAYS
 from r2d2_jax.system.checkpoints import list_checkpoints
 from r2d2_jax.system.comparison import differing_settings, settings_of
 from r2d2_jax.system.plan import check_plan, make_plan
@@ -143,7 +143,7 @@ def test_sequential_updates_hold_whole_episodes():
   for task, config in whole.items():
     assert config.agent.trace_length >= flicker._EPISODE_ROWS[task]  # pylint: disable=protected-access
   # Cue, distractors, hush, query, the last row.
-  assert flicker._EPISODE_ROWS["recall"] == 1 + MAX_DELAY + 3  # pylint: disable=protected-access
+  assert flicker._EPISODE_ROWS["recall"] == 1 + DELAYS["recall"][1] + 3  # pylint: disable=protected-access
 
 
 @pytest.mark.envpool

@@ -13,7 +13,7 @@ from r2d2_jax.agent.diagnostics import (
     make_horizon_actor,
 )
 from r2d2_jax.agent.networks import Networks, make_networks
-from r2d2_jax.envs.recall import MAX_DELAY, RecallWorld
+from r2d2_jax.envs.recall import DELAYS, RecallWorld
 from r2d2_jax.system import evaluation
 from r2d2_jax.system.evaluation import evaluate
 from r2d2_jax.system.horizon import horizon_bytes, play_with_horizon
@@ -56,8 +56,8 @@ def test_a_memory_as_long_as_the_game_plays_evaluations_games():
   )
   assert len({e.episode_steps for e in expected.episodes}) > 2
   progress = []
-  # An episode has at most MAX_DELAY + 4 rows; the last decides nothing.
-  for horizon in (None, MAX_DELAY + 2):
+  # An episode has at most this delay + 4 rows; the last decides nothing.
+  for horizon in (None, DELAYS["recall"][1] + 2):
     games = _play(config, horizon, on_progress=progress.append)
     assert games.evaluation.episodes == expected.episodes
     assert games.rows == sum(e.episode_steps for e in expected.episodes)

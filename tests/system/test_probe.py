@@ -17,8 +17,13 @@ def parts(start_state="stored", num_envs=16):
   config = smoke()
   config = dataclasses.replace(
       config,
+      # Short items: of those that start within an episode of recall.
+      agent=dataclasses.replace(
+          config.agent, trace_length=4, overlap=2, start_state=start_state
+      ),
+      # So small that the probe keeps every item.
+      replay=dataclasses.replace(config.replay, capacity_sequences=32),
       env=dataclasses.replace(config.env, num_envs=num_envs),
-      agent=dataclasses.replace(config.agent, start_state=start_state),
   )
   world = make_world(config.env, seed=0)
   networks = make_networks(world.spec, config=config.network)
@@ -55,10 +60,31 @@ def test_fresh_states_agree_and_stale_ones_do_not(num_envs):
   play(world, networks, probe, params, 60)
   fresh = probe.measure(params)
   assert fresh["dq_first"] < 1e-4 and fresh["dq_last"] < 1e-4
-  # recall's items begin with their episodes: from the null state in any case.
+  # At the first row the learner starts from the very state that was stored.
   other = networks.init(jax.random.key(7))
   stale = probe.measure(other)
   assert stale["dq_first"] < 1e-4 and stale["dq_last"] > 1e-2
+
+
+def test_from_a_zero_state_the_first_row_is_the_worst():
+  _, world, networks, probe = parts(start_state="zero")
+  params = networks.init(jax.random.key(0))
+  play(world, networks, probe, params, 60)
+  dq = probe.measure(params)
+  assert dq["dq_first"] > 1e-2 and dq["dq_first"] > dq["dq_last"]
+
+
+def test_rows_that_begin_an_episode_tell_nothing():
+  config, world, networks, probe = parts()
+  params = networks.init(jax.random.key(0))
+  whole = dataclasses.replace(
+      config, agent=dataclasses.replace(config.agent, trace_length=16, overlap=8)
+  )
+  core_state = jax.device_get(networks.initial_core_state(1))
+  probe = Probe(whole, world.spec, core_state, networks=networks)
+  play(world, networks, probe, params, 60)
+  # Items of 16 rows hold whole episodes of recall.
+  assert np.isnan(probe.measure(params)["dq_first"])
 
 
 def test_what_it_keeps_survives_a_checkpoint(tmp_path):
