@@ -232,19 +232,25 @@ class _Reader:
         element = next(elements, None)
         if element is None:
           return
-        items.append(element.data)
-        probability[i] = element.info.probability
-        keys[i] = element.info.key
-        times_sampled[i] = element.info.times_sampled
+        columns, info, k = element
+        items.append({name: column[k] for name, column in columns.items()})
+        probability[i] = info.probability[k]
+        keys[i] = info.key[k]
+        times_sampled[i] = info.times_sampled[k]
       yield as_sample(*self._layout.decode(items), probability=probability,
                       keys=keys, times_sampled=times_sampled)
 
   def _elements(self):
+    """The columns and infos of several items, and the place of one of them."""
+    # TensorFlow 2.15 leaks about 110 bytes at each step of an iterator: gigabytes
+    # in days where each item is a step of its own.
+    dataset = self._dataset.batch(self.batch_size)
     while not self._stopped.is_set():
-      for element in self._dataset.as_numpy_iterator():
-        if self._stopped.is_set():
-          return
-        yield element
+      for several in dataset.as_numpy_iterator():
+        for k in range(len(several.info.key)):
+          if self._stopped.is_set():
+            return
+          yield several.data, several.info, k
 
 
 class ReverbReplay:
