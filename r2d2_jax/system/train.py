@@ -400,16 +400,16 @@ class _Run:
       for thread in threads:
         thread.join(timeout=max(0.0, deadline - time.monotonic()))
     if not failures.empty():
-      raise self._root_cause(failures.get())
+      raise self._root_cause([failures.get() for _ in range(failures.qsize())])
 
-  def _root_cause(self, error: BaseException) -> BaseException:
-    """Bad parameters may reach the actors before the learner notices them."""
-    if not isinstance(error, (DivergedError, ReplayError)):
+  def _root_cause(self, errors: list[BaseException]) -> BaseException:
+    """The first one, or what the learner did: actors may stumble over it first."""
+    if not any(isinstance(e, (DivergedError, ReplayError)) for e in errors):
       try:
         self._learner.flush()
       except DivergedError as diverged:
         return diverged
-    return error
+    return next((e for e in errors if isinstance(e, DivergedError)), errors[0])
 
   def _actor_thread(self) -> None:
     while not self._stop.is_set():

@@ -67,11 +67,12 @@ def test_nan_stops_the_run_with_a_diagnosis_and_the_last_good_checkpoint(
   assert all(np.isfinite(x).all() for x in jax.tree.leaves(result.state))
 
 
+@pytest.mark.parametrize("learner_notices", [False, True])
 def test_actors_that_stumble_over_bad_parameters_are_not_the_cause(
-    tmp_path, monkeypatch
+    learner_notices, tmp_path, monkeypatch
 ):
   """The actors' thread fails first; what is told is what the learner did."""
-  failed = threading.Event()
+  failed, stumbled = threading.Event(), threading.Event()
   step, insert = train_module.LearnerLoop.step, LocalReplay.insert
 
   def poison(loop, batch):
@@ -83,10 +84,14 @@ def test_actors_that_stumble_over_bad_parameters_are_not_the_cause(
     )
     step(loop, batch)
     failed.set()
+    if learner_notices:
+      assert stumbled.wait(20)
+      loop.flush()
     loop.step = lambda batch: None  # it does not get to look at its priorities
 
   def fail(replay, items, priorities):
     if failed.is_set() and replay._capacity > 100:  # not the probe's
+      stumbled.set()
       raise ValueError("expected finite priorities")
     insert(replay, items, priorities)
 
