@@ -65,7 +65,8 @@ def test_a_process_that_dies_is_reported():
 
 
 @pytest.mark.parametrize("task, obs_shape, num_actions", [
-    ("D3Battle-v1", (84, 84), 108), ("HealthGathering-v1", (84, 84, 3), 6)])
+    pytest.param("D3Battle-v1", (84, 84), 108, marks=pytest.mark.slow),
+    ("HealthGathering-v1", (84, 84, 3), 6)])
 def test_vizdoom(task, obs_shape, num_actions):
   files = set(os.listdir())
   try:
