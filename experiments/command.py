@@ -1,6 +1,7 @@
 """What the commands have in common: arguments in, an exit code out."""
 
 import pathlib
+import signal
 import sys
 from typing import Any, Callable
 
@@ -92,3 +93,12 @@ def is_users(error: Exception) -> bool:
     return isinstance(error, CheckpointError)
   # ConfigError is a ValueError.
   return isinstance(error, (ValueError, ImportError, OSError))
+
+
+def hear_both_signals() -> None:
+  """Makes SIGTERM, a cluster's way of saying Ctrl-C, a KeyboardInterrupt too.
+
+  And SIGINT itself: jobs that a shell starts in the background ignore it.
+  """
+  signal.signal(signal.SIGTERM, signal.default_int_handler)
+  signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -10,14 +10,13 @@ the same command goes on with what is missing.
 
 import dataclasses
 import pathlib
-import signal
 import sys
 import time
 from typing import Annotated, Literal
 
 import tyro
 
-from experiments.command import check_number, run_command
+from experiments.command import check_number, hear_both_signals, run_command
 from experiments.horizon_table import ALL, HorizonTable, horizon_name
 from r2d2_jax.config import Config, ConfigError
 
@@ -222,9 +221,7 @@ class _Clock:
 
 def main(arguments: list[str] | None = None) -> int:
   """Runs the command; returns the exit code."""
-  # A cluster's way of saying Ctrl-C; and background jobs start with SIGINT ignored.
-  signal.signal(signal.SIGTERM, signal.default_int_handler)
-  signal.signal(signal.SIGINT, signal.default_int_handler)
+  hear_both_signals()
   return run_command(
       memory_horizon,
       prog="python -m experiments.memory_horizon",

@@ -6,13 +6,17 @@ The suffix, .mp4 or .gif, decides the format. docs/recording.md has more.
 """
 
 import pathlib
-import signal
 import sys
 from typing import Annotated
 
 import tyro
 
-from experiments.command import check_new_file, check_number, run_command
+from experiments.command import (
+    check_new_file,
+    check_number,
+    hear_both_signals,
+    run_command,
+)
 from r2d2_jax.config import ConfigError
 
 
@@ -104,9 +108,7 @@ def record_run(
 
 def main(arguments: list[str] | None = None) -> int:
   """Runs the command; returns the exit code."""
-  # A cluster's way of saying Ctrl-C; and background jobs start with SIGINT ignored.
-  signal.signal(signal.SIGTERM, signal.default_int_handler)
-  signal.signal(signal.SIGINT, signal.default_int_handler)
+  hear_both_signals()
   return run_command(
       record_run, prog="python -m experiments.record", arguments=arguments
   )

@@ -12,13 +12,12 @@ prints what a run would take and stops.
 import dataclasses
 import datetime
 import pathlib
-import signal
 import sys
 import warnings
 
 import tyro
 
-from experiments.command import exit_code
+from experiments.command import exit_code, hear_both_signals
 from experiments.configs.presets import PRESETS
 from r2d2_jax.config import Config, ConfigError, validate
 
@@ -98,9 +97,7 @@ def launch(config: Config) -> int:
 
 
 def _train(config: Config) -> int:
-  # A cluster's way of saying Ctrl-C; and background jobs start with SIGINT ignored.
-  signal.signal(signal.SIGTERM, signal.default_int_handler)
-  signal.signal(signal.SIGINT, signal.default_int_handler)
+  hear_both_signals()
   # A sentence for people, not a place in the source.
   warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
   print(f"run directory: {config.run.run_dir}", flush=True)

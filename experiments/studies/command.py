@@ -2,11 +2,10 @@
 
 import dataclasses
 import pathlib
-import signal
 import time
 from typing import Any, Callable, Sequence
 
-from experiments.command import check_number
+from experiments.command import check_number, hear_both_signals
 from experiments.studies.bases import Size
 from experiments.studies.study import Run, Study, make_runs
 
@@ -112,9 +111,7 @@ def run_study(
       )
     report()
 
-  # A cluster's way of saying Ctrl-C; and background jobs start with SIGINT ignored.
-  signal.signal(signal.SIGTERM, signal.default_int_handler)
-  signal.signal(signal.SIGINT, signal.default_int_handler)
+  hear_both_signals()
   say(f"{study.name}: {len(runs)} runs, {done} of them finished; in {out}")
   try:
     with progress_display(console) as show_line:

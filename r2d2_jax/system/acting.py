@@ -1,6 +1,5 @@
 """The actor loop: world -> actor_step -> world and replay."""
 
-import collections
 import threading
 from typing import Any, Callable
 
@@ -18,6 +17,7 @@ from r2d2_jax.config import Config
 from r2d2_jax.envs.world import EpisodeReport, World
 from r2d2_jax.replay.packing import pack_items, unpack_items
 from r2d2_jax.replay.sequences import Item, SequenceBuilder, stack_items
+from r2d2_jax.system.arrays import flat, nested
 from r2d2_jax.system.parameters import ParameterStore
 from r2d2_jax.system.probe import Probe
 from r2d2_jax.system.timing import LegTimer
@@ -165,11 +165,7 @@ class ActorLoop:
             "updates": np.array(self._num_updates),
         },
     }
-    return {
-        f"{part}/{name}": array
-        for part, arrays in parts.items()
-        for name, array in arrays.items()
-    }
+    return flat(parts)
 
   def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
     """The inverse of `state_dict`, before the first step.
@@ -178,10 +174,7 @@ class ActorLoop:
       ValueError: the state is of another configuration, or the world cannot be
         brought back.
     """
-    parts: dict[str, dict[str, np.ndarray]] = collections.defaultdict(dict)
-    for name, array in state.items():
-      part, _, rest = name.partition("/")
-      parts[part][rest] = array
+    parts = nested(state)
     self._num_calls = int(parts["counts"]["calls"])
     self._params = _from_arrays(
         parts["params"], like=self._parameters.latest().params

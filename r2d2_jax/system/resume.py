@@ -1,6 +1,5 @@
 """All that a run is, on its way to the disk and back."""
 
-import collections
 import pathlib
 from typing import Any, Callable, NamedTuple
 import zipfile
@@ -11,6 +10,7 @@ import numpy as np
 from r2d2_jax.config import Config, to_dict
 from r2d2_jax.replay.checks import ReplayError
 from r2d2_jax.system.acting import ActorLoop
+from r2d2_jax.system.arrays import flat, nested
 from r2d2_jax.system.checkpoints import (
     CheckpointError,
     SavedCheckpoint,
@@ -162,7 +162,7 @@ class RunState:
       arrays["probe"] = self._probe.state_dict()
 
     def write_more(path: pathlib.Path) -> None:
-      np.savez(path / _ARRAYS, **_flat(arrays))
+      np.savez(path / _ARRAYS, **flat(arrays))
       if lockstep:
         (path / _PROBE).mkdir()
         self._probe.save(path / _PROBE)
@@ -214,7 +214,7 @@ class RunState:
     path = resumed.checkpoint.path / _ARRAYS
     try:
       with np.load(path, allow_pickle=False) as saved:
-        arrays = _nested(dict(saved))
+        arrays = nested(dict(saved))
       if "env.num_envs" not in resumed.changed:
         self._actors.load_lane_state_dict(arrays["lanes"])
       if resumed.exact:
@@ -231,23 +231,6 @@ class RunState:
     # What was written after the checkpoint will be written again.
     cut_log(self._run_dir / "log.csv", steps=steps, updates=updates)
     cut_log(self._run_dir / "evaluation.csv", updates=updates)
-
-
-def _flat(parts: dict[str, dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-  return {
-      f"{part}/{name}": array
-      for part, arrays in parts.items()
-      for name, array in arrays.items()
-  }
-
-
-def _nested(flat: dict[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
-  """The inverse of `_flat`."""
-  parts: dict[str, dict[str, np.ndarray]] = collections.defaultdict(dict)
-  for name, array in flat.items():
-    part, _, rest = name.partition("/")
-    parts[part][rest] = array
-  return parts
 
 
 def _changed_settings(before: dict, now: dict) -> list[str]:

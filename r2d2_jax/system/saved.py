@@ -1,6 +1,5 @@
 """A trained agent, read from its run's directory: for evaluation, video, notebooks."""
 
-import dataclasses
 import pathlib
 from typing import NamedTuple
 
@@ -9,7 +8,7 @@ import jax
 from r2d2_jax.agent.learning import init_learner_state, make_optimizer
 from r2d2_jax.agent.networks import Networks, make_networks
 from r2d2_jax.config import Config, ConfigError
-from r2d2_jax.envs.make import make_world
+from r2d2_jax.envs.make import world_spec
 from r2d2_jax.system.checkpoints import (
     SavedCheckpoint,
     list_checkpoints,
@@ -44,11 +43,7 @@ def load_agent(run_dir: pathlib.Path, *, which: str = "latest") -> SavedAgent:
   """
   config = read_config(run_dir)
   checkpoint = _find(run_dir, which)
-  world = make_world(
-      dataclasses.replace(config.env, num_envs=1, batch_size=0), seed=0
-  )
-  spec = world.spec
-  world.close()
+  spec = world_spec(config.env)
   networks = make_networks(spec, config=config.network)
   like = jax.eval_shape(
       lambda key: init_learner_state(
