@@ -15,7 +15,7 @@ from typing import Annotated, Sequence
 import tyro
 
 from experiments.command import run_command
-from experiments.studies.bases import Size, base_config
+from experiments.studies.bases import Size, base_config, usual_seeds
 from experiments.studies.command import Options, run_study
 from experiments.studies.study import Arm, Study
 from r2d2_jax.config import Config
@@ -30,7 +30,8 @@ _FEEDFORWARD = {"network.core": "feedforward"}
 _DRQN = {
     "agent.start_state": "zero", "agent.burn_in": 0, "agent.n_step": 1,
     "agent.value_rescaling": False, "agent.reward_clip": 1.0,
-    "agent.discount": 0.99, "agent.importance_exponent": 0.0,
+    "agent.discount": lambda base: min(base.agent.discount, 0.99),
+    "agent.importance_exponent": 0.0,
     "replay.priority_exponent": 0.0, "network.frame_stack": 1,
     "network.use_previous_action": False, "network.use_previous_reward": False,
 }  # fmt: skip
@@ -80,7 +81,7 @@ ARMS = (
     ),
 )
 TASKS = {
-    "small": ("Catch-v0", "MiniGrid-MemoryS7-v0"),
+    "small": ("Catch-v0", "recall", "MsPacman"),
     "paper": ("Pong", "Frostbite", "BeamRider", "MsPacman"),
 }
 
@@ -92,6 +93,7 @@ def study(size: Size) -> Study:
       base=lambda task: base_config(task, size),
       tasks=TASKS[size],
       arms=ARMS,
+      seeds=lambda task: usual_seeds(task, size),
       columns=("eval_mean", "eval_median", "return_area"),
   )
 

@@ -15,7 +15,7 @@ from typing import Annotated, Sequence
 import tyro
 
 from experiments.command import run_command
-from experiments.studies.bases import Size, base_config
+from experiments.studies.bases import Size, base_config, usual_seeds
 from experiments.studies.command import Options, run_study
 from experiments.studies.study import Arm, Study, changed
 
@@ -47,11 +47,16 @@ ARMS = (
     *(_own_pace(n) for n in ACTORS if n != _USUAL),
 )
 TASKS = {
-    "small": ("MiniGrid-MemoryS7-v0", "Pong"),
+    "small": ("recall", "MiniGrid-MemoryS7-v0"),
     "paper": ("MiniGrid-MemoryS13-v0", "MsPacman", "Seaquest"),
 }
-# dQ at any row needs the state that the actor had there.
-_BASE = {"env.num_envs": _USUAL, "replay.row_states": True}
+_BASE = {
+    "env.num_envs": _USUAL,
+    # dQ at any row needs the state that the actor had there.
+    "replay.row_states": True,
+    # Enough for both, and the family with its own pace takes four times as many.
+    "run.total_steps": lambda base: base.run.total_steps // 2,
+}
 
 
 def study(size: Size) -> Study:
@@ -61,6 +66,7 @@ def study(size: Size) -> Study:
       base=lambda task: changed(base_config(task, size), _BASE),
       tasks=TASKS[size],
       arms=ARMS,
+      seeds=lambda task: usual_seeds(task, size),
       columns=("lag_p10", "lag_p50", "lag_p90", "dq_first", "dq_last", "eval_mean"),
   )
 

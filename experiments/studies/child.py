@@ -1,4 +1,4 @@
-"""One run of a study, in a process of its own: `python -m ... SETTINGS`.
+"""One run of a study, in a process of its own: `python -m ... SETTINGS CORES`.
 
 Memory of JAX and EnvPool goes back when it ends, and a crash ends nothing else.
 The run lasts as long as its standard input stays open: however the study ends,
@@ -22,8 +22,10 @@ def _stop_with_the_study(signal_number: int) -> None:
 
 
 def main() -> int:
-  """Trains with the settings (JSON, as in config.json) that are the argument."""
+  """Trains with the settings (JSON, as in config.json), on the processors given."""
   config = from_dict(json.loads(sys.argv[1]))
+  # Before JAX and EnvPool count them for their pools of threads.
+  os.sched_setaffinity(0, set(map(int, sys.argv[2].split(","))))
   # In lock-step the last checkpoint is gone on from exactly. Asked politely the
   # run would log and save once more, at a moment that is never the same.
   number = signal.SIGKILL if config.run.lockstep else signal.SIGINT

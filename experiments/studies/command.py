@@ -25,8 +25,9 @@ class Options:
   tasks and tasks with flat observations will do."""
   arms: tuple[str, ...] = ()
   """Names of arms; none means all."""
-  seeds: int = 3
-  """Runs of each arm; all first seeds come before the second ones."""
+  seeds: int = 0
+  """Runs of each arm; all first seeds come before the second ones. 0 leaves the
+  size's: three, but one of an Atari game in the small size."""
   out: pathlib.Path | None = None
   """Directory of the study; none means runs/STUDY-SIZE. The same again goes on."""
   steps: int = 0
@@ -34,8 +35,9 @@ class Options:
   on."""
   max_minutes_per_run: float = 0.0
   """Wall-clock limit of each run; 0 for none."""
-  jobs: int = 1
-  """Runs that go on at the same time."""
+  jobs: int = 0
+  """Runs that go on at the same time; 0 leaves it to the kind of run: one for each
+  processor in lock-step (small tasks), one alone with threads."""
   report_only: bool = False
   """Write tables and plot of what is there, and start nothing."""
 
@@ -67,8 +69,8 @@ def run_study(
   from experiments.studies.runner import carry_out
   from r2d2_jax.system.display import progress_display
 
-  check_number("--seeds", options.seeds, 1)
-  check_number("--jobs", options.jobs, 1)
+  check_number("--seeds", options.seeds, 0)
+  check_number("--jobs", options.jobs, 0)
   check_number("--steps", options.steps, 0, 2**53)
   check_number("--max-minutes-per-run", options.max_minutes_per_run, 0)
   out = options.out or pathlib.Path("runs", f"{study.name}-{options.size}")

@@ -2,6 +2,7 @@
 
 import collections
 import json
+import os
 import subprocess
 import sys
 import time
@@ -12,6 +13,9 @@ from experiments.studies.study import Run
 from r2d2_jax.config import to_dict
 
 _POLL_SECONDS = 0.5
+# Small runs beside each other, where nobody said how many: each has a process with
+# JAX in it, some hundred megabytes.
+_MOST_JOBS = 16
 
 
 class Failure(NamedTuple):
@@ -21,15 +25,40 @@ class Failure(NamedTuple):
   returncode: int
 
 
-def start(run: Run) -> subprocess.Popen:
-  """Starts a run, or goes on with it; what it prints goes to `run.output`."""
+def places(jobs: int, *, lockstep: bool) -> list[tuple[int, ...]]:
+  """The processors of each run, for runs beside each other.
+
+  A run in lock-step keeps one busy, and always has one alone: XLA's sums depend on
+  the number of its threads, and its table should not depend on the machine's.
+
+  Args:
+    jobs: how many; 0 leaves it to the kind of run: one for each processor in
+      lock-step, one alone with threads.
+    lockstep: whether they are in lock-step.
+  """
+  cores = sorted(os.sched_getaffinity(0))
+  jobs = jobs or (min(len(cores), _MOST_JOBS) if lockstep else 1)
+  shares = [tuple(cores[i % len(cores) :: jobs]) for i in range(jobs)]
+  return [share[:1] for share in shares] if lockstep else shares
+
+
+def start(run: Run, cores: tuple[int, ...]) -> subprocess.Popen:
+  """Starts a run, or goes on with it; what it prints goes to `run.output`.
+
+  Args:
+    run: to make.
+    cores: the processors that it may use.
+  """
   run.directory.parent.mkdir(parents=True, exist_ok=True)
+  # All seeds of an arm are one program: it is compiled once.
+  compiled = run.out / ".compiled"
   with run.output.open("ab") as output:
     return subprocess.Popen(
         [
             sys.executable, "-m", "experiments.studies.child",
-            json.dumps(to_dict(run.config)),
+            json.dumps(to_dict(run.config)), ",".join(map(str, cores)),
         ],
+        env={"JAX_COMPILATION_CACHE_DIR": str(compiled.resolve()), **os.environ},
         stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT,
         # Ctrl-C is for the study alone, which then stops its runs itself.
         start_new_session=True,
@@ -47,7 +76,7 @@ def carry_out(
 
   Args:
     runs: in order.
-    jobs: how many at a time.
+    jobs: how many at a time, as for `places`.
     show: called often, with the runs that are going on.
     ended: called when a run has ended, with its failure if it failed.
 
@@ -58,17 +87,23 @@ def carry_out(
     KeyboardInterrupt: Ctrl-C; the runs have been stopped and can be gone on with.
   """
   waiting = collections.deque(run for run in runs if not is_finished(run))
-  going: dict[str, tuple[Run, subprocess.Popen]] = {}
+  going: dict[int, tuple[Run, subprocess.Popen]] = {}  # by place
+  taken: list[tuple[int, ...]] = []
   failures = []
   try:
     while waiting or going:
-      while waiting and len(going) < jobs:
+      if not going:
+        taken = _places_of(waiting[0], jobs)
+      while waiting and len(going) < len(taken):
+        if _places_of(waiting[0], jobs) != taken:
+          break  # the other kind's turn comes when these have ended
+        place = next(i for i in range(len(taken)) if i not in going)
         run = waiting.popleft()
-        going[run.title] = run, start(run)
-      for run, process in list(going.values()):
+        going[place] = run, start(run, taken[place])
+      for place, (run, process) in list(going.items()):
         if process.poll() is None:
           continue
-        del going[run.title]
+        del going[place]
         process.stdin.close()
         failure = None
         if not is_finished(run):
@@ -81,6 +116,10 @@ def carry_out(
   finally:
     _stop([process for _, process in going.values()])
   return failures
+
+
+def _places_of(run: Run, jobs: int) -> list[tuple[int, ...]]:
+  return places(jobs, lockstep=run.config.run.lockstep)
 
 
 def _stop(processes: list[subprocess.Popen]) -> None:
@@ -118,6 +157,8 @@ def minutes_left(runs: Sequence[Run], jobs: int) -> float:
   if not pace:
     return float("nan")
   usual = sum(pace.values()) / len(pace)
+  beside = {run.task: len(_places_of(run, jobs)) for run in runs}
   return sum(
-      steps * pace.get(task, usual) for task, steps in steps_to_go.items()
-  ) / jobs
+      steps * pace.get(task, usual) / beside[task]
+      for task, steps in steps_to_go.items()
+  )

@@ -32,6 +32,8 @@ class Study:
   tasks: tuple[str, ...]
   """Played where the command line names none; `base` may know more."""
   arms: tuple[Arm, ...]
+  seeds: Callable[[str], int]
+  """Name of a task -> runs of each arm, where the command line names no number."""
   columns: tuple[str, ...]
   """Of the results (`results.COLUMNS`), those shown on the terminal."""
 
@@ -48,6 +50,11 @@ class Run(NamedTuple):
   def directory(self) -> pathlib.Path:
     """Where it trains."""
     return pathlib.Path(self.config.run.run_dir)
+
+  @property
+  def out(self) -> pathlib.Path:
+    """Directory of the study."""
+    return self.directory.parents[2]
 
   @property
   def output(self) -> pathlib.Path:
@@ -78,7 +85,7 @@ def make_runs(
     study: Study,
     *,
     out: pathlib.Path,
-    seeds: int,
+    seeds: int = 0,
     tasks: tuple[str, ...] = (),
     arms: tuple[str, ...] = (),
     total_steps: int = 0,
@@ -89,7 +96,7 @@ def make_runs(
   Args:
     study: what is asked.
     out: directory of the study; a run's is OUT/TASK/ARM/seedK.
-    seeds: how many: 0, 1, ...
+    seeds: how many of each arm; 0 leaves the study's.
     tasks: names; none means the study's.
     arms: names; none means all of them.
     total_steps: agent steps of the task's configuration; 0 leaves the study's.
@@ -104,8 +111,12 @@ def make_runs(
         f"--arms: expected some of {', '.join(known)}, got {', '.join(unknown)}"
     )
   runs = []
-  for seed in range(seeds):
-    for task in dict.fromkeys(tasks or study.tasks):
+  tasks = tuple(dict.fromkeys(tasks or study.tasks))
+  seeds_of = {task: seeds or study.seeds(task) for task in tasks}
+  for seed in range(max(seeds_of.values())):
+    for task in tasks:
+      if seed >= seeds_of[task]:
+        continue
       base = study.base(task)
       base = changed(base, {
           # Before the arms, some of which ask for a multiple.

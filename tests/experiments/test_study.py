@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import os
 import pathlib
 import signal
 import subprocess
@@ -132,8 +133,9 @@ def test_life_loss_is_for_games_with_lives():
   arms = lambda task: {
       run.arm for run in _runs(ablations, "small", tasks=(task,))
   }
-  assert arms("ms_pacman") - arms("recall") == {"life_roll", "life_reset"}
-  assert arms("MsPacman") == {arm.name for arm in ablations.ARMS}
+  lives = {"life_roll", "life_reset"}
+  assert lives <= arms("ms_pacman") and not lives & arms("recall")
+  assert arms("MsPacman") == {arm.name for arm in ablations.ARMS} - {"gamma_0.99"}
 
 
 def test_sequential_updates_hold_whole_episodes():
@@ -181,6 +183,29 @@ def test_the_first_seed_of_all_arms_comes_first():
       for arm in ("zero", "stored")
   ]  # fmt: skip
   assert all(run.config.run.seed == run.seed for run in runs)
+
+
+def test_one_seed_of_atari_three_of_the_others_if_nothing_is_said():
+  seeds = lambda **options: [
+      (run.seed, run.task) for run in make_runs(
+          flicker.study("small"), out=pathlib.Path("out"), arms=("r2d2",),
+          tasks=("Pong", "recall"), **options,
+      )
+  ]  # fmt: skip
+  assert seeds() == [(0, "Pong"), (0, "recall"), (1, "recall"), (2, "recall")]
+  assert seeds(seeds=2) == [
+      (0, "Pong"), (0, "recall"), (1, "Pong"), (1, "recall")
+  ]  # fmt: skip
+
+
+def test_gammas_that_are_not_the_tasks_own():
+  for task, gammas in (
+      ("recall", {"gamma_0.99"}), ("MsPacman", {"gamma_0.997"}),
+      ("MiniGrid-MemoryS7-v0", {"gamma_0.997", "gamma_0.99"}),
+  ):  # fmt: skip
+    runs = {r.arm: r.config for r in _runs(ablations, "small", tasks=(task,))}
+    assert {arm for arm in runs if arm.startswith("gamma")} == gammas
+    assert f"gamma_{runs['agent'].agent.discount}" not in gammas
 
 
 def test_arms_that_are_not_there():
@@ -263,12 +288,13 @@ def tiny_study(steps: int = 2000) -> Study:
       name="tiny", base=lambda task: changed(base, {"env.task": task}),
       tasks=("recall",),
       arms=(Arm("zero", {"agent.start_state": "zero"}), Arm("stored")),
-      columns=("eval_mean", "dq_first"),
+      seeds=lambda task: 3, columns=("eval_mean", "dq_first"),
   )  # fmt: skip
 
 
 def _start_fake(crash_arm: str = ""):
-  def start(run):
+  def start(run, cores):
+    del cores
     run.directory.parent.mkdir(parents=True, exist_ok=True)
     code = _FAKE.format(root=str(ROOT), crash=run.arm == crash_arm)
     with run.output.open("ab") as output:
@@ -357,8 +383,8 @@ def test_a_study_that_ends_takes_its_runs_along(tmp_path, monkeypatch):
   sleeper = "import os, sys\nwhile os.read(0, 1): pass\n"
   started = []
 
-  def start(run):
-    del run
+  def start(run, cores):
+    del run, cores
     started.append(subprocess.Popen(
         [sys.executable, "-c", sleeper], stdin=subprocess.PIPE
     ))  # fmt: skip
@@ -373,6 +399,43 @@ def test_a_study_that_ends_takes_its_runs_along(tmp_path, monkeypatch):
   with pytest.raises(KeyboardInterrupt):
     runner.carry_out(runs, jobs=2, show=show, ended=lambda *_: None)
   assert [process.returncode for process in started] == [0, 0]
+
+
+def test_places(monkeypatch):
+  monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 5})
+  lockstep = lambda jobs: runner.places(jobs, lockstep=True)
+  threads = lambda jobs: runner.places(jobs, lockstep=False)
+  assert lockstep(0) == lockstep(4) == [(0,), (1,), (2,), (5,)]
+  assert threads(0) == threads(1) == [(0, 1, 2, 5)]
+  assert threads(2) == [(0, 2), (1, 5)] and threads(3) == [(0, 5), (1,), (2,)]
+  # More runs than processors share them.
+  assert lockstep(6) == threads(6) == [(0,), (1,), (2,), (5,), (0,), (1,)]
+  monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)))
+  assert len(lockstep(0)) == 16
+
+
+def test_runs_in_lock_step_and_with_threads_take_turns(monkeypatch, tmp_path):
+  monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+  monkeypatch.setattr(runner, "_POLL_SECONDS", 0.01)
+  started = []
+
+  def start(run, cores):
+    started.append((run.arm, cores))
+    return subprocess.Popen([sys.executable, "-c", ""], stdin=subprocess.PIPE)
+
+  monkeypatch.setattr(runner, "start", start)
+  study = dataclasses.replace(tiny_study(), arms=tuple(
+      Arm(name, {"run.lockstep": lockstep})
+      for name, lockstep in (("a", True), ("b", True), ("x", False),
+                             ("y", False), ("c", True))
+  ))  # fmt: skip
+  runner.carry_out(
+      make_runs(study, out=tmp_path, seeds=1), jobs=0,
+      show=lambda going: None, ended=lambda *_: None,
+  )  # fmt: skip
+  assert started == [
+      ("a", (0,)), ("b", (1,)), ("x", (0, 1)), ("y", (0, 1)), ("c", (0,))
+  ]  # fmt: skip
 
 
 # Reports.
@@ -482,12 +545,17 @@ def _silent(records, path):
 def _start_killed(at: int):
   """A run that kills itself before an update."""
 
-  def start(run):
+  def start(run, cores):
     run.directory.parent.mkdir(parents=True, exist_ok=True)
-    return subprocess.Popen(
-        drill_command(run.config, sabotage="kill-update", at=at),
-        stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
-    )  # fmt: skip
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)  # the child inherits it
+    try:
+      return subprocess.Popen(
+          drill_command(run.config, sabotage="kill-update", at=at),
+          stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
+      )  # fmt: skip
+    finally:
+      os.sched_setaffinity(0, before)
 
   return start
 
@@ -519,7 +587,7 @@ def test_killed_and_resumed_gives_the_same_table(tmp_path):
 def test_a_run_ends_with_its_study_and_can_be_gone_on_with(tmp_path):
   study = tiny_study(steps=10**6)
   run = make_runs(study, out=tmp_path, seeds=1)[0]
-  process = runner.start(run)
+  process = runner.start(run, (0,))
   try:
     deadline = time.monotonic() + 120
     while not list_checkpoints(checkpoints_dir(run.directory)):
@@ -529,7 +597,7 @@ def test_a_run_ends_with_its_study_and_can_be_gone_on_with(tmp_path):
     process.stdin.close()
     assert process.wait(60) == KILLED  # lock-step: nothing is lost
   shorter = make_runs(study, out=tmp_path, seeds=1, total_steps=1500)[0]
-  process = runner.start(shorter)
+  process = runner.start(shorter, (0,))
   process.wait(120)
   process.stdin.close()
   assert "resuming from" in run.output.read_text()
