@@ -8,7 +8,8 @@ import numpy as np
 from experiments.horizon_table import HorizonTable, horizon_name
 from experiments.studies.plots import legend_below, new_figure
 from r2d2_jax.config import Config
-from r2d2_jax.system.comparison import differing_settings, settings_of
+from r2d2_jax.system.comparison import group_runs
+from r2d2_jax.system.plots import draw_range
 
 # Column of the table -> what the panel shows, and by what it is multiplied.
 _PANELS = {
@@ -48,7 +49,10 @@ def plot_horizons(
         values = factor * np.array(
             [[table.number(run, k, column) for k in ks] for run in runs]
         )
-        _draw(axes, xs, values, color=colors[label], label=label)
+        draw_range(
+            axes, xs, values,
+            color=colors[label], label=label, marker="o", markersize=4,
+        )  # fmt: skip
       axes.set_title(title, fontsize="medium")
       axes.set_xticks(xs, [horizon_name(k) for k in ks])
       axes.grid(alpha=0.3)
@@ -64,51 +68,8 @@ def plot_horizons(
   figure.savefig(png_path, dpi=130)
 
 
-def group_runs(
-    configs: Mapping[pathlib.Path, Config],
-) -> dict[str, dict[str, list[pathlib.Path]]]:
-  """Task -> label -> runs whose settings are the same.
-
-  The label names what differs within the task; where that are more than three
-  settings, it is the directory of the first of these runs.
-  """
-  tasks: dict[str, dict[pathlib.Path, dict]] = {}
-  for run, config in configs.items():
-    tasks.setdefault(config.env.task, {})[run] = settings_of(config)
-  groups = {}
-  for task, settings in tasks.items():
-    names = differing_settings(list(settings.values()))
-    seeds: dict[tuple, list[pathlib.Path]] = {}
-    for run, values in settings.items():
-      seeds.setdefault(tuple(values[n] for n in names), []).append(run)
-    groups[task] = {_label(names, v, runs[0]): runs for v, runs in seeds.items()}
-  return groups
-
-
-def _label(names: list[str], values: tuple, run: pathlib.Path) -> str:
-  if len(names) > 3:
-    return str(run)
-  return ", ".join(f"{n.split('.')[1]} {v}" for n, v in zip(names, values))
-
-
 def _positions(ks: Sequence[int | None]) -> np.ndarray:
   """log2(k + 1); 'all', the last, a step beyond the longest."""
   known = [np.log2(k + 1) for k in ks if k is not None]
   beyond = max(known, default=-1.0) + 1
   return np.array(known + [beyond] * (None in ks))
-
-
-def _draw(
-    axes, xs: np.ndarray, values: np.ndarray, *, color: str, label: str
-) -> None:
-  """Mean of values [runs, k] and their range."""
-  axes.plot(
-      xs, values.mean(axis=0),
-      color=color, label=label, marker="o", markersize=4,
-  )  # fmt: skip
-  if len(values) > 1:
-    axes.fill_between(
-        xs, values.min(axis=0), values.max(axis=0),
-        color=color, alpha=0.2, linewidth=0,
-    )  # fmt: skip
-

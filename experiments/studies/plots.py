@@ -5,6 +5,7 @@ from typing import NamedTuple, Sequence
 import numpy as np
 
 from experiments.studies.results import Record
+from r2d2_jax.system.plots import draw_curves
 
 # matplotlib is imported where it is used: it takes a second.
 
@@ -67,17 +68,8 @@ def draw_curve(
     known = np.isfinite(ys)
     if known.any():
       curves.append((record.log["frames"][known], ys[known]))
-  if not curves:
-    return
-  end = min(xs[-1] for xs, _ in curves)
-  start = min(max(xs[0] for xs, _ in curves), end)
-  grid = np.linspace(start, end, 200)
-  values = np.stack([np.interp(grid, xs, ys) for xs, ys in curves])
-  axes.plot(grid, values.mean(axis=0), **style)
-  axes.fill_between(
-      grid, values.min(axis=0), values.max(axis=0),
-      color=style["color"], alpha=0.2, linewidth=0,
-  )  # fmt: skip
+  if curves:
+    draw_curves(axes, curves, **style)
 
 
 def error_bars(spreads: Sequence[Spread]) -> list[list[float]]:

@@ -1,6 +1,7 @@
-"""In what the settings of several runs differ."""
+"""In what the settings of several runs differ, and which of them are alike."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+import pathlib
 from typing import Any
 
 from r2d2_jax.config import Config, to_dict
@@ -20,3 +21,33 @@ def differing_settings(settings: Sequence[dict[str, Any]]) -> list[str]:
   """The names whose values are not the same in all of them."""
   first, *rest = settings
   return [n for n in first if any(other[n] != first[n] for other in rest)]
+
+
+def group_runs(
+    configs: Mapping[pathlib.Path, Config],
+) -> dict[str, dict[str, list[pathlib.Path]]]:
+  """Task -> label -> runs that differ in nothing but section `run`.
+
+  The label names what differs within the task; where that are more than three
+  settings, it is the directory of the first of these runs.
+
+  Args:
+    configs: directory of a run -> its settings.
+  """
+  tasks: dict[str, dict[pathlib.Path, dict[str, Any]]] = {}
+  for run, config in configs.items():
+    tasks.setdefault(config.env.task, {})[run] = settings_of(config)
+  groups = {}
+  for task, settings in tasks.items():
+    names = differing_settings(list(settings.values()))
+    alike: dict[tuple, list[pathlib.Path]] = {}
+    for run, values in settings.items():
+      alike.setdefault(tuple(values[n] for n in names), []).append(run)
+    groups[task] = {_label(names, v, runs[0]): runs for v, runs in alike.items()}
+  return groups
+
+
+def _label(names: list[str], values: tuple, run: pathlib.Path) -> str:
+  if len(names) > 3:
+    return str(run)
+  return ", ".join(f"{n.split('.')[1]} {v}" for n, v in zip(names, values))

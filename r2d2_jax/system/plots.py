@@ -1,12 +1,12 @@
 """Plots of runs, from their logs."""
 
+from collections.abc import Sequence
 import math
 import pathlib
-from typing import Any
 
 import numpy as np
 
-from r2d2_jax.system.comparison import differing_settings, settings_of
+from r2d2_jax.system.comparison import group_runs
 from r2d2_jax.system.rundir import read_config
 from r2d2_jax.system.runlog import read_log
 
@@ -71,7 +71,7 @@ def plot_runs(
 
   Each task has a panel. In it, runs whose settings differ in nothing but section
   `run` (seed, directory) form a group, named after the settings in which the
-  groups differ (at most three). Where a training return is drawn, the mean
+  groups differ (where more than three do, after the first one's directory). Where a training return is drawn, the mean
   returns of evaluations are added as circles, one for each run and evaluation.
 
   Args:
@@ -88,7 +88,7 @@ def plot_runs(
     ConfigError: a directory holds no run.
     ValueError: a log lacks the column, or no run has numbers in it.
   """
-  settings = {d: settings_of(read_config(d)) for d in run_dirs}
+  configs = {d: read_config(d) for d in run_dirs}
   curves, points = {}, {}
   for run_dir in run_dirs:
     log = _read_columns(run_dir / "log.csv", (x, column, "eval_return"))
@@ -101,13 +101,13 @@ def plot_runs(
   drawn = [run_dir for run_dir in curves if len(curves[run_dir][0])]
   if not drawn:
     raise ValueError(f"no log has numbers in column {column!r} yet")
-  panels = _group({run_dir: settings[run_dir] for run_dir in drawn})
+  panels = group_runs({run_dir: configs[run_dir] for run_dir in drawn})
   labels = sorted({label for groups in panels.values() for label in groups})
   colors = dict(zip(labels, _colors(len(labels))))
   figure, grid = _panels(len(panels))
   for axes, (task, groups) in zip(grid.flat, panels.items()):
     for label, members in groups.items():
-      _draw_group(axes, [curves[d] for d in members], color=colors[label])
+      draw_curves(axes, [curves[d] for d in members], color=colors[label])
       for xs, ys in (points[d] for d in members if len(points[d][0])):
         axes.plot(xs, ys, color=colors[label], **_CIRCLES)
     axes.set_title(task, fontsize="medium")
@@ -125,29 +125,6 @@ def plot_runs(
     figure.suptitle(title)
   figure.savefig(png_path, dpi=130)
   return [run_dir for run_dir in curves if run_dir not in drawn]
-
-
-def _group(
-    settings: dict[pathlib.Path, dict[str, Any]],
-) -> dict[str, dict[str, list[pathlib.Path]]]:
-  """Task -> label -> directories; the label names what differs between groups.
-
-  Where that is too much to read, every run stands for itself, under its name.
-  """
-  tasks: dict[str, dict[pathlib.Path, dict[str, Any]]] = {}
-  for run_dir, values in settings.items():
-    tasks.setdefault(values["env.task"], {})[run_dir] = values
-  panels = {}
-  for task, runs in tasks.items():
-    differing = differing_settings(list(runs.values()))
-    panels[task] = {}
-    for run_dir, values in runs.items():
-      if len(differing) > 3:
-        label = run_dir.name
-      else:
-        label = ", ".join(f"{n.split('.')[1]} {values[n]}" for n in differing)
-      panels[task].setdefault(label, []).append(run_dir)
-  return panels
 
 
 def _read_columns(
@@ -173,18 +150,30 @@ def _curve(
   return log[x][known], log[column][known]
 
 
-def _draw_group(axes, curves, *, color) -> None:
-  """The mean of the curves, and their range around it."""
-  # All seeds on one grid, as far as the shortest of them goes.
+def draw_curves(
+    axes, curves: Sequence[tuple[np.ndarray, np.ndarray]], **style
+) -> None:
+  """Mean of several curves, and their range, as far as the shortest goes.
+
+  Args:
+    axes: to draw in.
+    curves: (xs, ys) of each, at least one point, xs ascending.
+    **style: color, linestyle, label: matplotlib's.
+  """
   end = min(xs[-1] for xs, _ in curves)
   start = min(max(xs[0] for xs, _ in curves), end)
   grid = np.linspace(start, end, 200)
   values = np.stack([np.interp(grid, xs, ys) for xs, ys in curves])
-  axes.plot(grid, values.mean(axis=0), color=color)
-  if len(curves) > 1:
+  draw_range(axes, grid, values, **style)
+
+
+def draw_range(axes, xs: np.ndarray, values: np.ndarray, **style) -> None:
+  """Mean of values [curves, len(xs)], and a band from the lowest to the highest."""
+  axes.plot(xs, values.mean(axis=0), **style)
+  if len(values) > 1:
     axes.fill_between(
-        grid, values.min(axis=0), values.max(axis=0),
-        color=color, alpha=0.2, linewidth=0,
+        xs, values.min(axis=0), values.max(axis=0),
+        color=style["color"], alpha=0.2, linewidth=0,
     )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ import pytest
 from experiments import plot as command
 from experiments.configs.presets import smoke
 from r2d2_jax.system import plots
-from r2d2_jax.system.comparison import settings_of
+from r2d2_jax.system.comparison import group_runs
 from r2d2_jax.system.rundir import read_config, write_config
 from r2d2_jax.system.runlog import RunLog, read_log
 
@@ -38,7 +38,7 @@ def make_run(path, *, task="recall", seed=0, core="lstm", scale=1.0):
 
 
 def _group(runs):
-  return plots._group({d: settings_of(read_config(d)) for d in runs})
+  return group_runs({d: read_config(d) for d in runs})
 
 
 def test_runs_that_differ_in_their_seed_are_one_group(tmp_path):
