@@ -39,13 +39,16 @@ _SMALL = {
         "run.total_steps": 400_000, "run.log_updates": 50,
         "run.checkpoint_updates": 1000, "replay.capacity_sequences": 20_000,
     },
-    # Threads and Reverb, as such runs are made; half of the laptop's network. Its
-    # replay is not saved: that takes a minute, and a gigabyte for each run.
-    "atari": {
+    # Half of the laptop's network, and as much replay as the run fills. It takes
+    # minutes, so it saves itself at its end alone, and without the replay, which is
+    # a gigabyte: one that was stopped begins anew, which is the same run.
+    "atari": _REPEATABLE | {
         "network.torso_channels": (8, 16, 16), "network.core_units": 128,
         "network.head_units": 64,
         "run.total_steps": 100_000, "run.max_minutes": 0.0,
-        "run.log_seconds": 5.0, "run.checkpoint_replay": False,
+        "run.log_updates": 10, "replay.capacity_sequences": 10_000,
+        "run.checkpoint_minutes": 20.0, "run.checkpoint_replay": False,
+        "run.eval_episodes": 20, "run.eval_lanes": 20,
     },
 }  # fmt: skip
 _PAPER = {
