@@ -34,7 +34,7 @@ class Size:
 
 # Powers of two, up to about the burn-in and the trace: the choice is ours.
 SIZES = {
-    "small": Size(horizons="all,16,4,1,0", episodes=10),
+    "small": Size(horizons="all,16,4,1,0", episodes=50),
     "paper": Size(horizons="all,64,32,16,8,4,2,1,0", episodes=30),
 }
 
@@ -45,7 +45,7 @@ def memory_horizon(
     size: Literal["small", "paper"] = "small",
     horizons: str | None = None,
     episodes: int | None = None,
-    lanes: int = 10,
+    lanes: int = 50,
     epsilon: float = 0.001,
     seed: int = 2_000_003,
     checkpoint: str = "latest",
@@ -60,7 +60,7 @@ def memory_horizon(
 
   Args:
     run_dirs: directories of runs.
-    size: 'small' plays 10 games each with k = all, 16, 4, 1, 0: for two cores.
+    size: 'small' plays 50 games each with k = all, 16, 4, 1, 0: for two cores.
       'paper' plays 30 with k = all, 64, 32, 16, 8, 4, 2, 1, 0: for an accelerator.
     horizons: instead of the size's: k, separated by commas. Rows remembered beside
       the current one; 'all' is the whole episode.

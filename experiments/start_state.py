@@ -74,7 +74,8 @@ def plot(records: Sequence, path: pathlib.Path) -> None:
       ):  # fmt: skip
         plots.draw_curve(axes, arms.get(arm, []), column, smooth=smooth, **style)
     returns.set_title(f"{task}: raw return, all lanes", fontsize="medium")
-    first.set_title("dQ, first trained row", fontsize="medium")
+    # Not on a logarithmic axis.
+    first.set_title("dQ, first trained row (stored: 0)", fontsize="medium")
     last.set_title("dQ, last trained row", fontsize="medium")
     for axes in (returns, first, last):
       axes.grid(alpha=0.3)
