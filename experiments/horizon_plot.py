@@ -7,6 +7,7 @@ import numpy as np
 
 from experiments.horizon_table import HorizonTable, horizon_name
 from experiments.studies.plots import legend_below, new_figure
+from experiments.studies.study import arm_of
 from r2d2_jax.config import Config
 from r2d2_jax.system.comparison import group_runs
 from r2d2_jax.system.plots import draw_range
@@ -29,7 +30,7 @@ def plot_horizons(
 
   The axis is log2(k + 1), so that 0 is on it; 'all' is its right end. Runs that
   differ in nothing but section `run` of their settings are one curve, their mean,
-  and a band from the lowest to the highest.
+  and a band from the lowest to the highest. Runs of a study bear their arm's name.
 
   Args:
     configs: settings of each run.
@@ -37,7 +38,9 @@ def plot_horizons(
     table: holds all of them.
     png_path: where to write.
   """
-  groups = group_runs(configs)
+  groups = group_runs(
+      configs, {run: arm_of(run, config) for run, config in configs.items()}
+  )
   ks = list(reversed(ks))
   xs = _positions(ks)
   labels = sorted({label for task in groups.values() for label in task})

@@ -67,6 +67,12 @@ class Run(NamedTuple):
     return f"{self.task} {self.arm} seed {self.seed}"
 
 
+def arm_of(directory: pathlib.Path, config: Config) -> str:
+  """The arm, if the directory looks like that of a study's run; else empty."""
+  seed, arm, task, *_ = *reversed(directory.parts), "", "", ""
+  return arm if (task, seed) == (config.env.task, f"seed{config.run.seed}") else ""
+
+
 def changed(config: Config, settings: Mapping[str, Any]) -> Config:
   """A copy with other settings, as `Arm.settings` writes them."""
   sections: dict[str, dict[str, Any]] = {}

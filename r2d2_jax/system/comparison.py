@@ -25,6 +25,7 @@ def differing_settings(settings: Sequence[dict[str, Any]]) -> list[str]:
 
 def group_runs(
     configs: Mapping[pathlib.Path, Config],
+    names: Mapping[pathlib.Path, str] | None = None,
 ) -> dict[str, dict[str, list[pathlib.Path]]]:
   """Task -> label -> runs that differ in nothing but section `run`.
 
@@ -33,18 +34,30 @@ def group_runs(
 
   Args:
     configs: directory of a run -> its settings.
+    names: directory -> what its group is called; heeded within a task where they
+      tell its groups apart.
   """
+  names = names or {}
   tasks: dict[str, dict[pathlib.Path, dict[str, Any]]] = {}
   for run, config in configs.items():
     tasks.setdefault(config.env.task, {})[run] = settings_of(config)
   groups = {}
   for task, settings in tasks.items():
-    names = differing_settings(list(settings.values()))
+    differing = differing_settings(list(settings.values()))
     alike: dict[tuple, list[pathlib.Path]] = {}
     for run, values in settings.items():
-      alike.setdefault(tuple(values[n] for n in names), []).append(run)
-    groups[task] = {_label(names, v, runs[0]): runs for v, runs in alike.items()}
+      alike.setdefault(tuple(values[n] for n in differing), []).append(run)
+    named = {name: runs for runs in alike.values() if (name := _shared(names, runs))}
+    groups[task] = named if len(named) == len(alike) else {
+        _label(differing, v, runs[0]): runs for v, runs in alike.items()
+    }
   return groups
+
+
+def _shared(names: Mapping[pathlib.Path, str], runs: list[pathlib.Path]) -> str:
+  """The name that all runs have; empty if there is none."""
+  found = {names.get(run, "") for run in runs}
+  return found.pop() if len(found) == 1 else ""
 
 
 def _label(names: list[str], values: tuple, run: pathlib.Path) -> str:

@@ -291,6 +291,12 @@ def test_seeds_are_one_curve_named_after_what_differs():
       },
       "Pong": {"": ["runs/pong"]},
   }
+  # Names that tell the groups of a task apart are taken instead.
+  names = {run: run.split("/")[1][:-2] for run in configs}
+  assert list(group_runs(configs, names)["recall"]) == ["zero", "stored"]
+  names["runs/zero-1"] = "other"
+  assert list(group_runs(configs, names)["recall"])[0] == "start_state zero"
+  assert "start_state zero" in group_runs(configs, dict.fromkeys(configs, "a"))["recall"]
   # Too much to name; the seeds are still together.
   other = _config(core="feedforward", start_state="zero")
   agent = dataclasses.replace(other.agent, n_step=1, discount=0.9)

@@ -19,7 +19,7 @@ from experiments.drills.drill import KILLED, command as drill_command
 from experiments.studies import command, results, runner
 from experiments.studies.bases import base_config, is_atari
 from experiments.studies.command import Options, run_study
-from experiments.studies.study import Arm, Study, changed, make_runs
+from experiments.studies.study import Arm, Study, arm_of, changed, make_runs
 from r2d2_jax.config import ConfigError, from_dict, to_dict, validate
 from r2d2_jax.envs.make import world_spec
 from r2d2_jax.envs.recall import DELAYS
@@ -210,6 +210,13 @@ def test_gammas_that_are_not_the_tasks_own():
     runs = {r.arm: r.config for r in _runs(ablations, "small", tasks=(task,))}
     assert {arm for arm in runs if arm.startswith("gamma")} == gammas
     assert f"gamma_{runs['agent'].agent.discount}" not in gammas
+
+
+def test_the_arm_of_a_directory():
+  for run in _runs(flicker, "small"):
+    assert arm_of(run.directory, run.config) == run.arm
+    assert arm_of(run.directory.parent / "seed7", run.config) == ""
+  assert arm_of(pathlib.Path("seed0"), run.config) == ""
 
 
 def test_arms_that_are_not_there():
