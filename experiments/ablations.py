@@ -1,6 +1,6 @@
 """Study 3: what each part of the agent is worth: one switch at a time.
 
-    python -m experiments.ablations                   small, three seeds
+    python -m experiments.ablations                   small
     python -m experiments.ablations --tasks Breakout --arms agent life_roll life_reset
     python -m experiments.ablations --size paper
 

@@ -1,6 +1,6 @@
 """Study 5: what memory is worth when half of the observations go blank.
 
-    python -m experiments.flicker                     small, three seeds
+    python -m experiments.flicker                     small
     python -m experiments.flicker --tasks Pong --steps 2500000 --seeds 1
     python -m experiments.flicker --size paper
 

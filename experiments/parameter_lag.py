@@ -1,6 +1,6 @@
 """Study 4: how old are the parameters behind a sampled row, and does it matter?
 
-    python -m experiments.parameter_lag               small, three seeds
+    python -m experiments.parameter_lag               small
     python -m experiments.parameter_lag --tasks recall --seeds 1
     python -m experiments.parameter_lag --size paper
 

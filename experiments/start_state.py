@@ -1,6 +1,6 @@
 """Study 1: in which recurrent state should a replayed item start?
 
-    python -m experiments.start_state                 small, three seeds
+    python -m experiments.start_state                 small
     python -m experiments.start_state --seeds 1 --tasks recall
     python -m experiments.start_state --size paper
 
