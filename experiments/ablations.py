@@ -48,6 +48,7 @@ TASKS = {
     "paper": ("MsPacman", "Breakout", "Seaquest", "BeamRider", "Qbert"),
 }
 
+
 def study(size: Size) -> Study:
   """The study in one of its sizes."""
   return Study(

@@ -1,6 +1,7 @@
 """What the studies begin with: an agent for each kind of task, in two sizes.
 
-Small: hours on two cores for a whole study. Paper: for accelerators, days.
+Small: less than an hour on two cores for a whole study. Paper: for accelerators,
+days.
 
 Burn-in and overlap are half of the trained part, as in the paper (40, 80, 40). The
 small tasks' items are shorter than their episodes: in an item that holds a whole

@@ -19,7 +19,7 @@ class Options:
   """What can be said of any study."""
 
   size: Size = "small"
-  """small: two cores, minutes to two hours for one seed; paper: accelerators."""
+  """small: two cores, less than an hour for a whole study; paper: accelerators."""
   tasks: tuple[str, ...] = ()
   """Tasks; none means those of the study. Any of the 57 Atari games, MiniGrid
   tasks and tasks with flat observations will do."""

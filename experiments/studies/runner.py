@@ -51,14 +51,17 @@ def start(run: Run, cores: tuple[int, ...]) -> subprocess.Popen:
   """
   run.directory.parent.mkdir(parents=True, exist_ok=True)
   # All seeds of an arm are one program: it is compiled once.
-  compiled = run.out / ".compiled"
+  settings = {"JAX_COMPILATION_CACHE_DIR": str((run.out / ".compiled").resolve())}
+  if run.config.run.lockstep:
+    # Many at a time would not share an accelerator, nor be the same on it.
+    settings["JAX_PLATFORMS"] = "cpu"
   with run.output.open("ab") as output:
     return subprocess.Popen(
         [
             sys.executable, "-m", "experiments.studies.child",
             json.dumps(to_dict(run.config)), ",".join(map(str, cores)),
         ],
-        env={"JAX_COMPILATION_CACHE_DIR": str(compiled.resolve()), **os.environ},
+        env=settings | os.environ,
         stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT,
         # Ctrl-C is for the study alone, which then stops its runs itself.
         start_new_session=True,

@@ -425,6 +425,24 @@ def test_places(monkeypatch):
   assert len(lockstep(0)) == 16
 
 
+@pytest.mark.parametrize("lockstep", [True, False])
+def test_the_environment_of_a_run(tmp_path, monkeypatch, lockstep):
+  seen = {}
+  monkeypatch.setattr(
+      subprocess, "Popen", lambda command, env, **_: seen.update(env)
+  )
+  for name in ("JAX_PLATFORMS", "JAX_COMPILATION_CACHE_DIR"):
+    monkeypatch.delenv(name, raising=False)
+  (run,) = make_runs(tiny_study(), out=tmp_path, seeds=1, arms=("zero",))
+  run = run._replace(config=changed(run.config, {"run.lockstep": lockstep}))
+  runner.start(run, (0,))
+  assert seen.get("JAX_PLATFORMS") == ("cpu" if lockstep else None)
+  assert seen["JAX_COMPILATION_CACHE_DIR"] == str(tmp_path / ".compiled")
+  monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+  runner.start(run, (0,))
+  assert seen["JAX_PLATFORMS"] == "cuda"
+
+
 def test_runs_in_lock_step_and_with_threads_take_turns(monkeypatch, tmp_path):
   monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
   monkeypatch.setattr(runner, "_POLL_SECONDS", 0.01)
