@@ -71,8 +71,9 @@ def plot_runs(
 
   Each task has a panel. In it, runs whose settings differ in nothing but section
   `run` (seed, directory) form a group, named after the settings in which the
-  groups differ (where more than three do, after the first one's directory). Where a training return is drawn, the mean
-  returns of evaluations are added as circles, one for each run and evaluation.
+  groups differ (where more than three do, after the first one's directory).
+  Where a training return is drawn, the mean returns of evaluations are added as
+  circles, one for each run and evaluation.
 
   Args:
     run_dirs: directories of runs.

@@ -93,8 +93,10 @@ def test_small_fits_into_8_gib(module):
         run.config, world_spec(run.config.env), host_limit_bytes=8 * 2**30
     )
     check_plan(plan)
-    # Of episodes of ten rows, which no game of Atari has.
-    assert is_atari(run.config) or not plan.warnings(), run.title
+    warnings = plan.warnings()
+    if is_atari(run.config):  # no game of which is as short as that
+      warnings = [w for w in warnings if "episodes of about 10 rows" not in w]
+    assert not warnings, run.title
 
 
 @EVERY
@@ -138,7 +140,7 @@ def test_life_loss_is_for_games_with_lives():
       run.arm for run in _runs(ablations, "small", tasks=(task,))
   }
   lives = {"life_roll", "life_reset"}
-  assert lives <= arms("ms_pacman") and not lives & arms("recall")
+  assert arms("ms_pacman") - arms("recall") == lives | {"gamma_0.997"}
   assert arms("MsPacman") == {arm.name for arm in ablations.ARMS} - {"gamma_0.99"}
 
 
