@@ -52,6 +52,7 @@ venv-pure:  ## build .venv-pure from requirements-pure.txt, likewise
 
 uv_compile = $(UV) pip compile --quiet --python-version 3.11 \
   --no-emit-index-url --no-emit-find-links \
+  --excludes requirements-excludes.txt \
   --custom-compile-command 'make lock' $(ARGS)
 
 lock:  ## recompile both locks with uv; ARGS=--upgrade takes newer versions

@@ -53,10 +53,16 @@ def test_full_lock_holds_the_versions_that_docs_explain():
   expected = {
       "jax": "0.7.1", "jaxlib": "0.7.1", "flax": "0.12.0", "rlax": "0.1.9",
       "envpool": "1.2.5", "dm-reverb": "0.14.0", "tensorflow-cpu": "2.15.1",
-      "tfp-nightly": "0.26.0.dev20261027", "ml-dtypes": "0.5.4",
-      "numpy": "1.26.4", "protobuf": "4.25.9",
+      "ml-dtypes": "0.5.4", "numpy": "1.26.4", "protobuf": "4.25.9",
   }
   assert {name: pins.get(name) for name in expected} == expected
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_lock_holds_no_nightly_build(lock):
+  pins = _pins(lock)
+  assert not {"distrax", "tfp-nightly", "tensorflow-probability"} & set(pins)
+  assert not [pin for pin in pins.items() if ".dev" in pin[1]]
 
 
 def test_pure_lock_holds_neither_tensorflow_nor_reverb_nor_envpool():

@@ -7,7 +7,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from r2d2_jax.agent._rlax import rlax
+from r2d2_jax.agent._rlax import n_step_bootstrapped_returns
+from r2d2_jax.agent._rlax import signed_hyperbolic
 from r2d2_jax.config import AgentConfig
 from r2d2_jax.types import Array
 
@@ -24,7 +25,7 @@ def rescale(x: Array, *, epsilon: float) -> Array:
   Returns:
     float32, shape of x.
   """
-  return rlax.signed_hyperbolic(x, epsilon)
+  return signed_hyperbolic(x, epsilon)
 
 
 def rescale_inverse(y: Array, *, epsilon: float) -> Array:
@@ -118,7 +119,7 @@ def n_step_td_error(
   # no valid transition follows is a return that stops there and bootstraps.
   goes_on = jnp.concatenate([mask[1:], jnp.zeros_like(mask[:1])])
   returns = jax.vmap(
-      lambda r, d, v, l: rlax.n_step_bootstrapped_returns(
+      lambda r, d, v, l: n_step_bootstrapped_returns(
           r, d, v, config.n_step, l
       ),
       in_axes=1,

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from r2d2_jax.agent._rlax import rlax
+from r2d2_jax.agent import _rlax
 from r2d2_jax.agent.targets import n_step_td_error, rescale, rescale_inverse
 from r2d2_jax.config import AgentConfig
 
@@ -275,15 +275,19 @@ def test_against_a_slow_loop(n):
   assert (np.asarray(td_error)[~np.asarray(mask)] == 0).all()
 
 
-def test_one_step_is_double_q_learning():
+@pytest.mark.parametrize("n", [1, 3, 20])
+def test_without_padding_it_is_the_double_q_learning_of_rlax(n):
   q, target_q, a, r, discount, _ = _random_rows(0)
   td_error, _ = _jitted(
       q, target_q, a, r, discount, np.ones(a.shape, bool),
-      config=_config(1, discount=0.9),
+      config=_config(n, discount=0.9),
   )  # fmt: skip
-  expected = jax.jit(jax.vmap(jax.vmap(rlax.double_q_learning)))(
-      q[:-1], a[:-1], r[1:], 0.9 * discount[1:], target_q[1:], q[1:]
-  )
+  oracle = _rlax.load("nonlinear_bellman").transformed_n_step_q_learning
+  expected = jax.jit(
+      jax.vmap(functools.partial(oracle, n=n), in_axes=1, out_axes=1)
+  )(
+      q[:-1], a[:-1], target_q[1:], q[1:].argmax(-1), r[1:], 0.9 * discount[1:]
+  )  # fmt: skip
   np.testing.assert_allclose(td_error, expected, rtol=0, atol=1e-6)
 
 
