@@ -114,8 +114,10 @@ def test_a_row_for_each_run_and_horizon(make_run, tmp_path, capsys):
       assert int(row["frames"]) == sum(
           e.episode_frames for e in expected.episodes
       )
-      assert (row["max_q_gap"], row["same_greedy"]) == ("0", "1")
-    assert whole | {"horizon": "20"} == long
+      # The two are other programs: on some processors the last bit differs.
+      assert float(row["max_q_gap"]) < 1e-7 and row["same_greedy"] == "1"
+    gap = {"max_q_gap": long["max_q_gap"]}
+    assert whole["max_q_gap"] == "0" and whole | {"horizon": "20"} | gap == long
     assert float(none["max_q_gap"]) > 0
     assert (none["task"], none["episodes"], none["lanes"], none["epsilon"],
             none["seed"]) == ("recall", "5", "2", "0.1", "2000003")
