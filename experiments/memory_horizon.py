@@ -12,7 +12,7 @@ import dataclasses
 import pathlib
 import sys
 import time
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Mapping, Sequence
 
 import tyro
 
@@ -50,6 +50,7 @@ def memory_horizon(
     seed: int = 2_000_003,
     checkpoint: str = "latest",
     out: pathlib.Path | None = None,
+    report_only: bool = False,
 ) -> None:
   """Plays whole games with ever shorter memories; writes a table and a plot.
 
@@ -72,6 +73,8 @@ def memory_horizon(
     checkpoint: 'latest'; 'best', the one that scored highest in training's own
       evaluations; or a number of updates.
     out: directory for table and plot; none means runs/memory_horizon-SIZE.
+    report_only: draw the plot of the table that is there, and play nothing. Only
+      the settings of the runs are read: they need no checkpoints.
   """
   ks = parse_horizons(SIZES[size].horizons if horizons is None else horizons)
   if episodes is None:
@@ -97,9 +100,13 @@ def memory_horizon(
   }  # fmt: skip
   out = out or pathlib.Path("runs", f"memory_horizon-{size}")
   table = HorizonTable(out / "horizon.csv", settings)
-  _play(runs, ks, table, checkpoint=checkpoint, **settings)
+  if report_only:
+    configs = _played(configs, ks, table)
+  else:
+    _play(runs, ks, table, checkpoint=checkpoint, **settings)
   plot_horizons(configs, ks, table, out / "horizon.png")
-  print(f"wrote {out / 'horizon.csv'} and {out / 'horizon.png'}")
+  written = [out / "horizon.csv"] * (not report_only) + [out / "horizon.png"]
+  print(f"wrote {' and '.join(map(str, written))}")
 
 
 def parse_horizons(text: str) -> list[int | None]:
@@ -132,6 +139,32 @@ def _check_memory(ks: list[int | None], config: Config, lanes: int) -> None:
         f" expected at most {_MAX_HORIZON_GIB:g}; give a smaller k, fewer"
         " --lanes, or 'all', which takes one state per lane"
     )
+
+
+def _played(
+    configs: Mapping[pathlib.Path, Config],
+    ks: Sequence[int | None],
+    table: HorizonTable,
+) -> dict[pathlib.Path, Config]:
+  """Those that have a row in the table for each k; the others are named.
+
+  Raises:
+    ConfigError: there is none.
+  """
+  played = {
+      run: config
+      for run, config in configs.items()
+      if all(table.row(run, k) is not None for k in ks)
+  }
+  if not played:
+    raise ConfigError(
+        "--report-only: expected runs whose games with all of --horizons are in"
+        " the table of --out, got none; the table names runs by their directory"
+    )
+  for run in configs:
+    if run not in played:
+      print(f"left out, not all of its games are there: {run}", file=sys.stderr)
+  return played
 
 
 def _play(

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import shutil
 
 import jax
 import matplotlib.figure
@@ -192,6 +193,32 @@ def test_feed_forward_is_played_once(make_run, tmp_path, played):
   assert [r["horizon"] for r in others] == ["3", str(10**17), "0"]
   assert all(r | {"horizon": "all"} == whole for r in others)
   assert (whole["max_q_gap"], whole["same_greedy"]) == ("0", "1")
+
+
+def test_a_report_needs_no_checkpoints(make_run, tmp_path, played, capsys):
+  runs = [make_run("a"), make_run("b", seed=1)]
+  out = tmp_path / "out"
+  arguments = ("--episodes", 2, "--horizons", "all,0", "--out", out)
+  report = (*arguments, "--report-only")
+  assert _main(*runs, *report) == 2
+  assert "expected runs whose games with all of" in capsys.readouterr().err
+  assert not out.exists()
+  assert _main(*runs, *arguments) == 0
+  before = {p.name: p.read_bytes() for p in out.iterdir()}
+  (out / "horizon.png").unlink()
+  for run in runs:
+    shutil.rmtree(checkpoints_dir(run))
+  other = make_run("c", seed=2)
+  del played[:]
+  capsys.readouterr()
+  assert _main(*runs, other, *report) == 0
+  said = capsys.readouterr()
+  assert said.out == f"wrote {out / 'horizon.png'}\n"
+  assert said.err == f"left out, not all of its games are there: {other}\n"
+  assert {p.name: p.read_bytes() for p in out.iterdir()} == before
+  assert not played
+  # Games with another k are not there.
+  assert _main(*runs, *report, "--horizons", "3") == 2
 
 
 def test_tables_are_not_mixed(make_run, tmp_path, played, capsys):
