@@ -1,13 +1,18 @@
 """The command of every study: options in; runs, tables and a plot out."""
 
+import contextlib
 import dataclasses
+import functools
 import pathlib
+import tempfile
 import time
-from typing import Any, Callable, Sequence
+from typing import Any, Callable, Iterator, Sequence
 
+from experiments import archive
 from experiments.command import check_number, hear_both_signals
 from experiments.studies.bases import Size
 from experiments.studies.study import Run, Study, make_runs
+from r2d2_jax.config import ConfigError
 
 # Plain lines, where nothing can be redrawn, are for a file.
 _LINE_SECONDS = 60.0
@@ -39,7 +44,9 @@ class Options:
   """Runs that go on at the same time; 0 leaves it to the kind of run: one for each
   processor in lock-step (small tasks), one alone with threads."""
   report_only: bool = False
-  """Write tables and plot of what is there, and start nothing."""
+  """Write tables and plot of what is there, and start nothing. Where --out has
+  an archive of the runs (experiments.archive) but not their directories, the
+  archive is read."""
 
 
 def run_study(
@@ -59,7 +66,7 @@ def run_study(
 
   Raises:
     ConfigError: before anything starts: settings that cannot work, a directory
-      that holds other runs.
+      that holds other runs, or an archive of runs, which cannot go on.
     KeyboardInterrupt: Ctrl-C; the same command goes on.
   """
   # pylint: disable=g-import-not-at-top
@@ -74,29 +81,40 @@ def run_study(
   check_number("--steps", options.steps, 0, 2**53)
   check_number("--max-minutes-per-run", options.max_minutes_per_run, 0)
   out = options.out or pathlib.Path("runs", f"{study.name}-{options.size}")
-  runs = make_runs(
-      study, out=out, seeds=options.seeds, tasks=options.tasks,
+  runs_in = functools.partial(
+      make_runs, study, seeds=options.seeds, tasks=options.tasks,
       arms=options.arms, total_steps=options.steps,
       max_minutes=options.max_minutes_per_run,
   )  # fmt: skip
+  runs = runs_in(out=out)
   _check_configs(runs)
-  results.check_settings(runs)
-  out.mkdir(parents=True, exist_ok=True)
   console = Console()
 
   def say(text: str) -> None:
     console.print(text, highlight=False, markup=False, soft_wrap=True)
 
-  def report() -> None:
+  def report(runs: Sequence[Run]) -> None:
     records = results.read_records(runs)
     results.write_tables(records, out)
     if records:
       plot(records, out / f"{study.name}.png")
 
   if options.report_only:
-    report()
-    say("\n".join([*_summary_lines(study, runs), f"wrote {out}"]))
+    with _unpacked(out, runs) as runs_dir:
+      there = runs_in(out=runs_dir)
+      results.check_settings(there, out)
+      out.mkdir(parents=True, exist_ok=True)
+      report(there)
+      say("\n".join([*_summary_lines(study, there), f"wrote {out}"]))
     return 0
+
+  if _is_packed(out, runs):
+    raise ConfigError(
+        f"{out} holds an archive of runs, which cannot go on: give another"
+        f" --out, or unpack it with python -m experiments.archive unpack {out} {out}"
+    )
+  results.check_settings(runs, out)
+  out.mkdir(parents=True, exist_ok=True)
 
   # Counted, not looked up at every redraw: logs of some days are long.
   done = sum(map(results.is_finished, runs))
@@ -111,7 +129,7 @@ def run_study(
           f"failed: {run.title}, exit code {failure.returncode}; what it said is"
           f" in {run.output}. Its last line: {_last_line(run.output)}"
       )
-    report()
+    report(runs)
 
   hear_both_signals()
   say(f"{study.name}: {len(runs)} runs, {done} of them finished; in {out}")
@@ -125,14 +143,34 @@ def run_study(
           runs, jobs=options.jobs, show=shown.show, ended=ended
       )
   except KeyboardInterrupt:
-    report()
+    report(runs)
     say("stopped; the same command goes on")
     raise
-  report()
+  report(runs)
   say("\n".join([*_summary_lines(study, runs), f"wrote {out}"]))
   if failures:
     say(f"{len(failures)} runs failed; the same command tries them again")
   return 1 if failures else 0
+
+
+def _is_packed(out: pathlib.Path, runs: Sequence[Run]) -> bool:
+  """Whether the runs are in an archive alone: directories come before it."""
+  return (out / archive.FILE_NAME).exists() and not any(
+      run.directory.exists() for run in runs
+  )
+
+
+@contextlib.contextmanager
+def _unpacked(
+    out: pathlib.Path, runs: Sequence[Run]
+) -> Iterator[pathlib.Path]:
+  """Where the runs of a study can be read: `out`, or a temporary directory."""
+  if not _is_packed(out, runs):
+    yield out
+    return
+  with tempfile.TemporaryDirectory() as directory:
+    archive.unpack(out / archive.FILE_NAME, pathlib.Path(directory))
+    yield pathlib.Path(directory)
 
 
 def _check_configs(runs: Sequence[Run]) -> None:

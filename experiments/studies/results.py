@@ -149,8 +149,13 @@ def _mean_over_steps(steps: np.ndarray, values: np.ndarray) -> float:
   return float(np.average(heights, weights=np.diff(steps)))
 
 
-def check_settings(runs: Sequence[Run]) -> None:
+def check_settings(runs: Sequence[Run], out: pathlib.Path) -> None:
   """Refuses to mix runs of other settings with those of this study.
+
+  Args:
+    runs: of the study.
+    out: the study's directory as the user gave it; where its runs were unpacked
+      from an archive they are read elsewhere.
 
   Raises:
     ConfigError: a directory holds a run that differs, or is longer.
@@ -169,7 +174,7 @@ def check_settings(runs: Sequence[Run]) -> None:
       differing.append("run.total_steps")
     if differing:
       raise ConfigError(
-          f"{run.directory} holds a run with another {', '.join(differing)}; give"
+          f"{out / run.directory.relative_to(run.out)} holds a run with another {', '.join(differing)}; give"
           " another --out, or move it away"
       )
 

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,13 @@ import time
 import numpy as np
 import pytest
 
-from experiments import ablations, flicker, parameter_lag, start_state
+from experiments import (
+    ablations,
+    archive,
+    flicker,
+    parameter_lag,
+    start_state,
+)
 from experiments.command import exit_code
 from experiments.drills.drill import KILLED, command as drill_command
 from experiments.studies import command, results, runner
@@ -539,6 +546,81 @@ def test_report_of_what_is_there(module, share, tmp_path, capsys):
   assert ("no run is finished" in said) == (share < 1)
   assert (tmp_path / "results.csv").exists()
   assert (tmp_path / f"{study.name}.png").exists() == (share > 0)
+
+
+def _report(out, **options) -> int:
+  options = Options(out=out, report_only=True, **({"seeds": 2} | options))
+  return exit_code(lambda: run_study(tiny_study(), options, _draw_names))
+
+
+def _draw_names(records, path):
+  path.write_text(" ".join(record.run.title for record in records))
+
+
+def _reports(out):
+  return {
+      path.name: path.read_bytes() for path in out.iterdir() if path.is_file()
+  }
+
+
+def test_an_archive_gives_the_same_report(tmp_path, capsys):
+  there, packed = tmp_path / "there", tmp_path / "packed"
+  _write_runs(there, tiny_study())
+  assert _report(there) == 0
+  archive.pack(there, packed / archive.FILE_NAME)
+  capsys.readouterr()
+  assert _report(packed) == 0
+  said = capsys.readouterr().out
+  assert "stored  2" in said and f"wrote {packed}" in said
+  expected = _reports(there)
+  assert set(expected) == {
+      "results.csv", "summary.csv", "minutes.csv", "tiny.png"
+  }
+  reports = _reports(packed)
+  del reports[archive.FILE_NAME]
+  assert reports == expected
+  # Nothing was unpacked beside it.
+  assert not [path for path in packed.iterdir() if path.is_dir()]
+  # Runs of other settings are told by the names that the user knows.
+  assert _report(packed, steps=1000) == 2
+  assert f"error: {packed / 'recall/zero/seed0'} holds a run with another" in (
+      capsys.readouterr().err
+  )
+
+
+def test_an_archive_does_not_go_on_until_it_is_unpacked(
+    tmp_path, monkeypatch, capsys
+):
+  out = tmp_path / "out"
+  _write_runs(tmp_path / "there", tiny_study(), seeds=1)
+  archive.pack(tmp_path / "there", out / archive.FILE_NAME)
+  before = _reports(out)
+  assert _run_fake(tmp_path, monkeypatch, seeds=2) == 2
+  said = capsys.readouterr().err
+  assert "holds an archive of runs, which cannot go on" in said
+  assert _reports(out) == before and len(list(out.iterdir())) == 1
+  # As the message has it.
+  assert said.rstrip().endswith(f"experiments.archive unpack {out} {out}")
+  assert archive.main(["unpack", str(out), str(out)]) == 0
+  capsys.readouterr()
+  assert _run_fake(tmp_path, monkeypatch, seeds=2) == 0
+  assert "4 runs, 2 of them finished" in capsys.readouterr().out
+  # From now on the directories count, of which there are more.
+  assert _report(out) == 0
+  assert len(_table(out / "results.csv")) == 4
+
+
+@EVERY
+@pytest.mark.envpool
+def test_results_of_the_repository_are_made_of_its_archives(module, tmp_path):
+  pytest.importorskip("envpool")
+  study = module.study("small")
+  known = ROOT / "docs" / "results" / "studies" / study.name
+  shutil.copy(known / archive.FILE_NAME, tmp_path)
+  options = Options(out=tmp_path, seeds=3, report_only=True)
+  assert run_study(study, options, _silent) == 0
+  for name in ("results.csv", "summary.csv", "minutes.csv"):
+    assert (tmp_path / name).read_bytes() == (known / name).read_bytes(), name
 
 
 def test_time_left(tmp_path):
