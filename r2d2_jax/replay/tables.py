@@ -11,6 +11,9 @@ What guards against Reverb's ways, each pinned by a test:
 * A dead server makes calls block for ever, without an error and deaf to Ctrl-C.
   What may block runs in a daemon thread here, or with a deadline.
 * A priority that is not finite damages the table for good: `check_priorities`.
+* An item that has one cell twice in a row cannot be read: that is taken for two
+  rows of its chunk. Of blank blocks in a row every other one is a twin, stored
+  once more.
 * Sampling prefetches: a batch's probabilities, and the priorities that it was
   drawn by, are some batches old.
 * A checkpoint deletes whatever else is in its directory but the entry that sorts
@@ -134,21 +137,26 @@ class _BlockWriter:
     for column in layout.columns:
       self._writer.configure(
           (column,), num_keep_alive_refs=keep_blocks, max_chunk_length=1)
-    # uid -> (number of the append, column -> cell), oldest first.
+    # (uid, is a twin) -> (number of the append, column -> cell), oldest first.
     self._cells = {}
     self._num_appended = 0
 
   def write(self, item: Item, priority: float) -> None:
-    cells = [self._append(block) for block in item.blocks]
+    cells, before, is_twin = [], None, False
+    for block in item.blocks:
+      is_twin = block.uid == before and not is_twin
+      cells.append(self._append(block, is_twin))
+      before = block.uid
     self._writer.create_item(_TABLE, priority, {
         "rows": TrajectoryColumn([c["rows"] for c in cells]),
         "core": TrajectoryColumn([cells[0]["core"]], squeeze=True),
     })
 
-  def _append(self, block: Block) -> dict[str, Any]:
+  def _append(self, block: Block, is_twin: bool) -> dict[str, Any]:
     # The writer forgets the oldest cell with each append. One that could go while
     # the rest of this item is appended is already too old, and is stored again.
-    known = self._cells.get(block.uid)
+    key = (block.uid, is_twin)
+    known = self._cells.get(key)
     fresh = self._num_appended - self._keep_blocks + self._layout.item_blocks
     if known and known[0] >= fresh:
       return known[1]
@@ -156,8 +164,8 @@ class _BlockWriter:
     self._writer.append(columns)
     history = self._writer.history
     cells = {name: next(iter(history[name][-1])) for name in columns}
-    self._cells.pop(block.uid, None)
-    self._cells[block.uid] = (self._num_appended, cells)
+    self._cells.pop(key, None)
+    self._cells[key] = (self._num_appended, cells)
     self._num_appended += 1
     if len(self._cells) > self._keep_blocks:
       del self._cells[next(iter(self._cells))]

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from r2d2_jax import types
-from r2d2_jax.config import AgentConfig, Config, EnvConfig, ReplayConfig
+from r2d2_jax.config import (
+    AgentConfig, Config, EnvConfig, ReplayConfig, validate)
 from r2d2_jax.replay.checks import ReplayError
 from r2d2_jax.replay.local import LocalReplay
 from r2d2_jax.replay.sequences import SequenceBuilder
@@ -215,6 +216,44 @@ def test_items_of_lanes_at_different_paces_come_back_bit_for_bit(make, items):
   for batch in sample_many(replay, 20):
     for i, s in enumerate(stamps(batch)):
       assert_same_rows(batch.sequence, i, by_stamp[s])
+
+
+def _random_lengths():
+  """Lengths that `validate` accepts, and episodes as short as they may be."""
+  random = np.random.default_rng(3)
+  yield Lengths(40, 80, 20), [30]
+  for _ in range(9):
+    block_rows = int(random.choice([1, 4, 10]))
+    # Blocks shorter than four rows are for items of 16 rows or fewer.
+    trace, burn_in = random.integers(2, 9), random.integers(0, 8)
+    overlap = random.integers(1, trace)
+    episodes = random.integers(2, (burn_in + trace) * block_rows + 2, 6)
+    yield Lengths(*(int(x) * block_rows for x in (burn_in, trace, overlap))), (
+        episodes.tolist())
+
+
+@pytest.mark.parametrize("lengths, episodes", list(_random_lengths()))
+def test_items_of_short_episodes_come_back_whatever_the_lengths(
+    make, lengths, episodes):
+  config = Config(env=EnvConfig(num_envs=1), agent=AgentConfig(
+      **lengths._asdict(), batch_size=4), replay=ReplayConfig(
+          min_sequences=4, capacity_sequences=1000))
+  validate(config)
+  world = StampedWorld([episodes], num_actions=NUM_ACTIONS, obs="image")
+  [items] = play(world, lengths, sum(episodes) + 2 * len(episodes)).items
+  replay = make(config=config)
+  replay.insert(items, np.ones(len(items)))
+  by_stamp = {stamp(item): item for item in items}
+  assert len(by_stamp) == len(items) >= len(episodes)
+  missing = set(by_stamp)
+  for _ in range(100):
+    batch = replay.sample(16, WAIT_SECONDS)
+    for i, s in enumerate(stamps(batch)):
+      assert_same_rows(batch.sequence, i, by_stamp[s])
+      missing.discard(s)
+    if not missing:
+      break
+  assert not missing
 
 
 def test_frequencies_are_proportional_to_priority_to_the_exponent(make, items):
