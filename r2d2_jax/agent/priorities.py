@@ -37,20 +37,24 @@ def importance_weights(
 
   N cancels in the normalisation. Where the batch is split over devices, the
   maximum is over all of them. Source: table 2 (0.6); the submission has none
-  (exponent 0: exactly 1).
+  (exponent 0: exactly 1). A probability, or a weight, below the smallest number
+  that float32 holds in full (1.2e-38) counts as that number.
 
   Args:
-    probability: float [B], chance of each item at the time it was sampled, > 0.
+    probability: float [B], chance of each item at the time it was sampled, in
+      [0, 1].
     exponent: at least 0.
     axis_name: mesh axis over which the batch is split, B being the items of this
       device; None where the array is the whole batch.
 
   Returns:
-    float32 [B], in (0, 1].
+    float32 [B], finite and in (0, 1].
   """
-  probability = jnp.asarray(probability, jnp.float32)
+  # Smaller ones are flushed to zero: 0 / 0, or a weight of 0.
+  tiny = jnp.finfo(jnp.float32).tiny
+  probability = jnp.maximum(jnp.asarray(probability, jnp.float32), tiny)
   smallest = probability.min()
   if axis_name is not None:
     smallest = jax.lax.pmin(smallest, axis_name)
   # The ratio first: p^-exponent alone can leave float32's range.
-  return (smallest / probability) ** exponent
+  return jnp.maximum((smallest / probability) ** exponent, tiny)

@@ -1,5 +1,8 @@
 """The eta mix and the importance weights, by hand."""
 
+import functools
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -63,3 +66,24 @@ def test_exponent_zero_is_exactly_one():
 def test_tiny_probabilities_stay_in_range():
   weights = np.asarray(importance_weights(np.array([1e-36, 1.0]), exponent=2.0))
   assert np.isfinite(weights).all() and weights[0] == 1
+
+
+@pytest.mark.parametrize("compile_it", [False, True])
+@pytest.mark.parametrize("exponent", [0.0, 0.6, 1.0, 2.0])
+def test_weights_are_finite_and_above_zero_whatever_the_table_says(
+    exponent, compile_it
+):
+  # 1e-44 is below what float32 holds in full, 1e-60 below what it holds at all.
+  weigh = functools.partial(importance_weights, exponent=exponent)
+  weigh = jax.jit(weigh) if compile_it else weigh
+  for probability in (
+      [0.5, 1e-44], [0.5, 1e-60], [0.5, 0.0], [1e-44, 1e-60], [0.0, 0.0],
+      [1.0, 1e-38], [1.0, 1e-30],
+  ):  # fmt: skip
+    weights = np.asarray(weigh(np.array(probability, np.float32)))
+    assert np.isfinite(weights).all() and weights.max() == 1
+    assert (weights > 0).all(), (probability, weights)
+  weights = np.asarray(weigh(np.array([0.5, 1e-44], np.float32)))
+  # (1.17549435e-38 / 0.5)^exponent, by hand
+  expected = max((2.3509887e-38) ** exponent, np.finfo(np.float32).tiny)
+  np.testing.assert_allclose(weights, [expected, 1.0], rtol=1e-4)
