@@ -127,7 +127,13 @@ class Probe:
   def measure_on(
       self, params: Params, sequence: Sequence, row_lstm: Any
   ) -> dict[str, float]:
-    """The same over a batch that has the state of every row."""
+    """The same over a batch that has the state of every row.
+
+    Measured on the device of the parameters, wherever the batch is: the learner
+    may have split it over several.
+    """
+    device = jax.tree.leaves(params)[0].sharding
+    sequence, row_lstm = jax.device_put((sequence, row_lstm), device)
     dq, mask = jax.device_get(self._measure(params, sequence, row_lstm))
     return {
         name: float(np.median(dq[mask[:, i], i])) if mask[:, i].any() else np.nan

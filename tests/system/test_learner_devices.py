@@ -16,15 +16,17 @@ from r2d2_jax.agent.learning import BATCH_AXIS
 from r2d2_jax.config import Config, ConfigError
 from r2d2_jax.system import train as train_module
 from r2d2_jax.system.learning import learner_mesh
+from r2d2_jax.system.runlog import read_log
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
-def config(*, batch_size=16, **run) -> Config:
+def config(*, batch_size=16, row_states=False, **run) -> Config:
   base = smoke()
   return dataclasses.replace(
       base,
       agent=dataclasses.replace(base.agent, batch_size=batch_size),
+      replay=dataclasses.replace(base.replay, row_states=row_states),
       run=dataclasses.replace(base.run, eval_episodes=4, **run),
   )
 
@@ -62,7 +64,10 @@ def test_more_devices_than_there_are_is_a_fault_of_the_settings():
 
 
 def main(path: str) -> None:
-  """Two runs in one directory: in threads, then resumed in lock-step."""
+  """Two runs in one directory: in threads, then resumed in lock-step.
+
+  And beside them one whose dQ is measured on the batches that are split.
+  """
   devices_of_acting = set()
   act = train_module.ActorLoop.step
 
@@ -102,7 +107,18 @@ def main(path: str) -> None:
         "finite": all(np.isfinite(x).all() for x in numbers),
     })
     devices_of_learning.clear()
-  print(json.dumps({"runs": runs, "acting": sorted(devices_of_acting)}))
+  split_dir = pathlib.Path(path).with_name("row-states")
+  train_module.train(
+      config(
+          total_steps=2_500, lockstep=True, log_updates=2, row_states=True
+      ),
+      run_dir=split_dir,
+  )
+  dq_last = read_log(split_dir / "log.csv")["dq_last"]
+  print(json.dumps({
+      "runs": runs, "acting": sorted(devices_of_acting),
+      "dq_last": [x for x in dq_last if x == x],
+  }))  # fmt: skip
 
 
 def test_a_run_on_two_devices_acts_evaluates_and_resumes_on_one(tmp_path):
@@ -125,6 +141,8 @@ def test_a_run_on_two_devices_acts_evaluates_and_resumes_on_one(tmp_path):
   assert "donated" not in child.stderr
   found = json.loads(child.stdout.splitlines()[-1])
   assert found["acting"] == [[0]]
+  # Measured after the first updates; the items start in a stored state.
+  assert len(found["dq_last"]) >= 3 and min(found["dq_last"]) > 0
   updates = 0
   for run in found["runs"]:
     assert run["devices_of_learning"] == [2]
