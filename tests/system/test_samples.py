@@ -58,6 +58,38 @@ def test_what_was_counted_survives_a_checkpoint():
     np.testing.assert_array_equal(x, b[1][name])
 
 
+@pytest.mark.parametrize("other", [2, 7, 2**31 - 1, -1, -(2**31)])
+def test_items_of_lanes_that_are_gone_count_for_all_but_the_lanes(other):
+  stats = SampleStats(num_envs=2)
+  batch = origin()._replace(env_id=np.array([0, other], np.int32))
+  stats.add(batch, TRAINED, num_updates=20, steps=200)
+  restored = SampleStats(num_envs=2)
+  restored.load_state_dict(stats.state_dict())
+  for each in (stats, restored):
+    columns, histograms = each.pop()
+    assert columns["age_steps_mean"] == 80.0 and columns["reuse_mean"] == 2.5
+    assert columns["lag_p90"] == 10.0
+    shares = [columns[f"sampled_eps_{i}"] for i in (1, 2, 3, 4)]
+    assert shares == [1.0, 0.0, 0.0, 0.0]
+    assert histograms["samples_by_lane"].tolist() == [1, 0]
+    assert histograms["lag_updates"].tolist() == [4, 8, 10]
+
+
+def test_a_batch_without_any_item_of_the_lanes_has_no_shares():
+  stats = SampleStats(num_envs=2)
+  batch = origin()._replace(env_id=np.array([5, 7], np.int32))
+  stats.add(batch, TRAINED, num_updates=20, steps=200)
+  columns, histograms = stats.pop()
+  assert columns["reuse_mean"] == 2.5
+  assert np.isnan([columns[f"sampled_eps_{i}"] for i in (1, 2, 3, 4)]).all()
+  assert histograms["samples_by_lane"].tolist() == [0, 0]
+
+
+def test_counts_of_other_lanes_are_refused():
+  with pytest.raises(ValueError, match="expected counts of 8 lanes.*(2,)"):
+    SampleStats(num_envs=8).load_state_dict(SampleStats(2).state_dict())
+
+
 @pytest.mark.parametrize("num_envs", [1, 2, 3, 5])
 def test_shares_of_few_lanes_add_up_to_1(num_envs):
   stats = SampleStats(num_envs)
