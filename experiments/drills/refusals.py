@@ -75,8 +75,8 @@ def directories_that_cannot_be_used(directory: pathlib.Path) -> None:
   )
   foreign = directory / "photos"
   foreign.mkdir()
-  (foreign / "holiday.jpg").write_bytes(b"not ours")
-  refused(small_run(foreign), "with other files in it")
+  (foreign / "checkpoints").mkdir()
+  refused(small_run(foreign), "has checkpoints but no config.json")
   (directory / "file").write_text("a file")
   refused(small_run(directory / "file" / "run"), "cannot write in")
   refused(small_run(directory / "file"), "cannot write in")

@@ -519,8 +519,14 @@ def _left_in_group(group: pathlib.Path) -> float | None:
 def _free_disk_bytes(run_dir: pathlib.Path) -> float:
   """Free where the directory is or will be, its old checkpoints counted as free."""
   existing = run_dir.absolute()
-  while not existing.exists():
-    existing = existing.parent
+  try:
+    while not existing.exists():
+      existing = existing.parent
+  except OSError as error:  # a name that is too long
+    raise ConfigError(
+        f"run.run_dir: expected the name of a directory, got {run_dir}:"
+        f" {error.strerror}"
+    ) from error
   old = checkpoints_dir(run_dir).rglob("*")
   return shutil.disk_usage(existing).free + sum(
       path.stat().st_size for path in old if path.is_file()

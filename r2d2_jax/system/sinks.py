@@ -17,6 +17,7 @@ import numpy as np
 
 from r2d2_jax.config import Config, ConfigError, to_dict
 from r2d2_jax.system.checkpoints import first_line
+from r2d2_jax.system.runfiles import open_to_write, read_text, replace_file
 
 Row = dict[str, float | int | str]
 Histograms = dict[str, np.ndarray]
@@ -182,7 +183,7 @@ class TensorBoardSink:
   def _append(self, record: bytes) -> None:
     self._path.parent.mkdir(parents=True, exist_ok=True)
     data = self._unwritten + record
-    with self._path.open("ab") as f:
+    with open_to_write(self._path, append=True) as f:
       # Away with what a full disk left half-written: nothing after it would be
       # readable.
       f.truncate(self._size_bytes)
@@ -218,10 +219,10 @@ class WandbSink:
           " empty"
       ) from error
     id_file = run_dir / _WANDB_ID_FILE
-    run_id = id_file.read_text() if id_file.exists() else ""
+    run_id = read_text(id_file) if id_file.exists() else ""
     if not run_id:
       run_id = secrets.token_hex(4)
-      id_file.write_text(run_id)
+      replace_file(id_file, run_id.encode())
     try:
       self._run = wandb.init(
           project=project,

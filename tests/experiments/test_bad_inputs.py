@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import io
 import json
+import os
 import pathlib
 import signal
 import tempfile
@@ -318,7 +319,7 @@ def _places(tmp_path_factory) -> pathlib.Path:
   (top / "file").write_text("mine")
   (top / "empty").mkdir()
   (top / "foreign").mkdir()
-  (top / "foreign" / "thesis.tex").write_text("mine")
+  (top / "foreign" / "log.csv").write_text("mine")
 
   def run(name: str) -> pathlib.Path:
     (top / name).mkdir()
@@ -353,6 +354,9 @@ def _places(tmp_path_factory) -> pathlib.Path:
   }.items():
     (run(name) / "config.json").write_bytes(text)
   (top / "config_is_directory" / "config.json").mkdir(parents=True)
+  (top / "config_is_pipe").mkdir()
+  os.mkfifo(top / "config_is_pipe" / "config.json")
+  (top / "link_to_nowhere").symlink_to(top / "absent")
 
   header = b"minutes,steps,frames,updates,return_exploit\n"
   for name, text in {
@@ -383,6 +387,7 @@ _CONFIGS = [
     "config_empty", "config_text", "config_binary", "config_list", "config_null",
     "config_deep", "config_wrong_type", "config_out_of_range", "config_nan",
     "config_unknown", "config_section", "config_is_directory",
+    "config_is_pipe",
 ]  # fmt: skip
 _LOGS = [
     "bare", "log_binary", "log_text", "log_carriage_return", "log_long_field",
@@ -395,13 +400,16 @@ _EVALUATIONS = [
 
 
 @pytest.mark.parametrize(
-    "place", ["file", "file/deeper", "foreign", "x" * 300, *_CONFIGS]
+    "place",
+    ["file", "file/deeper", "foreign", "link_to_nowhere", "x" * 300, *_CONFIGS],
 )
 def test_training_leaves_a_directory_that_is_no_runs(place, places):
   said = _refusal(
       train.main, ["--preset=smoke", f"--run.run-dir={place}"], places
   )
   assert place in said
+  if not place.startswith("config"):
+    assert "run.run_dir: " in said
 
 
 @pytest.mark.parametrize("place", _NO_RUNS + _CONFIGS + _EVALUATIONS + ["bare"])

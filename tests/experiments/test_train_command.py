@@ -108,14 +108,14 @@ def test_an_unknown_game_is_an_error_with_a_suggestion(tmp_path, capsys):
   assert not list(tmp_path.iterdir())
 
 
-def test_a_foreign_directory_is_left_alone(tmp_path, capsys):
-  (tmp_path / "thesis.tex").write_text("mine")
+def test_what_may_be_a_runs_is_left_alone(tmp_path, capsys):
+  (tmp_path / "log.csv").write_text("mine")
   code = command.main(
       ["--preset", "smoke", "--run.run-dir", str(tmp_path)]
   )
   assert code == 2
-  assert "other files" in capsys.readouterr().err
-  assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+  assert "has log.csv but no config.json" in capsys.readouterr().err
+  assert [p.name for p in tmp_path.iterdir()] == ["log.csv"]
 
 
 @pytest.mark.parametrize("signal_", [signal.SIGINT, signal.SIGTERM])
