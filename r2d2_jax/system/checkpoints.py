@@ -14,20 +14,22 @@ import json
 import logging
 import os
 import pathlib
+import reprlib
 import shutil
 from typing import Any, Callable, Iterator, NamedTuple
+import warnings
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from r2d2_jax.replay.checks import ReplayError
+from r2d2_jax.system.runfiles import PARTIAL, read_text, remove
 from r2d2_jax.types import LearnerState
 
 # Of record.json and what lies beside it. Raise it where an older reader would
 # misunderstand.
 FORMAT = 2
-# Ends the name of what is being written or removed.
-PARTIAL = ".partial"
 _RECORD = "record.json"
 
 
@@ -65,13 +67,14 @@ def save_checkpoint(
 
   It is written under another name, flushed to the disk and renamed when it is
   whole: a save that fails or is cut off at any moment leaves those before it as
-  they were. One writer per directory.
+  they were. One writer per directory. An old one that cannot be removed is a
+  warning.
 
   Args:
     directory: `checkpoints/` of the run; created if missing.
     state: host arrays.
     record: JSON, with `steps`, the agent steps so far.
-    max_to_keep: how many remain, this one included.
+    max_to_keep: how many remain, this one and the newest others.
     write_more: writes further files into the directory that it is given.
 
   Returns:
@@ -87,10 +90,15 @@ def save_checkpoint(
   if final.exists():
     return saved
   partial = directory / f"{final.name}{PARTIAL}"
+  if directory.is_symlink():
+    raise CheckpointError(
+        f"cannot save a checkpoint in {directory}: it is a link; expected a"
+        " directory of the run's own"
+    )
   try:
     directory.mkdir(exist_ok=True)
     for leftover in directory.glob(f"*{PARTIAL}"):
-      shutil.rmtree(leftover)
+      _remove_or_warn(leftover)
     partial.mkdir()
     # First what is large: where the disk is full, it says so plainly.
     write_more(partial)
@@ -104,19 +112,36 @@ def save_checkpoint(
     (partial / _RECORD).write_text(text)
     flush_to_disk(partial)
     partial.rename(final)
-    for old in list_checkpoints(directory)[:-max_to_keep]:
-      # Renamed first: a removal that is cut off must not leave half of one.
-      doomed = old.path.with_name(f"{old.path.name}{PARTIAL}")
-      shutil.rmtree(old.path.rename(doomed))
-  # ValueError is what orbax and its storage raise where the disk is full.
-  except (OSError, ValueError) as error:
-    # Best effort: the space of half a checkpoint is given back.
-    shutil.rmtree(partial, ignore_errors=True)
+  # ValueError is what orbax and its storage raise where the disk is full,
+  # ReplayError what Reverb does.
+  except (OSError, ValueError, ReplayError) as error:
     raise CheckpointError(
         f"cannot save a checkpoint in {directory}: {first_line(error)}. Those"
         " saved before are untouched; make room or give access, then go on"
     ) from error
+  finally:
+    # Best effort, whatever was raised: the space of half a checkpoint is given
+    # back.
+    shutil.rmtree(partial, ignore_errors=True)
+  others = [c for c in list_checkpoints(directory) if c != saved]
+  for old in others[: max(0, len(others) + 1 - max_to_keep)]:
+    remove_checkpoint(old)
   return saved
+
+
+def remove_checkpoint(checkpoint: SavedCheckpoint) -> None:
+  """Removes it; of one that was moved and linked, the link. Warns if it cannot."""
+  _remove_or_warn(checkpoint.path)
+
+
+def _remove_or_warn(path: pathlib.Path) -> None:
+  try:
+    if path.suffix != PARTIAL:
+      # Renamed first: a removal that is cut off must not leave half of one.
+      path = path.rename(path.with_name(f"{path.name}{PARTIAL}"))
+    remove(path)
+  except OSError as error:
+    warnings.warn(f"cannot remove {path}: {first_line(error)}; remove it yourself")
 
 
 def check_finite(state: LearnerState) -> None:
@@ -133,23 +158,38 @@ def read_record(checkpoint: SavedCheckpoint) -> dict[str, Any]:
   """What `save_checkpoint` was given as `record`.
 
   Raises:
-    CheckpointError: missing, damaged, or of another format.
+    CheckpointError: missing, damaged, of another format, or of other steps than
+      the directory's name says.
   """
   path = checkpoint.path / _RECORD
   try:
-    record = json.loads(path.read_text())
+    record = json.loads(read_text(path))
     found = record["format"]
-  except (OSError, ValueError, KeyError, TypeError) as error:
-    raise CheckpointError(
-        f"cannot read {path}: {first_line(error)}; {_way_out(checkpoint)}"
-    ) from error
+  # RecursionError: JSON of a thousand brackets.
+  except (
+      OSError, ValueError, KeyError, TypeError, RecursionError
+  ) as error:  # fmt: skip
+    raise damaged_record(checkpoint, first_line(error)) from error
   if found != FORMAT:
     raise CheckpointError(
-        f"{checkpoint.path}: expected checkpoint format {FORMAT}, got {found};"
-        " it was written by another version of this program: use that one, or"
-        " another run directory"
+        f"{checkpoint.path}: expected checkpoint format {FORMAT}, got"
+        f" {reprlib.repr(found)}; it was written by another version of this"
+        " program: use that one, or another run directory"
+    )
+  if (steps := record.get("steps")) != checkpoint.steps:
+    raise damaged_record(
+        checkpoint,
+        f"steps: expected {checkpoint.steps} as in the directory's name, got"
+        f" {reprlib.repr(steps)}",
     )
   return record
+
+
+def damaged_record(checkpoint: SavedCheckpoint, why: str) -> CheckpointError:
+  """The error for a record that is not what was saved."""
+  return CheckpointError(
+      f"cannot read {checkpoint.path / _RECORD}: {why}; {_way_out(checkpoint)}"
+  )
 
 
 def restore_learner(
@@ -162,7 +202,8 @@ def restore_learner(
     like: a state of the same structure, shapes and dtypes.
 
   Raises:
-    CheckpointError: it belongs to another network, or cannot be read.
+    CheckpointError: it belongs to another network, is of another update than the
+      directory's name says, or cannot be read.
   """
   expected = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
   try:
@@ -179,6 +220,12 @@ def restore_learner(
         f" {first_line(error)}; use the settings in the run's config.json; if"
         f" they are in use, {_way_out(checkpoint)}"
     ) from error
+  if (found := int(state.num_updates)) != checkpoint.num_updates:
+    raise CheckpointError(
+        f"{checkpoint.path}: expected the learner of update"
+        f" {checkpoint.num_updates} as in the directory's name, got that of"
+        f" update {found}; {_way_out(checkpoint)}"
+    )
   return state
 
 

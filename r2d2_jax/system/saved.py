@@ -12,6 +12,7 @@ from r2d2_jax.envs.make import world_spec
 from r2d2_jax.system.checkpoints import (
     SavedCheckpoint,
     list_checkpoints,
+    read_record,
     restore_learner,
 )
 from r2d2_jax.system.rundir import best_dir, checkpoints_dir, read_config
@@ -43,6 +44,7 @@ def load_agent(run_dir: pathlib.Path, *, which: str = "latest") -> SavedAgent:
   """
   config = read_config(run_dir)
   checkpoint = _find(run_dir, which)
+  read_record(checkpoint)  # that it is what its name says
   spec = world_spec(config.env)
   networks = make_networks(spec, config=config.network)
   like = jax.eval_shape(

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+from r2d2_jax.replay.checks import ReplayError
 from r2d2_jax.system import checkpoints as module
 from r2d2_jax.system.checkpoints import (
     CheckpointError,
@@ -98,6 +99,71 @@ def test_a_save_that_fails_leaves_the_old_ones(moment, tmp_path, monkeypatch):
   assert len(list_checkpoints(tmp_path)) == 2
 
 
+@pytest.mark.parametrize("error, converted", [
+    (ReplayError("Reverb could not write its checkpoint"), True),
+    (RuntimeError("a fault of the program"), False),
+])
+def test_a_replay_that_cannot_be_saved_leaves_nothing(
+    error, converted, tmp_path
+):
+  def fail(path):
+    (path / "half").write_bytes(b"x" * 1000)
+    raise error
+
+  expected = CheckpointError if converted else RuntimeError
+  with pytest.raises(expected, match=str(error)):
+    save(tmp_path, 2, 20, write_more=fail)
+  assert not list(tmp_path.iterdir())
+
+
+def test_the_one_just_written_is_kept_whatever_else_is_there(tmp_path):
+  save(tmp_path, 9, 5_050, max_to_keep=1)
+  saved = save(tmp_path, 8, 5_000, max_to_keep=1)
+  assert list_checkpoints(tmp_path) == [saved]
+  for updates in (10, 11, 12):
+    saved = save(tmp_path, updates, 6_000, max_to_keep=5)
+  assert len(list_checkpoints(tmp_path)) == 4  # fewer than may be kept
+  save(tmp_path, 1, 10, max_to_keep=2)
+  assert [c.num_updates for c in list_checkpoints(tmp_path)] == [1, 12]
+
+
+def test_one_that_was_moved_and_linked_is_removed_as_a_link(tmp_path):
+  directory, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+  first = save(directory, 1, 10)
+  first.path.rename(elsewhere)
+  first.path.symlink_to(elsewhere)
+  before = files(elsewhere)
+  assert read_record(first)["lucky"] == 7
+  for updates in (2, 3):
+    save(directory, updates, 10 * updates)
+  assert sorted(p.name for p in directory.iterdir()) == ["2-20", "3-30"]
+  assert files(elsewhere) == before
+
+
+def test_one_that_cannot_be_removed_is_a_warning(tmp_path, monkeypatch):
+  save(tmp_path, 1, 10)
+  save(tmp_path, 2, 20)
+  (tmp_path / "0-5.partial").mkdir()
+
+  def fail(path):
+    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+  monkeypatch.setattr(module, "remove", fail)
+  with pytest.warns(UserWarning) as warned:
+    saved = save(tmp_path, 3, 30)
+  told = [str(w.message) for w in warned if "cannot remove" in str(w.message)]
+  assert len(told) == 2 and all("Permission denied" in text for text in told)
+  assert list_checkpoints(tmp_path)[-1] == saved
+
+
+def test_a_directory_that_is_a_link_is_not_written_to(tmp_path):
+  (tmp_path / "elsewhere").mkdir()
+  (tmp_path / "best").symlink_to(tmp_path / "elsewhere")
+  with pytest.raises(CheckpointError, match="best: it is a link"):
+    save(tmp_path / "best", 1, 10)
+  assert not list((tmp_path / "elsewhere").iterdir())
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_what_is_not_finite_is_not_saved(bad, tmp_path):
   poisoned = state(5)
@@ -126,6 +192,11 @@ def test_another_network_is_refused(tmp_path):
         ("", "cannot read .*record.json"),
         ("[]", "cannot read .*record.json"),
         ('{"steps": 3}', "cannot read .*record.json"),
+        ("[" * 100_000, "cannot read .*record.json"),
+        ('{"format": []}', "expected checkpoint format 2, got \\[\\]"),
+        ('{"format": 2}', "steps: expected 100 as in the .*, got None"),
+        ('{"format": 2, "steps": "x"}', "steps: expected 100 .*, got 'x'"),
+        ('{"format": 2, "steps": 1%s}' % ("0" * 400), "steps: expected 100 "),
         ('{"format": 1, "steps": 3}', "expected checkpoint format 2, got 1"),
         ('{"format": 3, "steps": 3}', "expected checkpoint format 2, got 3"),
     ],
@@ -139,3 +210,16 @@ def test_a_record_that_is_damaged_or_of_another_version(
   record.unlink() if text is None else record.write_text(text)
   with pytest.raises(CheckpointError, match=expected):
     read_record(saved)
+
+
+def test_a_checkpoint_with_another_ones_name_is_refused(tmp_path):
+  saved = save(tmp_path, 5, 100)
+  for name, read in (
+      ("5-99999", read_record),
+      ("999-100", lambda c: restore_learner(c, state(0))),
+  ):
+    moved = saved.path.rename(tmp_path / name)
+    (found,) = list_checkpoints(tmp_path)
+    with pytest.raises(CheckpointError, match="as in the directory's name, got"):
+      read(found)
+    moved.rename(saved.path)
