@@ -1,6 +1,8 @@
 """What the commands have in common: arguments in, an exit code out."""
 
+import os
 import pathlib
+import re
 import signal
 import sys
 from typing import Any, Callable
@@ -26,7 +28,20 @@ def run_command(
   Raises:
     SystemExit: code 0 after --help, code 2 after a malformed argument.
   """
+  arguments = with_home(sys.argv[1:] if arguments is None else arguments)
   return exit_code(lambda: tyro.cli(function, args=arguments, prog=prog))
+
+
+def with_home(arguments: list[str]) -> list[str]:
+  """Puts the home directory for `~`, after `--flag=` too, where shells do not."""
+  return [
+      re.sub(r"^(--[\w.-]+=)?~(?=/|$)", _home, argument)
+      for argument in arguments
+  ]
+
+
+def _home(match: re.Match[str]) -> str:
+  return (match[1] or "") + os.path.expanduser("~")
 
 
 def exit_code(command: Callable[[], int | None]) -> int:
@@ -66,9 +81,16 @@ def check_new_file(flag: str, path: pathlib.Path, *suffixes: str) -> None:
   """Refuses, before hours of work, the name of a file that cannot be written.
 
   Raises:
-    ConfigError: its directory is missing, it is a directory itself, or it ends
-      in none of the suffixes ('.png').
+    ConfigError: its directory is missing, it is a directory itself, a link to
+      nowhere or too long a name, or it ends in none of the suffixes ('.png').
   """
+  try:
+    if path.is_symlink() and not path.exists():
+      raise FileNotFoundError(0, f"a link to {path.readlink()}, which is not there")
+  except OSError as error:
+    raise ConfigError(
+        f"{flag}: expected the name of a file, got {path}: {error.strerror}"
+    ) from error
   if path.is_dir():  # as an empty name is
     raise ConfigError(
         f"{flag}: expected the name of a file, got directory {path}"

@@ -17,7 +17,7 @@ import warnings
 
 import tyro
 
-from experiments.command import exit_code, hear_both_signals
+from experiments.command import exit_code, hear_both_signals, with_home
 from experiments.configs.presets import PRESETS
 from r2d2_jax.config import Config, ConfigError, validate
 
@@ -31,11 +31,19 @@ def parse_command_line(arguments: list[str]) -> Config:
   Args:
     arguments: without the program's name; `--preset NAME` may stand anywhere.
 
+  Returns:
+    It; where no run.run_dir is given, with the name of a new one.
+
   Raises:
     ConfigError: an unknown preset, or settings that cannot work.
     SystemExit: code 0 after --help, code 2 after a malformed argument.
   """
-  preset, arguments = _take_preset(arguments)
+  return _parse(arguments)[0]
+
+
+def _parse(arguments: list[str]) -> tuple[Config, bool]:
+  """The configuration, and whether its run.run_dir was chosen here."""
+  preset, arguments = _take_preset(with_home(arguments))
   summaries = "\n".join(
       f"- {name}: {make.__doc__.splitlines()[0]}"
       for name, make in PRESETS.items()
@@ -53,16 +61,21 @@ def parse_command_line(arguments: list[str]) -> Config:
           " goes on from the last checkpoint."
       ),
   )
-  if not config.run.run_dir:
+  is_new = not config.run.run_dir
+  if is_new:
     date = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    config = dataclasses.replace(
+    config = _in_directory(
         config,
-        run=dataclasses.replace(
-            config.run, run_dir=f"runs/{config.env.task}-{preset}-{date}"
-        ),
+        f"runs/{config.env.task}-{preset}-seed{config.run.seed}-{date}",
     )
   validate(config)
-  return config
+  return config, is_new
+
+
+def _in_directory(config: Config, run_dir: str) -> Config:
+  return dataclasses.replace(
+      config, run=dataclasses.replace(config.run, run_dir=run_dir)
+  )
 
 
 def _take_preset(arguments: list[str]) -> tuple[str, list[str]]:
@@ -86,24 +99,32 @@ def _take_preset(arguments: list[str]) -> tuple[str, list[str]]:
   return name, rest
 
 
-def launch(config: Config) -> int:
+def launch(config: Config, *, must_be_new: bool = False) -> int:
   """Trains; returns the exit code.
 
   0: done. 130: interrupted and saved. 1: the run had to stop, and the message
   says where it goes on from. 2: the settings or the run's directory don't allow
   it; nothing was changed.
+
+  Args:
+    config: run.run_dir names the directory.
+    must_be_new: where that one is taken, take its name with a number behind it.
   """
-  return exit_code(lambda: _train(config))
+  return exit_code(lambda: _train(config, must_be_new))
 
 
-def _train(config: Config) -> int:
+def _train(config: Config, must_be_new: bool) -> int:
   hear_both_signals()
   # A sentence for people, not a place in the source.
   warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
-  print(f"run directory: {config.run.run_dir}", flush=True)
   console = _show_plan(config)
   # pylint: disable=g-import-not-at-top
+  from r2d2_jax.system.rundir import new_run_dir
   from r2d2_jax.system.train import RunError, train
+
+  if must_be_new:
+    config = _in_directory(config, str(new_run_dir(config.run.run_dir)))
+  print(f"run directory: {config.run.run_dir}", flush=True)
 
   try:
     result = train(
@@ -136,9 +157,9 @@ def main(arguments: list[str] | None = None) -> int:
   settings = [argument for argument in given if argument != "--plan"]
 
   def run() -> int:
-    config = parse_command_line(settings)
+    config, is_new = _parse(settings)
     if settings == given:
-      return launch(config)
+      return launch(config, must_be_new=is_new)
     _show_plan(config)
     return 0
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from experiments.command import run_command
+from experiments.command import check_new_file, run_command
 from r2d2_jax.config import ConfigError
 from r2d2_jax.system.checkpoints import CheckpointError
 
@@ -50,6 +50,29 @@ def _run(error):
 def test_what_the_user_can_mend_is_one_line(error, capsys):
   assert _run(error) == 2
   assert capsys.readouterr().err == "error: do this\n"
+
+
+def test_the_home_directory_is_put_in_for_every_command(monkeypatch):
+  monkeypatch.setenv("HOME", "/home/me")
+
+  def function(*paths: pathlib.Path, out: pathlib.Path, title: str) -> None:
+    found.append((paths, out, title))
+
+  found = []
+  arguments = ["--paths", "~/a", "~", "b~/c", "--out=~/d.png", "--title=~5 %"]
+  assert run_command(function, prog="x", arguments=arguments) == 0
+  paths = (pathlib.Path("/home/me/a"), pathlib.Path("/home/me"))
+  assert found == [(
+      (*paths, pathlib.Path("b~/c")), pathlib.Path("/home/me/d.png"), "~5 %"
+  )]  # fmt: skip
+
+
+def test_a_link_to_nowhere_is_no_name_for_a_file(tmp_path):
+  (tmp_path / "a.png").symlink_to(tmp_path / "nowhere" / "b.png")
+  with pytest.raises(ConfigError, match="--out: .*a.png: a link to .*not there"):
+    check_new_file("--out", tmp_path / "a.png", ".png")
+  with pytest.raises(ConfigError, match="--out: .*: File name too long"):
+    check_new_file("--out", tmp_path / ("x" * 300 + ".png"), ".png")
 
 
 def test_other_ends(capsys):

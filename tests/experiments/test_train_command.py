@@ -1,6 +1,7 @@
 """The command line of training: help, refusals, and a run from end to end."""
 
 import dataclasses
+import datetime
 import pathlib
 import re
 import signal
@@ -11,7 +12,8 @@ import time
 import pytest
 
 from experiments import train as command
-from r2d2_jax.config import Config
+from r2d2_jax.config import Config, ConfigError
+from r2d2_jax.system import train as training
 from r2d2_jax.system.checkpoints import list_checkpoints
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -95,6 +97,44 @@ def test_any_field_is_set_over_the_preset():
   assert config.network.torso_channels == (8, 9)
   assert config.env.fire_on_reset and config.env.task == "recall"
   assert config.run.run_dir == "here"
+
+
+def test_a_directory_that_is_not_given_has_the_seed_in_its_name(monkeypatch):
+  name = command.parse_command_line(["--run.seed=7"]).run.run_dir
+  assert re.fullmatch(r"runs/Pong-laptop-seed7-\d{8}-\d{6}", name)
+
+
+def test_one_that_is_taken_gets_a_number(tmp_path, monkeypatch, capsys):
+  """As where two runs start in the same second."""
+  monkeypatch.chdir(tmp_path)
+  seen = []
+
+  def train(config, *, run_dir, console):
+    del console
+    assert str(run_dir) == config.run.run_dir and run_dir.is_dir()
+    seen.append(config.run.run_dir)
+    raise ConfigError("enough")
+
+  class Clock(datetime.datetime):
+
+    @classmethod
+    def now(cls, tz=None):
+      return cls(2026, 11, 26, 14, 18, 32, tzinfo=tz)
+
+  monkeypatch.setattr(training, "train", train)
+  monkeypatch.setattr(command.datetime, "datetime", Clock)
+  for _ in range(2):
+    assert command.main(["--preset", "smoke", "--run.memory-gib=4"]) == 2
+  name = "runs/recall-smoke-seed0-20261126-141832"
+  assert seen == [name, f"{name}-2"]
+  assert f"run directory: {name}-2" in capsys.readouterr().out
+
+
+def test_the_home_directory_is_meant_after_an_equals_sign_too(monkeypatch):
+  monkeypatch.setenv("HOME", "/home/me")
+  for arguments in (["--run.run-dir=~/x"], ["--run.run-dir", "~/x"]):
+    assert command.parse_command_line(arguments).run.run_dir == "/home/me/x"
+  assert command.parse_command_line(["--run.run-dir=a~/x"]).run.run_dir == "a~/x"
 
 
 def test_an_unknown_game_is_an_error_with_a_suggestion(tmp_path, capsys):
