@@ -129,7 +129,9 @@ def _play(run_dir, console, *, which, episodes, epsilon, lanes, seed) -> None:
         seed=seed,
         on_progress=show_progress,
     )
-  write_evaluation(run_dir, evaluation, num_updates=agent.num_updates)
+  write_evaluation(
+      run_dir, evaluation, num_updates=agent.num_updates, steps=agent.steps
+  )
   print(f"evaluation: {summary(evaluation.returns)}", flush=True)
 
 

@@ -260,9 +260,16 @@ class LocalReplay:
   def _restore(self, directory):
     """The inverse of `save`: the next samples are those that would have come."""
     counts = read_meta(directory, self._settings)
+    if counts["size"] != min(counts["num_inserted"], self._capacity):
+      raise unreadable(directory, f"counts that cannot be: {counts}")
     saved = {
         name: _read_stack(directory / f"{name}.npy", shape, dtype)
         for name, (shape, dtype) in self._saved_shapes(counts).items()}
+    places = saved["item_blocks"]
+    if not ((0 <= places) & (places < counts["num_blocks"])).all():
+      raise unreadable(
+          directory / "item_blocks.npy",
+          f"expected the numbers of {counts['num_blocks']} blocks, got others")
     # The actor's values are not kept: initial priorities were computed long ago.
     no_q = np.zeros((self._block_rows, 0), np.float32)
     # Copies, each of one block: rows leave one by one, a whole file would not.

@@ -66,8 +66,12 @@ def read_meta(directory: pathlib.Path,
     meta = json.loads(path.read_text())
     saved, counts, file_bytes = (
         dict(meta[key]) for key in ("settings", "counts", "file_bytes"))
-  except (OSError, ValueError, KeyError, TypeError) as error:
+  # RecursionError: JSON of a thousand brackets.
+  except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
     raise unreadable(path, error) from error
+  for name, count in counts.items():
+    if type(count) is not int or not 0 <= count < 2**53:
+      raise unreadable(path, f"expected a count of {name}, got {count!r:.50}")
   faults = [
       f"{name} {saved.get(name)!r}, this run has {settings.get(name)!r}"
       for name in [*settings, *(saved.keys() - settings.keys())]

@@ -110,20 +110,42 @@ def evaluate(
   return Evaluation([episode for lane in played for episode in lane])
 
 
+def open_evaluations(run_dir: pathlib.Path) -> RunLog:
+  """The run's evaluation.csv."""
+  return RunLog(run_dir / _FILE)
+
+
 def write_evaluation(
-    run_dir: pathlib.Path, evaluation: Evaluation, *, num_updates: int
+    run_dir: pathlib.Path,
+    evaluation: Evaluation,
+    *,
+    num_updates: int,
+    steps: int,
 ) -> None:
-  """Appends the games to the run's evaluation.csv, a row each."""
-  log = RunLog(run_dir / _FILE)
-  for game, episode in enumerate(evaluation.episodes):
-    log.write({
-        "updates": num_updates,
-        "game": game,
-        # As text, for all its digits: scores go into the millions.
-        "return": f"{episode.episode_return:.12g}",
-        "frames": episode.episode_frames,
-        "truncated": int(episode.truncated),
-    })
+  """Appends the games to the run's evaluation.csv, a row each: all or none.
+
+  Args:
+    run_dir: directory of the run.
+    evaluation: its games.
+    num_updates: of the parameters that played.
+    steps: agent steps that these were trained for.
+
+  Raises:
+    ConfigError: evaluation.csv is no CSV.
+    OSError: it cannot be written.
+  """
+  open_evaluations(run_dir).write_all([
+      {
+          "updates": num_updates,
+          "steps": steps,
+          "game": game,
+          # As text, for all its digits: scores go into the millions.
+          "return": f"{episode.episode_return:.12g}",
+          "frames": episode.episode_frames,
+          "truncated": int(episode.truncated),
+      }
+      for game, episode in enumerate(evaluation.episodes)
+  ])
 
 
 class PastEvaluation(NamedTuple):

@@ -187,6 +187,17 @@ class RunReport:
       self._final_row = row
     return row
 
+  @classmethod
+  def columns(cls, config: Config) -> list[str]:
+    """The columns of every row, in order."""
+    empty = cls(config, frame_skip=1, epsilon=np.zeros(1))
+    return list(
+        empty.row(
+            steps=0, updates=0, replay_size=0, replay_ratio=0.0, metrics={},
+            leg_seconds={},
+        )  # fmt: skip
+    )
+
   def _minutes_left(self, steps: int, steps_per_second: float) -> float:
     run = self._config.run
     left = []

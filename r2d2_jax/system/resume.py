@@ -1,6 +1,8 @@
 """All that a run is, on its way to the disk and back."""
 
+import math
 import pathlib
+import reprlib
 from typing import Any, Callable, NamedTuple
 import zipfile
 
@@ -10,29 +12,84 @@ import numpy as np
 from r2d2_jax.config import Config, to_dict
 from r2d2_jax.replay.checks import ReplayError
 from r2d2_jax.system.acting import ActorLoop
-from r2d2_jax.system.arrays import flat, nested
+from r2d2_jax.system.arrays import flat, load_arrays, nested, save_arrays
 from r2d2_jax.system.checkpoints import (
     CheckpointError,
     SavedCheckpoint,
+    damaged_record,
     first_line,
     list_checkpoints,
     read_record,
+    remove_checkpoint,
     save_checkpoint,
 )
+from r2d2_jax.system.evaluation import open_evaluations
 from r2d2_jax.system.learning import LearnerLoop
 from r2d2_jax.system.probe import Probe
 from r2d2_jax.system.ratio import ReplayRatio
 from r2d2_jax.system.report import RunReport
 from r2d2_jax.system.rundir import best_dir, checkpoints_dir
-from r2d2_jax.system.runlog import cut_log
+from r2d2_jax.system.runfiles import remove
+from r2d2_jax.system.runlog import RunLog
 from r2d2_jax.system.samples import SampleStats
 from r2d2_jax.types import LearnerState
 
 _ARRAYS = "arrays.npz"
 _REPLAY = "replay"
 _PROBE = "probe"
-# What a run's record holds, beside what every checkpoint's does.
-_RECORDED = {"starts", "exact", "config", "ratio", "report"}
+
+# What a value of a record must be, in words and as a question.
+_Kind = tuple[str, Callable[[Any], bool]]
+_COUNT: _Kind = (
+    "a whole number from 0 to 2^53",
+    lambda x: type(x) is int and 0 <= x <= 2**53,
+)
+_NUMBER: _Kind = (
+    "a number",
+    lambda x: type(x) is float or type(x) is int and abs(x) <= 2**53,
+)
+_NUMBERS: _Kind = (
+    "a list of numbers",
+    lambda x: isinstance(x, list) and all(map(_NUMBER[1], x)),
+)
+# What a run's record holds, beside what every checkpoint's does. More is fine.
+_RECORDED = {
+    "steps": _COUNT,
+    # As many as `world_seed` takes, and more than anyone starts.
+    "starts": (
+        "a whole number from 0 to 2^31",
+        lambda x: type(x) is int and 0 <= x <= 2**31,
+    ),
+    "exact": ("true or false", lambda x: type(x) is bool),
+    "config": (
+        "settings by section",
+        lambda x: isinstance(x, dict)
+        and all(isinstance(fields, dict) for fields in x.values()),
+    ),
+    "ratio": {
+        "env_steps": _COUNT,
+        "trained_rows": _COUNT,
+        "start_steps": (
+            "null or a whole number from 0 to 2^53",
+            lambda x: x is None or _COUNT[1](x),
+        ),
+    },
+    "report": {
+        "minutes": (
+            "a finite number from 0 on",
+            lambda x: _NUMBER[1](x) and 0 <= x < math.inf,
+        ),
+        "episodes": _COUNT,
+        "returns": _NUMBERS,
+        "exploit_returns": _NUMBERS,
+        "eval_return": _NUMBER,
+    },
+}
+# Missing in what earlier versions saved.
+_RECORDED_LATER = {
+    "log_rows": _COUNT,
+    "prng_impl": ("a name", lambda x: isinstance(x, str)),
+}
 # Settings that say how long a run goes on and what it shows: they may change
 # without changing its course.
 _FREE = frozenset((
@@ -75,16 +132,28 @@ def find_resumed(run_dir: pathlib.Path, config: Config) -> Resumed | None:
   """The newest checkpoint of the directory; None where there is none.
 
   Raises:
-    CheckpointError: it cannot be read.
+    CheckpointError: it cannot be read, or only with another generator of random
+      numbers.
   """
   saved = list_checkpoints(checkpoints_dir(run_dir))
   if not saved:
     return None
   record = read_record(saved[-1])
-  if missing := _RECORDED - record.keys():
+  later = {k: kind for k, kind in _RECORDED_LATER.items() if k in record}
+  if fault := _fault(record, _RECORDED | later, ""):
+    raise damaged_record(saved[-1], fault)
+  for path in saved[-1].path.rglob("*"):
+    if not (path.is_file() or path.is_dir()):
+      raise CheckpointError(
+          f"cannot go on from {saved[-1].path}: {path} is neither a file nor a"
+          " directory"
+      )
+  found, now = record.get("prng_impl"), jax.config.jax_default_prng_impl
+  if found not in (None, now):
     raise CheckpointError(
-        f"{saved[-1].path}: its record lacks {', '.join(sorted(missing))}; move"
-        f" {saved[-1].path} away to go on from the one before it"
+        f"{saved[-1].path} was saved with JAX_DEFAULT_PRNG_IMPL={found}, JAX now"
+        f" has {now}: its keys are of another kind; set"
+        f" JAX_DEFAULT_PRNG_IMPL={found}"
     )
   changed = _changed_settings(record["config"], to_dict(config))
   exact = (
@@ -93,6 +162,24 @@ def find_resumed(run_dir: pathlib.Path, config: Config) -> Resumed | None:
       and not any(name.removeprefix("run.") not in _FREE for name in changed)
   )
   return Resumed(saved[-1], record, changed, exact)
+
+
+def _fault(value: Any, expected: dict | _Kind, name: str) -> str | None:
+  """What is wrong with a value of a record, its name in front; or None."""
+  if not isinstance(expected, dict):
+    words, fits = expected
+    if fits(value):
+      return None
+    return f"{name}: expected {words}, got {reprlib.repr(value)}"
+  if not isinstance(value, dict):
+    return f"{name}: expected values by name, got {reprlib.repr(value)}"
+  for key, inner in expected.items():
+    inner_name = f"{name}.{key}" if name else key
+    if key not in value:
+      return f"it lacks {inner_name}"
+    if fault := _fault(value[key], inner, inner_name):
+      return fault
+  return None
 
 
 def world_seed(seed: int, starts: int) -> int:
@@ -123,6 +210,7 @@ class RunState:
       report: RunReport,
       samples: SampleStats,
       probe: Probe,
+      log: RunLog,
   ):
     """Args: the parts of the run, and how often it was started before."""
     self._config = config
@@ -135,6 +223,7 @@ class RunState:
     self._report = report
     self._samples = samples
     self._probe = probe
+    self._log = log
 
   def prepare_save(self) -> Callable[[], SavedCheckpoint]:
     """Takes the small parts as they are now; the rest is done by the result.
@@ -154,6 +243,8 @@ class RunState:
         "config": to_dict(config),
         "ratio": self._ratio.state_dict(),
         "report": self._report.state_dict(),
+        "log_rows": self._log.num_rows,
+        "prng_impl": jax.config.jax_default_prng_impl,
     }
     arrays = {"lanes": self._actors.lane_state_dict()}
     if lockstep:
@@ -162,7 +253,7 @@ class RunState:
       arrays["probe"] = self._probe.state_dict()
 
     def write_more(path: pathlib.Path) -> None:
-      np.savez(path / _ARRAYS, **flat(arrays))
+      save_arrays(path / _ARRAYS, flat(arrays))
       if lockstep:
         (path / _PROBE).mkdir()
         self._probe.save(path / _PROBE)
@@ -181,10 +272,14 @@ class RunState:
   def save_if_best(
       self, state: LearnerState, *, steps: int, eval_return: float
   ) -> None:
-    """Keeps the learner that evaluated best so far, without its replay."""
+    """Keeps the learner that evaluated best so far, without its replay.
+
+    Raises:
+      CheckpointError: it could not be written.
+    """
     directory = best_dir(self._run_dir)
     saved = list_checkpoints(directory)
-    if saved and read_record(saved[-1])["eval_return"] >= eval_return:
+    if saved and _best_return(saved[-1]) >= eval_return:
       return
     save_checkpoint(
         directory,
@@ -213,8 +308,7 @@ class RunState:
     self._report.load_state_dict(record["report"], steps=steps, updates=updates)
     path = resumed.checkpoint.path / _ARRAYS
     try:
-      with np.load(path, allow_pickle=False) as saved:
-        arrays = nested(dict(saved))
+      arrays = nested(load_arrays(path))
       if "env.num_envs" not in resumed.changed:
         self._actors.load_lane_state_dict(arrays["lanes"])
       if resumed.exact:
@@ -223,14 +317,41 @@ class RunState:
         self._probe.load_state_dict(arrays["probe"])
     # BadZipFile, TypeError: it is no archive of arrays at all.
     except (
-        OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile
+        OSError, ValueError, KeyError, TypeError, IndexError, OverflowError,
+        EOFError, zipfile.BadZipFile,
     ) as error:  # fmt: skip
       raise CheckpointError(
           f"cannot go on from {path}: {first_line(error)}"
       ) from error
-    # What was written after the checkpoint will be written again.
-    cut_log(self._run_dir / "log.csv", steps=steps, updates=updates)
-    cut_log(self._run_dir / "evaluation.csv", updates=updates)
+    # What was written after the checkpoint will be written again. Rows may have
+    # been logged at its own counts too: so it knows how many there were.
+    self._log.cut(record.get("log_rows"), steps=steps, updates=updates)
+    open_evaluations(self._run_dir).cut(steps=steps, updates=updates)
+    for best in list_checkpoints(best_dir(self._run_dir)):
+      if best.steps > steps or best.num_updates > updates:
+        remove_checkpoint(best)
+
+  def start_afresh(self) -> None:
+    """Without a checkpoint, what an earlier start left tells of another run.
+
+    It is set aside under names that end in .old.
+    """
+    self._log.set_aside()
+    open_evaluations(self._run_dir).set_aside()
+    best = best_dir(self._run_dir)
+    if list_checkpoints(best):
+      old = best.with_name(f"{best.name}.old")
+      remove(old)
+      best.rename(old)
+
+
+def _best_return(saved: SavedCheckpoint) -> float:
+  """What it evaluated to; one that cannot be read is no hindrance to a new one."""
+  try:
+    found = read_record(saved).get("eval_return")
+  except CheckpointError:
+    return -math.inf
+  return found if _NUMBER[1](found) else -math.inf
 
 
 def _changed_settings(before: dict, now: dict) -> list[str]:

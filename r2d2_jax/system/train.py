@@ -18,7 +18,7 @@ from rich.console import Console
 
 from r2d2_jax.agent.learning import init_learner_state, make_optimizer
 from r2d2_jax.agent.networks import make_networks
-from r2d2_jax.config import Config, validate
+from r2d2_jax.config import Config, ConfigError, validate
 from r2d2_jax.envs.journal import JournalWorld
 from r2d2_jax.envs.make import make_world
 from r2d2_jax.replay.checks import ReplayError
@@ -146,6 +146,9 @@ class _Run:
     config = self._config
     resumed = find_resumed(self._run_dir, config)
     starts = resumed.starts if resumed else 0
+    self._log = RunLog(self._run_dir / "log.csv")
+    if new := self._log.new_columns(RunReport.columns(config)):
+      self._say(f"log.csv gets new columns, NaN so far: {', '.join(new)}")
     self._sinks = make_sinks(
         config,
         self._run_dir,
@@ -167,8 +170,6 @@ class _Run:
     )
     if resumed:
       state = restore_learner(resumed.checkpoint, state)
-    # World, network and checkpoint have accepted the settings: now it is a run.
-    write_config(self._run_dir, config)
     if (found := jax.local_device_count()) > 1:
       used = self._mesh.size if self._mesh else 1
       self._say(f"learner: {used} of {found} devices")
@@ -229,11 +230,15 @@ class _Run:
         report=self._report,
         samples=self._samples,
         probe=self._probe,
+        log=self._log,
     )
     if resumed:
       self._state.restore(resumed, replay_restored=replay_restored)
       self._say_where_from(resumed)
-    self._log = RunLog(self._run_dir / "log.csv")
+    else:
+      self._state.start_afresh()
+    # World, network and checkpoint have accepted the settings: now it is a run.
+    write_config(self._run_dir, config)
 
   def _make_replay(self, spec, core_state, resumed: Resumed | None):
     """The replay, and whether it holds what was saved."""
@@ -529,7 +534,7 @@ class _Run:
     """A full disk must not end a run: the next save may succeed."""
     try:
       job()
-    except CheckpointError as error:
+    except (CheckpointError, ConfigError, OSError) as error:
       self._say(f"warning: {error}")
 
   def _evaluate_meanwhile(self) -> None:
@@ -555,7 +560,11 @@ class _Run:
     )
     if len(evaluation.episodes) < run.eval_episodes:
       return None
-    write_evaluation(self._run_dir, evaluation, num_updates=updates)
+    self._say_if_it_fails(
+        lambda: write_evaluation(
+            self._run_dir, evaluation, num_updates=updates, steps=steps
+        )
+    )
     mean = float(evaluation.returns.mean())
     self._report.add_evaluation(mean)
     self._say_if_it_fails(

@@ -208,7 +208,9 @@ def test_the_last_evaluation_is_read_back(tmp_path):
   assert read_last_evaluation(tmp_path) is None
   for updates, returns in ((10, [1.0, 2.0]), (20, [3.0]), (20, [1234567.5, -4.0])):
     games = [EpisodeReport(0, r, 4, 1, False) for r in returns]
-    write_evaluation(tmp_path, Evaluation(games), num_updates=updates)
+    write_evaluation(
+        tmp_path, Evaluation(games), num_updates=updates, steps=10 * updates
+    )
   last = read_last_evaluation(tmp_path)
   assert last.num_updates == 20
   # ... and with all digits of a score in the millions.
