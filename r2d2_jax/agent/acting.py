@@ -89,10 +89,12 @@ def actor_step(
   )
   keys = jax.vmap(lambda k: jax.random.split(k, 3))(before.key)
   num_actions = q_t.shape[-1]
-  random_a = jax.vmap(lambda k: jax.random.randint(k, (), 0, num_actions))(
-      keys[:, 1]
-  )
-  explore = jax.vmap(jax.random.uniform)(keys[:, 2]) < epsilon[lane]
+  # With their dtypes: in JAX's 64-bit mode the default ones draw other numbers.
+  random_a = jax.vmap(
+      lambda k: jax.random.randint(k, (), 0, num_actions, jnp.int32)
+  )(keys[:, 1])
+  chance = jax.vmap(lambda k: jax.random.uniform(k, (), jnp.float32))(keys[:, 2])
+  explore = chance < epsilon[lane]
   a_t = jnp.where(explore, random_a, jnp.argmax(q_t, axis=-1)).astype(jnp.int32)
   after = ActorState(core_state, a_t, keys[:, 0])
   new_state = jax.tree.map(lambda x, y: x.at[lane].set(y), state, after)

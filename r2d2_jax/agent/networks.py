@@ -29,6 +29,7 @@ _NATURE_STRIDES = (4, 2, 1)
 # to be in the caches still when the next layer reads them.
 _CHUNK_ROWS = 320
 
+# Parameters are given their dtype: the default is float64 in JAX's 64-bit mode.
 _fan_in = nn.initializers.lecun_normal()
 
 
@@ -67,7 +68,7 @@ def make_networks(spec: EnvSpec, *, config: NetworkConfig) -> Networks:
     The four functions; none of them is jit-compiled.
 
   Raises:
-    ValueError: the torso cannot read observations of this shape.
+    ConfigError: the torso cannot read observations of this shape.
   """
   check_observation(spec, config)
   module = _RecurrentQNetwork(spec.num_actions, config, in_chunks=False)
@@ -258,11 +259,16 @@ class _LSTM(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array, state, is_first_t: Array):
-    w_x = self.param("w_x", _fan_in, (x.shape[-1], 4 * self.units))
-    w_h = self.param(
-        "w_h", nn.initializers.orthogonal(), (self.units, 4 * self.units)
+    w_x = self.param(
+        "w_x", _fan_in, (x.shape[-1], 4 * self.units), jnp.float32
     )
-    b = self.param("b", _forget_gate_bias, (4 * self.units,))
+    w_h = self.param(
+        "w_h",
+        nn.initializers.orthogonal(),
+        (self.units, 4 * self.units),
+        jnp.float32,
+    )
+    b = self.param("b", _forget_gate_bias, (4 * self.units,), jnp.float32)
     x_proj = x.astype(self.dtype) @ w_x.astype(self.dtype) + b.astype(
         self.dtype
     )
@@ -272,7 +278,7 @@ class _LSTM(nn.Module):
     return outputs, state
 
 
-def _forget_gate_bias(key, shape, dtype=jnp.float32):
+def _forget_gate_bias(key, shape, dtype):
   """Zeros, but 1 for the forget gate (second of i, f, g, o): it starts open."""
   del key
   return jnp.zeros(shape, dtype).at[shape[0] // 4 : shape[0] // 2].set(1.0)
@@ -296,8 +302,12 @@ class _Conv(nn.Module):
   def __call__(self, x: Array) -> Array:
     k, size, stride = self.frames_in_blocks, self.size, self.stride
     inputs = x.shape[-1] // stride**2 if k else x.shape[-1]
-    kernel = self.param("kernel", _fan_in, (size, size, inputs, self.channels))
-    bias = self.param("bias", nn.initializers.zeros, (self.channels,))
+    kernel = self.param(
+        "kernel", _fan_in, (size, size, inputs, self.channels), jnp.float32
+    )
+    bias = self.param(
+        "bias", nn.initializers.zeros, (self.channels,), jnp.float32
+    )
     kernel = kernel.astype(self.dtype)
     if k:
       blocks = (size // stride, stride) * 2
@@ -317,8 +327,10 @@ class _Dense(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
-    kernel = self.param("kernel", _fan_in, (x.shape[-1], self.units))
-    bias = self.param("bias", nn.initializers.zeros, (self.units,))
+    kernel = self.param(
+        "kernel", _fan_in, (x.shape[-1], self.units), jnp.float32
+    )
+    bias = self.param("bias", nn.initializers.zeros, (self.units,), jnp.float32)
     return product(x, kernel.astype(self.dtype)) + bias.astype(self.dtype)
 
 

@@ -130,7 +130,8 @@ def n_step_td_error(
       jnp.where(mask, v_t, 0.0),
       goes_on.astype(jnp.float32),
   )
-  target_tm1 = jax.lax.stop_gradient(apply(returns))
+  # rlax pads with float64 in JAX's 64-bit mode.
+  target_tm1 = jax.lax.stop_gradient(apply(returns.astype(v_t.dtype)))
   td_error = jnp.where(mask, target_tm1 - _select(q_tm1, a_tm1), 0.0)
   return td_error, mask
 
