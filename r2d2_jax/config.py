@@ -67,17 +67,18 @@ class EnvConfig:
 class NetworkConfig:
   """The network: torso, core and duelling head."""
 
-  torso: Literal["nature", "impala", "grid", "mlp"] = "nature"
+  torso: str = "nature"
   """'nature': DQN's three convolutions (appendix); 'impala': the 15-layer
-  residual torso; 'grid': one-hot planes for MiniGrid; 'mlp': flat inputs."""
+  residual torso; 'grid': one-hot planes for MiniGrid; 'mlp': flat inputs; or
+  'module:name' of your own."""
   torso_channels: tuple[int, ...] = (32, 64, 64)
   """Channels of the torso's three stages (nature, impala), or units of its
   layers (grid, mlp)."""
   torso_units: int = 512
   """Units of the linear layer between convolutions and core; 0 leaves it out."""
-  core: Literal["lstm", "feedforward"] = "lstm"
-  """'lstm' (the agent) or 'feedforward' (its ablation, figure 7): a linear layer
-  with ReLU of the same width, no state."""
+  core: str = "lstm"
+  """'lstm' (the agent), 'gru', or 'feedforward' (its ablation, figure 7): a linear
+  layer with ReLU of the same width, no state; or 'module:name' of your own."""
   core_units: int = 512
   """Units of the core (appendix: LSTM 512)."""
   head_units: int = 512

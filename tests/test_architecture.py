@@ -9,12 +9,13 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
-_BOTTOM = {"config", "types"}
+_BOTTOM = {"config", "types", "factories"}
 # What the modules of a room may import from r2d2_jax, beside their own room.
 # experiments/ may import all of it.
 _BELOW = {
     "config": set(),
     "types": set(),
+    "factories": {"config"},
     "agent": _BOTTOM,
     "envs": _BOTTOM,
     "replay": _BOTTOM,
@@ -44,6 +45,7 @@ _CLOCKS_THREADS_FILES = {
 _NEVER = {
     "config": _JAX,
     "types": _JAX,
+    "factories": _JAX,
     "envs": _JAX,
     "agent": _CLOCKS_THREADS_FILES,
 }
@@ -205,5 +207,5 @@ def test_pure_half_needs_neither_tensorflow_nor_reverb_nor_envpool():
 def test_config_and_types_need_no_jax():
   _import_without(
       sorted(_JAX | {"tensorflow", "reverb", "envpool"}),
-      ["r2d2_jax.config", "r2d2_jax.types"],
+      ["r2d2_jax.config", "r2d2_jax.types", "r2d2_jax.factories"],
   )

@@ -5,7 +5,7 @@ import pathlib
 
 import jax
 
-from r2d2_jax.agent.observation import check_observation
+from r2d2_jax.agent.networks import make_networks
 from r2d2_jax.config import Config, ConfigError
 from r2d2_jax.envs.make import world_spec
 from r2d2_jax.system.plan import Plan, check_plan, make_plan
@@ -37,7 +37,7 @@ def plan_run(config: Config, run_dir: pathlib.Path) -> Plan:
       suit it.
   """
   spec = world_spec(config.env)
-  check_observation(spec, config.network)
+  make_networks(spec, config=config.network)  # it refuses what does not suit it
   # None on CPUs: there the device's memory is the host's.
   stats = jax.local_devices()[0].memory_stats() or {}
   return make_plan(

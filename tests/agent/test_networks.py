@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from r2d2_jax.agent.networks import make_networks, stack_frames
+from r2d2_jax.agent.frames import stack_frames
+from r2d2_jax.agent.networks import make_networks
 from r2d2_jax.config import NetworkConfig
 from r2d2_jax.types import EnvSpec
 from tests.agent.small import (
