@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import optax
 
-from r2d2_jax.agent.loss import sequence_loss
+from r2d2_jax.agent.loss import LossOutput, sequence_loss
 from r2d2_jax.agent.networks import Networks
 from r2d2_jax.agent.priorities import importance_weights, sequence_priorities
 from r2d2_jax.config import AgentConfig
@@ -16,6 +16,9 @@ from r2d2_jax.types import Array, LearnerOutput, LearnerState, ReplaySample
 
 # The mesh axis over which several devices split a batch.
 BATCH_AXIS = "batch"
+
+LearnerStep = Callable[..., tuple[LearnerState, LearnerOutput]]
+Loss = Callable[..., tuple[Array, LossOutput]]
 
 
 def make_optimizer(config: AgentConfig) -> optax.GradientTransformation:
@@ -50,6 +53,7 @@ def learner_step(
     networks: Networks,
     optimizer: optax.GradientTransformation,
     config: AgentConfig,
+    loss: Loss = sequence_loss,
     axis_name: str | None = None,
 ) -> tuple[LearnerState, LearnerOutput]:
   """One R2D2 update: loss, clipped Adam step, new priorities, target copy.
@@ -69,6 +73,7 @@ def learner_step(
     networks: from `make_networks`.
     optimizer: from `make_optimizer`, or any other.
     config: the agent's settings.
+    loss: as `sequence_loss`, which is R2D2's.
     axis_name: mesh axis over which the batch is split; None for one device.
 
   Returns:
@@ -97,7 +102,7 @@ def learner_step(
       exponent=config.importance_exponent,
       axis_name=axis_name,
   )
-  (loss, parts), grads = jax.value_and_grad(sequence_loss, has_aux=True)(
+  (loss_value, parts), grads = jax.value_and_grad(loss, has_aux=True)(
       state.params,
       state.target_params,
       batch.sequence,
@@ -106,8 +111,8 @@ def learner_step(
       config=config,
   )
   # Before the clip, which is of the whole batch's gradient.
-  loss, grads, weight_mean, weight_square_mean = mean(
-      (loss, grads, weights.mean(), jnp.square(weights).mean())
+  loss_value, grads, weight_mean, weight_square_mean = mean(
+      (loss_value, grads, weights.mean(), jnp.square(weights).mean())
   )
   updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
   params = optax.apply_updates(state.params, updates)
@@ -125,7 +130,7 @@ def learner_step(
       jnp.where(valid, parts.q.max(axis=-1), 0.0).sum(),
   ))
   metrics = {
-      "loss": loss,
+      "loss": loss_value,
       "grad_norm": optax.tree.norm(grads),
       "update_norm": optax.tree.norm(updates),
       "params_norm": optax.tree.norm(params),
@@ -152,22 +157,47 @@ def make_learner(
     networks: Networks,
     optimizer: optax.GradientTransformation,
     config: AgentConfig,
+    loss: Loss = sequence_loss,
     mesh: Mesh | None = None,
-) -> Callable[[LearnerState, ReplaySample], tuple[LearnerState, LearnerOutput]]:
-  """`learner_step`, jit-compiled, its state donated (use the returned one).
-
-  Call it with `keys=None` in the batch: keys stay on the host.
+) -> LearnerStep:
+  """`learner_step` of R2D2, jit-compiled: see `compile_learner`.
 
   Args:
     networks: from `make_networks`.
     optimizer: from `make_optimizer`, or any other.
     config: the agent's settings.
+    loss: as `sequence_loss`.
+    mesh: see `compile_learner`.
+
+  Raises:
+    ValueError: the mesh has another axis, or does not divide the batch.
+  """
+  step = functools.partial(
+      learner_step,
+      networks=networks,
+      optimizer=optimizer,
+      config=config,
+      loss=loss,
+  )
+  return compile_learner(step, batch_size=config.batch_size, mesh=mesh)
+
+
+def compile_learner(
+    step: LearnerStep, *, batch_size: int, mesh: Mesh | None = None
+) -> LearnerStep:
+  """A learner step, jit-compiled, its state donated (use the returned one).
+
+  Call it with `keys=None` in the batch: keys stay on the host.
+
+  Args:
+    step: (state, batch, axis_name=None) -> (state, output), as `learner_step`.
+    batch_size: B.
     mesh: the devices that split each batch between them, along its one axis
       `BATCH_AXIS`; each keeps a copy of the state. None for one device, the one
       that holds the arguments.
 
   Returns:
-    learner_step(state, batch). Under a mesh it wants the shardings of
+    step(state, batch). Under a mesh it wants the shardings of
     `learner_shardings`, places what is not bound to a device yet accordingly,
     and returns the new state, td_abs_by_row and the metrics replicated, the
     priorities split as the batch is, in its order.
@@ -175,9 +205,6 @@ def make_learner(
   Raises:
     ValueError: the mesh has another axis, or does not divide the batch.
   """
-  step = functools.partial(
-      learner_step, networks=networks, optimizer=optimizer, config=config
-  )
   if mesh is None:
     return jax.jit(step, donate_argnums=0)
   if mesh.axis_names != (BATCH_AXIS,):
@@ -185,10 +212,10 @@ def make_learner(
         f"expected a mesh with the one axis {BATCH_AXIS!r}, got"
         f" {mesh.axis_names}"
     )
-  if config.batch_size % mesh.size:
+  if batch_size % mesh.size:
     raise ValueError(
         f"expected a batch that {mesh.size} devices can split evenly, got"
-        f" agent.batch_size {config.batch_size}; change either"
+        f" agent.batch_size {batch_size}; change either"
     )
   whole, split = PartitionSpec(), PartitionSpec(BATCH_AXIS)
   return jax.jit(

@@ -1,5 +1,6 @@
 """The learner's loss: burn-in, two unrolls, n-step double-Q errors."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -61,6 +62,11 @@ def start_state(
   )
 
 
+def half_square(td_error: Array) -> Array:
+  """1/2 td^2, R2D2's penalty of an error."""
+  return 0.5 * jnp.square(td_error)
+
+
 def sequence_loss(
     params: Params,
     target_params: Params,
@@ -69,8 +75,9 @@ def sequence_loss(
     *,
     networks: Networks,
     config: AgentConfig,
+    penalty: Callable[[Array], Array] = half_square,
 ) -> tuple[Array, LossOutput]:
-  """(1/B) sum_b w_b sum_t 1/2 td_tb^2 over the trained transitions.
+  """(1/B) sum_b w_b sum_t penalty(td_tb) over the trained transitions.
 
   Both networks are unrolled over the same rows from the same stored state, each
   with its own parameters, burn-in included. Source: section 2.3 and 3; that the
@@ -84,6 +91,9 @@ def sequence_loss(
     weights: float32 [B], importance weights.
     networks: from `make_networks`.
     config: the agent's settings.
+    penalty: of each error, float32 [T-1, B] -> the same, penalty(0) = 0 (errors
+      that do not count are 0). Another one: `functools.partial(sequence_loss,
+      penalty=optax.losses.huber_loss)`.
 
   Returns:
     The loss, float32 [], and its parts.
@@ -112,5 +122,5 @@ def sequence_loss(
       valid_t[config.burn_in :],
       config=config,
   )
-  loss = jnp.mean(weights * 0.5 * jnp.square(td_error).sum(axis=0))
+  loss = jnp.mean(weights * penalty(td_error).sum(axis=0))
   return loss, LossOutput(td_error, mask, q)
