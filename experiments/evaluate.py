@@ -6,7 +6,6 @@
 docs/evaluation.md says what each number means.
 """
 
-import dataclasses
 import pathlib
 import sys
 from typing import Annotated
@@ -101,12 +100,7 @@ def _play(run_dir, console, *, which, episodes, epsilon, lanes, seed) -> None:
   from r2d2_jax.system.saved import load_agent
 
   agent = load_agent(run_dir, which=which)
-  config = dataclasses.replace(
-      agent.config,
-      run=dataclasses.replace(
-          agent.config.run, eval_epsilon=epsilon, eval_lanes=lanes
-      ),
-  )
+  config = agent.config.updated({"evaluation.epsilon": epsilon, "evaluation.num_lanes": lanes})
   print(
       f"{config.env.task}: update {agent.num_updates}, step {agent.steps}",
       flush=True,

@@ -210,12 +210,7 @@ def _play(
         games = play_with_horizon(
             agent.params,
             networks=agent.networks,
-            config=dataclasses.replace(
-                agent.config,
-                run=dataclasses.replace(
-                    agent.config.run, eval_epsilon=epsilon, eval_lanes=lanes
-                ),
-            ),
+            config=agent.config.updated({"evaluation.epsilon": epsilon, "evaluation.num_lanes": lanes}),
             horizon=k,
             num_episodes=episodes,
             seed=seed,

@@ -9,7 +9,6 @@ A second start with the same --run.run-dir goes on from the last checkpoint; --p
 prints what a run would take and stops.
 """
 
-import dataclasses
 import datetime
 import pathlib
 import sys
@@ -19,7 +18,13 @@ import tyro
 
 from experiments.command import exit_code, hear_both_signals, with_home
 from experiments.configs.presets import PRESETS
-from r2d2_jax.config import Config, ConfigError, validate
+from r2d2_jax.config import (
+    Config,
+    ConfigError,
+    renamed,
+    unknown_setting,
+    validate,
+)
 
 # jax, EnvPool and Reverb take seconds to import: only after the command line
 # has been understood.
@@ -44,6 +49,7 @@ def parse_command_line(arguments: list[str]) -> Config:
 def _parse(arguments: list[str]) -> tuple[Config, bool]:
   """The configuration, and whether its run.run_dir was chosen here."""
   preset, arguments = _take_preset(with_home(arguments))
+  _refuse_old_names(arguments)
   summaries = "\n".join(
       f"- {name}: {make.__doc__.splitlines()[0]}"
       for name, make in PRESETS.items()
@@ -73,9 +79,16 @@ def _parse(arguments: list[str]) -> tuple[Config, bool]:
 
 
 def _in_directory(config: Config, run_dir: str) -> Config:
-  return dataclasses.replace(
-      config, run=dataclasses.replace(config.run, run_dir=run_dir)
-  )
+  return config.updated({"run.run_dir": run_dir})
+
+
+def _refuse_old_names(arguments: list[str]) -> None:
+  """Raises ConfigError with the new name of a setting that had another."""
+  for argument in arguments:
+    if argument.startswith("--run."):
+      name = argument[2:].partition("=")[0].replace("-", "_")
+      if renamed(name := name.replace("run.no_", "run.")):
+        raise ConfigError(unknown_setting(name))
 
 
 def _take_preset(arguments: list[str]) -> tuple[str, list[str]]:

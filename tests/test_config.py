@@ -1,6 +1,5 @@
 """Settings: presets are whole, and what cannot work is refused with words."""
 
-import dataclasses
 import math
 
 import pytest
@@ -10,16 +9,7 @@ from r2d2_jax.config import Config, ConfigError, from_dict, to_dict, validate
 
 
 def changed(field: str, value) -> Config:
-  section, name = field.split(".")
-  config = Config()
-  return dataclasses.replace(
-      config,
-      **{
-          section: dataclasses.replace(
-              getattr(config, section), **{name: value}
-          )
-      },
-  )
+  return Config().updated({field: value})
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -101,17 +91,13 @@ def test_what_cannot_work_is_refused_in_one_line(field, value, expected):
 
 def test_every_fault_is_named_at_once():
   config = Config()
-  config = dataclasses.replace(
-      config,
-      agent=dataclasses.replace(config.agent, n_step=0, priority_eta=2.0),
-      run=dataclasses.replace(config.run, total_steps=0),
-  )
+  config = config.updated({"agent.n_step": 0, "agent.priority_eta": 2.0, "run.total_steps": 0})
   with pytest.raises(ConfigError) as error:
     validate(config)
   assert [line.split(":")[0] for line in str(error.value).splitlines()] == [
       "agent.n_step",
-      "run.total_steps",
       "agent.priority_eta",
+      "run.total_steps",
   ]
 
 
@@ -125,3 +111,32 @@ def test_every_fault_is_named_at_once():
 def test_unknown_names_are_refused(values, expected):
   with pytest.raises(ConfigError, match=expected):
     from_dict(values)
+
+
+def test_updated_changes_what_it_names_and_nothing_else():
+  config = Config().updated({"run.seed": 3, "log.period_seconds": 2.0})
+  assert (config.run.seed, config.log.period_seconds) == (3, 2.0)
+  assert config.setting("run.seed") == 3
+  assert config.updated({"run.seed": 0, "log.period_seconds": 10.0}) == Config()
+
+
+@pytest.mark.parametrize("name, words", [
+    ("run.seeed", "unknown setting 'run.seeed'; is it run.seed?"),
+    ("xyzzy", "expected section.name"),
+    ("run.eval_lanes", "run.eval_lanes: this setting is called evaluation.num_lanes"),
+])  # fmt: skip
+def test_updated_refuses_what_is_no_setting(name, words):
+  with pytest.raises(ConfigError) as error:
+    Config().updated({name: 1})
+  assert words in str(error.value)
+
+
+def test_settings_that_an_older_version_wrote_are_read():
+  old = {"run": {"seed": 4, "log_seconds": 3.0, "eval_lanes": 7,
+                 "checkpoint_replay": False, "memory_gib": 2.0}}  # fmt: skip
+  config = from_dict(old)
+  assert config == Config().updated({
+      "run.seed": 4, "log.period_seconds": 3.0, "evaluation.num_lanes": 7,
+      "checkpoint.save_replay": False, "limits.memory_gib": 2.0,
+  })  # fmt: skip
+  assert old["run"]["log_seconds"] == 3.0  # what was given is left as it was

@@ -1,7 +1,6 @@
 """Checkpoints and run directories never execute code when they are read."""
 
 import ast
-import dataclasses
 import json
 import pathlib
 import shutil
@@ -162,21 +161,7 @@ def _finished(tmp_path_factory) -> Config:
   """A short run that can be resumed exactly."""
   config = smoke()
   run_dir = tmp_path_factory.mktemp("runs") / "run"
-  config = dataclasses.replace(
-      config,
-      env=dataclasses.replace(config.env, num_envs=4),
-      network=dataclasses.replace(
-          config.network, torso_channels=(4,), core_units=4, head_units=4
-      ),
-      agent=dataclasses.replace(config.agent, batch_size=2),
-      replay=dataclasses.replace(
-          config.replay, min_sequences=4, capacity_sequences=50
-      ),
-      run=dataclasses.replace(
-          config.run, total_steps=200, lockstep=True, eval_episodes=0,
-          tensorboard=False, run_dir=str(run_dir),
-      ),
-  )  # fmt: skip
+  config = config.updated({"env.num_envs": 4, "network.torso_channels": (4,), "network.core_units": 4, "network.head_units": 4, "agent.batch_size": 2, "replay.min_sequences": 4, "replay.capacity_sequences": 50, "run.total_steps": 200, "run.lockstep": True, "evaluation.num_episodes": 0, "log.tensorboard": False, "run.run_dir": str(run_dir)})  # fmt: skip
   handlers = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
   assert launch(config) == 0
   yield config
@@ -189,12 +174,7 @@ def _copied(finished, tmp_path) -> tuple[Config, pathlib.Path]:
   """A copy of that run, and its checkpoint; to go on it would take more steps."""
   run_dir = tmp_path / "run"
   shutil.copytree(finished.run.run_dir, run_dir)
-  config = dataclasses.replace(
-      finished,
-      run=dataclasses.replace(
-          finished.run, total_steps=208, run_dir=str(run_dir)
-      ),
-  )
+  config = finished.updated({"run.total_steps": 208, "run.run_dir": str(run_dir)})
   (checkpoint,) = checkpoints_dir(run_dir).iterdir()
   return config, checkpoint
 

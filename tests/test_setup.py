@@ -83,7 +83,7 @@ def test_setup_cfg_lists_what_is_imported():
   listed.add("tensorflow-cpu")  # beside Reverb; docs/install.md says why not
   own = {"r2d2_jax", "experiments"} | sys.stdlib_module_names
   own.add("torch")  # a child process of the benchmark's: requirements-bench.txt
-  own.add("wandb")  # whoever asks for it installs it: run.wandb_project
+  own.add("wandb")  # whoever asks for it installs it: log.wandb_project
   for path in [p for top in ("r2d2_jax", "experiments")
                for p in (ROOT / top).rglob("*.py")]:
     for node in ast.walk(ast.parse(path.read_text())):

@@ -6,6 +6,7 @@ the host. One after the other they allow 1 / (1 / world + 1 / inference) agent
 steps per second.
 """
 
+import dataclasses
 import contextlib
 import itertools
 import time
@@ -23,7 +24,7 @@ from experiments.benchmark.results import (
     spread,
 )
 from experiments.benchmark.legs import Settings
-from experiments.benchmark.workload import TOY_NETWORK, with_fields
+from experiments.benchmark.workload import TOY_NETWORK
 from experiments.configs.presets import laptop
 from r2d2_jax.agent.acting import epsilon_ladder, init_actor_state, make_actor
 from r2d2_jax.agent.networks import Networks, make_networks
@@ -52,9 +53,9 @@ _TOY = _Size(lanes=4, rounds=2, seconds=0.05)
 def measure(settings: Settings) -> LegResult:
   """Agent steps per second of the parts, their sum, and the loop."""
   size = _TOY if settings.toy else _FULL
-  config = with_fields(laptop(), env={"num_envs": size.lanes})
+  config = laptop().updated({"env.num_envs": size.lanes})
   if settings.toy:
-    config = with_fields(config, network=vars(TOY_NETWORK))
+    config = dataclasses.replace(config, network=TOY_NETWORK)
   skipped = []
   with contextlib.ExitStack() as stack:
     world = stack.enter_context(
@@ -210,7 +211,7 @@ def _insert(
   if backend is None:
     return drop
   replay = make_replay(
-      with_fields(config, replay={"backend": backend}),
+      config.updated({"replay.backend": backend}),
       spec,
       jax.device_get(networks.initial_core_state(1)),
   )

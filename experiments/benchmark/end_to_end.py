@@ -24,9 +24,7 @@ from experiments.benchmark.results import (
 )
 from experiments.benchmark.legs import Settings
 from experiments.benchmark.workload import (
-    TOY_NETWORK,
     reference_config,
-    with_fields,
 )
 from experiments.configs.presets import gpu, laptop
 from r2d2_jax.config import Config
@@ -60,7 +58,7 @@ def measure(settings: Settings) -> LegResult:
     skipped.append("end_to_end: Reverb is missing, all runs use the local replay")
   comparisons, rows = [], []
   for run in _toy_runs() if settings.toy else _full_runs():
-    log = _train(with_fields(run.config, replay={"backend": backend}))
+    log = _train(run.config.updated({"replay.backend": backend}))
     windows = _windows(log)
     if not windows:
       skipped.append(f"end_to_end, {run.name}: no update in the time it had")
@@ -87,41 +85,25 @@ def measure(settings: Settings) -> LegResult:
 
 def _full_runs() -> list[_Run]:
   run = {
-      "max_minutes": 0.7, "log_seconds": 4.0, "checkpoint_minutes": 60.0,
-      "eval_episodes": 0,
+      "run.max_minutes": 0.7, "log.period_seconds": 4.0,
+      "checkpoint.period_minutes": 60.0, "evaluation.num_episodes": 0,
   }  # fmt: skip
-  reference = with_fields(
-      reference_config("small"),
-      replay={"min_sequences": 256},
-      run={**run, "actor_refresh_steps": 25},
-  )
+  reference = reference_config("small").updated({"replay.min_sequences": 256, **run, "run.actor_refresh_steps": 25})
   return [
       *(_reference_run(reference, lanes) for lanes in (16, 64)),
-      _Run("preset laptop", with_fields(laptop(), run=run), False),
+      _Run("preset laptop", laptop().updated(run), False),
       # Its network is not for CPUs: a smaller replay is full in a minute, and a
       # few updates are enough to see who waits.
       _Run(
           "preset gpu, replay of 128 items at first",
-          with_fields(
-              gpu(),
-              env={"full_action_space": False},
-              replay={"min_sequences": 128},
-              run={**run, "max_minutes": 2.5, "total_steps": 24_000},
-          ),
+          gpu().updated({"env.full_action_space": False, "replay.min_sequences": 128, **run, "run.max_minutes": 2.5, "run.total_steps": 24_000}),
           False,
       ),
   ]
 
 
 def _toy_runs() -> list[_Run]:
-  config = with_fields(
-      reference_config("toy"),
-      replay={"min_sequences": 8},
-      run={
-          "total_steps": 2_000, "log_seconds": 0.1, "checkpoint_minutes": 60.0,
-          "eval_episodes": 0, "max_minutes": 1.0,
-      },
-  )  # fmt: skip
+  config = reference_config("toy").updated({"replay.min_sequences": 8, "run.total_steps": 2_000, "log.period_seconds": 0.1, "checkpoint.period_minutes": 60.0, "evaluation.num_episodes": 0, "run.max_minutes": 1.0})  # fmt: skip
   return [_reference_run(config, lanes=4)]
 
 
@@ -131,11 +113,7 @@ def _reference_run(config: Config, lanes: int) -> _Run:
   rows = agent.batch_size * (agent.trace_length - 1)
   return _Run(
       "reference network",
-      with_fields(
-          config,
-          env={"num_envs": lanes},
-          replay={"replay_ratio": rows / _STEPS_PER_UPDATE},
-      ),
+      config.updated({"env.num_envs": lanes, "replay.replay_ratio": rows / _STEPS_PER_UPDATE}),
       True,
   )
 

@@ -4,6 +4,7 @@ Acting with the laptop preset's network; learning around the small reference bat
 one setting changed at a time.
 """
 
+import dataclasses
 import contextlib
 import time
 
@@ -27,7 +28,6 @@ from experiments.benchmark.workload import (
     LearnerAlone,
     learner_flops,
     reference_config,
-    with_fields,
 )
 from experiments.configs.presets import laptop
 from r2d2_jax.agent.networks import make_networks
@@ -54,9 +54,8 @@ def _acting(toy: bool) -> Table:
   networks = make_networks(PONG, config=network)
   params = jax.jit(networks.init)(jax.random.key(0))
   for lanes in _TOY_LANES if toy else _LANES:
-    config = with_fields(
-        laptop(), env={"num_envs": lanes}, network=vars(network)
-    )
+    config = dataclasses.replace(laptop(), network=network)
+    config = config.updated({"env.num_envs": lanes})
     with contextlib.ExitStack() as stack:
       loop = actor_loop(config, networks, params, drop, stack)
       step = step_all_lanes(loop, lanes)
@@ -88,19 +87,20 @@ def _variants(toy: bool) -> list[tuple[str, str, Config]]:
     return [("batch", "2", reference_config("toy"))]
   base = reference_config("small")
   lengths = [
-      (f"{trace // 2} + {trace}", {"agent": {
-          "burn_in": trace // 2, "trace_length": trace, "overlap": trace // 2}})
+      (f"{trace // 2} + {trace}", {
+          "agent.burn_in": trace // 2, "agent.trace_length": trace,
+          "agent.overlap": trace // 2})
       for trace in (10, 20, 40, 80)
   ]  # fmt: skip
   batches = [
-      (str(size), {"agent": {"batch_size": size}}) for size in (4, 8, 16, 32, 64)
+      (str(size), {"agent.batch_size": size}) for size in (4, 8, 16, 32, 64)
   ]
   widths = [
-      (str(units), {"network": {"core_units": units, "head_units": units}})
+      (str(units), {"network.core_units": units, "network.head_units": units})
       for units in (128, 256, 512, 1024)
   ]
   return [
-      (axis, value, with_fields(base, **change))
+      (axis, value, base.updated(change))
       for axis, changes in (
           ("burn-in + trace", lengths),
           ("batch", batches),

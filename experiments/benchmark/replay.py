@@ -5,6 +5,7 @@ values are random numbers of the right shapes. Written is what `SequenceBuilder`
 cuts and the replay takes, one process, one thread.
 """
 
+import dataclasses
 import contextlib
 import ctypes
 import gc
@@ -25,7 +26,7 @@ from experiments.benchmark.results import (
     spread,
 )
 from experiments.benchmark.legs import Settings
-from experiments.benchmark.workload import PONG, with_fields
+from experiments.benchmark.workload import PONG
 from experiments.configs.presets import laptop, paper
 from r2d2_jax.config import Config, EnvConfig
 from r2d2_jax.envs.make import make_world
@@ -206,7 +207,7 @@ def _throughput(
         frame_stack=preset.network.frame_stack,
     )  # fmt: skip
     for backend in ("items dropped", *backends):
-      config = with_fields(preset, env=vars(env))
+      config = dataclasses.replace(preset, env=env)
       written, sampled = _write_and_sample(config, backend, recorded, size)
       rows.append((lengths, backend, written, sampled))
       if backend == "reverb":
@@ -232,7 +233,7 @@ def _write_and_sample(
     if backend == "items dropped":
       insert = lambda items, priorities: None
     else:
-      config = with_fields(config, replay={"backend": backend})
+      config = config.updated({"replay.backend": backend})
       replay = stack.enter_context(contextlib.closing(_replay(config, PONG)))
       insert = replay.insert
     writer = _Writer(config, PONG, recorded, insert)
@@ -315,12 +316,7 @@ def _bytes(size: _Size, backends: list[str]) -> Table:
 def _kept_bytes_per_row(
     config: Config, layout: _Layout, recorded: list[_Rows], backend: str
 ) -> float:
-  config = with_fields(
-      config,
-      replay={"backend": backend},
-      env={"num_envs": len(recorded[0].timestep.env_id)},
-      network={"frame_stack": layout.frame_stack},
-  )
+  config = config.updated({"replay.backend": backend, "env.num_envs": len(recorded[0].timestep.env_id), "network.frame_stack": layout.frame_stack})
   with contextlib.closing(_replay(config, layout.spec)) as replay:
     insert = replay.insert
     if not layout.shared:
@@ -399,22 +395,14 @@ _SMALL = EnvSpec((8,), np.dtype(np.uint8), num_actions=6, frame_skip=1)
 
 def _small_config(backend: str) -> Config:
   """The laptop preset's items over rows of a few bytes."""
-  return with_fields(
-      laptop(),
-      env={"num_envs": 64},
-      network={"frame_stack": 1, "core_units": 8},
-      replay={"backend": backend},
-  )
+  return laptop().updated({"env.num_envs": 64, "network.frame_stack": 1, "network.core_units": 8, "replay.backend": backend})
 
 
 def _flatness(size: _Size, backends: list[str]) -> Table:
   """Microseconds per item inserted, sampled, updated, by items held."""
   rows = []
   for backend in backends:
-    config = with_fields(
-        _small_config(backend),
-        replay={"capacity_sequences": size.levels[-1], "min_sequences": 16},
-    )
+    config = _small_config(backend).updated({"replay.capacity_sequences": size.levels[-1], "replay.min_sequences": 16})
     recorded = _record(
         _noise(config.env.num_envs), _SMALL, rows=40,
         core_units=config.network.core_units, frame_stack=1,

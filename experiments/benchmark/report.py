@@ -10,7 +10,6 @@ import rich.table
 from experiments.benchmark.results import (
     Comparison,
     LegResult,
-    Spread,
     Table,
     cell,
 )

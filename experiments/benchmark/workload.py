@@ -1,6 +1,5 @@
 """What the legs work on: configurations, batches, the learner alone."""
 
-import dataclasses
 import time
 
 import jax
@@ -153,15 +152,4 @@ def learner_flops(config: Config) -> float:
   trained_rows = agent.batch_size * agent.trace_length
   return 2.0 * (
       2 * rows * products + trained_rows * (2 * products - convolutions[0])
-  )
-
-
-def with_fields(config: Config, **sections: dict) -> Config:
-  """A copy with some fields of some sections replaced."""
-  return dataclasses.replace(
-      config,
-      **{
-          name: dataclasses.replace(getattr(config, name), **fields)
-          for name, fields in sections.items()
-      },
   )

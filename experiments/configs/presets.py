@@ -1,12 +1,14 @@
 """The presets: complete configurations with a name, and why they are as they are."""
 
-from dataclasses import replace
 from typing import Callable
 
 from r2d2_jax.config import (
     AgentConfig,
+    CheckpointConfig,
     Config,
     EnvConfig,
+    EvaluationConfig,
+    LogConfig,
     NetworkConfig,
     ReplayConfig,
     RunConfig,
@@ -21,7 +23,7 @@ def paper() -> Config:
 def submission() -> Config:
   """The ICLR submission and the talk: as `paper`, without importance sampling."""
   config = Config()
-  return replace(config, agent=replace(config.agent, importance_exponent=0.0))
+  return config.updated({"agent.importance_exponent": 0.0})
 
 
 def gpu() -> Config:
@@ -67,8 +69,8 @@ def laptop() -> Config:
           total_steps=6_000_000,
           max_minutes=120.0,
           actor_refresh_steps=25,
-          checkpoint_minutes=5.0,
       ),
+      checkpoint=CheckpointConfig(period_minutes=5.0),
   )
 
 
@@ -110,9 +112,8 @@ def memory() -> Config:
       run=RunConfig(
           total_steps=1_200_000,
           actor_refresh_steps=10,
-          eval_episodes=200,
-          eval_lanes=50,
       ),
+      evaluation=EvaluationConfig(num_episodes=200, num_lanes=50),
   )
 
 
@@ -143,7 +144,8 @@ def smoke() -> Config:
           min_sequences=100,
           replay_ratio=1.0,
       ),
-      run=RunConfig(total_steps=10_000, actor_refresh_steps=10, log_seconds=1.0),
+      run=RunConfig(total_steps=10_000, actor_refresh_steps=10),
+      log=LogConfig(period_seconds=1.0),
   )
 
 

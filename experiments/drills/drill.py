@@ -1,12 +1,13 @@
 """What the drills have in common: training processes, and checks that can fail."""
 
+from collections.abc import Mapping
 import csv
-import dataclasses
 import json
 import pathlib
 import signal
 import subprocess
 import sys
+from typing import Any
 
 from experiments.configs.presets import smoke
 from r2d2_jax.config import Config, to_dict
@@ -26,18 +27,21 @@ def check(ok: bool, promise: str, found: object = "") -> None:
     raise DrillFailed(f"expected: {promise}; found: {found}")
 
 
-def small_run(run_dir: pathlib.Path, *, backend: str = "local", **run) -> Config:
-  """The smoke preset in a directory; further settings of the section `run`."""
-  config = smoke()
-  settings = {
-      "run_dir": str(run_dir), "log_seconds": 0.5, "eval_episodes": 2,
-      "tensorboard": False,
-  }  # fmt: skip
-  return dataclasses.replace(
-      config,
-      replay=dataclasses.replace(config.replay, backend=backend),
-      run=dataclasses.replace(config.run, **(settings | run)),
-  )
+def small_run(
+    run_dir: pathlib.Path,
+    settings: Mapping[str, Any] | None = None,
+    *,
+    backend: str = "local",
+) -> Config:
+  """The smoke preset in a directory, with some settings changed."""
+  return smoke().updated({
+      "replay.backend": backend,
+      "run.run_dir": str(run_dir),
+      "log.period_seconds": 0.5,
+      "log.tensorboard": False,
+      "evaluation.num_episodes": 2,
+      **(settings or {}),
+  })
 
 
 def command(config: Config, **options) -> list[str]:

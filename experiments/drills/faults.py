@@ -1,6 +1,5 @@
 """Parts that break while the run goes on: noticed, explained, resumed."""
 
-import dataclasses
 import pathlib
 import time
 
@@ -36,11 +35,10 @@ def dead_server(directory: pathlib.Path) -> None:
   check(time.monotonic() - start < 90, "noticed within seconds", message)
 
 
-def _fails(run_dir: pathlib.Path, *, sabotage: str, at: int, **options) -> str:
+def _fails(run_dir: pathlib.Path, *, sabotage: str, at: int, backend: str = "local"
+) -> str:
   """Runs into the fault, checks what is said, goes on; returns the message."""
-  config = small_run(
-      run_dir, total_steps=10**9, checkpoint_updates=5, **options
-  )
+  config = small_run(run_dir, {"run.total_steps": 10**9, "checkpoint.period_updates": 5}, backend=backend)
   result = train(config, sabotage=sabotage, at=at)
   check(result.returncode == 1, "exit code 1", result)
   saved = list_checkpoints(checkpoints_dir(run_dir))
@@ -52,9 +50,7 @@ def _fails(run_dir: pathlib.Path, *, sabotage: str, at: int, **options) -> str:
   )
   steps = saved[-1].steps + 1_000
   again = train(
-      dataclasses.replace(
-          config, run=dataclasses.replace(config.run, total_steps=steps)
-      )
+      config.updated({"run.total_steps": steps})
   )
   check(again.returncode == 0, "the same command goes on", again.stderr)
   check(f"resuming from {saved[-1].path}" in again.stdout, "from there")

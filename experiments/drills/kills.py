@@ -26,10 +26,7 @@ from r2d2_jax.system.rundir import checkpoints_dir
 
 def lockstep_run(run_dir: pathlib.Path, task: str) -> Config:
   """A run in lock-step that logs, saves and evaluates at fixed counts."""
-  config = small_run(
-      run_dir, lockstep=True, total_steps=6_000, log_updates=3,
-      checkpoint_updates=7, eval_period_steps=2_000, actor_refresh_steps=13,
-  )  # fmt: skip
+  config = small_run(run_dir, {"run.lockstep": True, "run.total_steps": 6_000, "log.period_updates": 3, "checkpoint.period_updates": 7, "evaluation.period_steps": 2_000, "run.actor_refresh_steps": 13})  # fmt: skip
   network = config.network
   if task != "recall":
     network = dataclasses.replace(network, torso_channels=(16,))
@@ -102,9 +99,7 @@ def kill_threads(
   """kill -9 at random moments, some in a save: no more is lost than since it."""
   moments = random.Random(seed)
   run_dir = directory / f"threads-{backend}"
-  config = small_run(
-      run_dir, backend=backend, total_steps=10**9, checkpoint_minutes=0.02
-  )
+  config = small_run(run_dir, {"run.total_steps": 10**9, "checkpoint.period_minutes": 0.02}, backend=backend)
   before = -1
   for kill in range(kills):
     # Every third one in the middle of a save, the others whenever it comes.
@@ -127,10 +122,7 @@ def kill_threads(
     before = saved[-1].steps
     for checkpoint in saved:
       read_record(checkpoint)
-  config = dataclasses.replace(
-      config,
-      run=dataclasses.replace(config.run, total_steps=before + 2_000),
-  )
+  config = config.updated({"run.total_steps": before + 2_000})
   done = train(config)
   check(done.returncode == 0, "the last start ends well", done.stderr)
   check(f"step {before}" in done.stdout, "it says where from", done.stdout)

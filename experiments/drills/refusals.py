@@ -1,6 +1,5 @@
 """Disks and directories that cannot be used: nothing that was saved is touched."""
 
-import dataclasses
 import os
 import pathlib
 import resource
@@ -18,15 +17,10 @@ def full_disk(directory: pathlib.Path) -> None:
   exceed as it does where a disk is full.
   """
   run_dir = directory / "full"
-  config = small_run(run_dir, total_steps=3_000)
+  config = small_run(run_dir, {"run.total_steps": 3_000})
   check(train(config).returncode == 0, "a first run ends well")
   before = _fingerprint(checkpoints_dir(run_dir))
-  longer = dataclasses.replace(
-      config,
-      run=dataclasses.replace(
-          config.run, total_steps=60_000, checkpoint_updates=10
-      ),
-  )
+  longer = config.updated({"run.total_steps": 60_000, "checkpoint.period_updates": 10})
   limited = subprocess.run(
       command(longer),
       capture_output=True, text=True, check=False, timeout=300,
@@ -50,7 +44,7 @@ def full_disk(directory: pathlib.Path) -> None:
 def directories_that_cannot_be_used(directory: pathlib.Path) -> None:
   """Foreign, of another network, task, version, damaged, in use: refused."""
   run_dir = directory / "run"
-  config = small_run(run_dir, total_steps=2_000)
+  config = small_run(run_dir, {"run.total_steps": 2_000})
   check(train(config).returncode == 0, "a first run ends well")
 
   def refused(changed, expected: str) -> None:
@@ -62,15 +56,11 @@ def directories_that_cannot_be_used(directory: pathlib.Path) -> None:
     check(_fingerprint(directory) == before, f"nothing changed ({expected})")
 
   refused(
-      dataclasses.replace(
-          config, network=dataclasses.replace(config.network, core_units=16)
-      ),
+      config.updated({"network.core_units": 16}),
       "another task or network",
   )
   refused(
-      dataclasses.replace(
-          config, env=dataclasses.replace(config.env, task="Catch-v0")
-      ),
+      config.updated({"env.task": "Catch-v0"}),
       "another task or network",
   )
   foreign = directory / "photos"
@@ -94,9 +84,7 @@ def directories_that_cannot_be_used(directory: pathlib.Path) -> None:
     record.write_text(damage)
     refused(config, expected)
   record.write_text(good)
-  longer = dataclasses.replace(
-      config, run=dataclasses.replace(config.run, total_steps=10**9)
-  )
+  longer = config.updated({"run.total_steps": 10**9})
   with subprocess.Popen(
       command(longer), stdout=subprocess.PIPE, text=True
   ) as process:

@@ -22,11 +22,7 @@ def soak(
   Returns:
     What was measured, in a line.
   """
-  config = small_run(
-      directory / f"soak-{backend}", backend=backend, total_steps=10**9,
-      max_minutes=minutes, checkpoint_minutes=0.25, eval_period_steps=100_000,
-      tensorboard=True,
-  )  # fmt: skip
+  config = small_run(directory / f"soak-{backend}", {"run.total_steps": 10**9, "run.max_minutes": minutes, "checkpoint.period_minutes": 0.25, "evaluation.period_steps": 100_000, "log.tensorboard": True}, backend=backend)  # fmt: skip
   log = directory / f"soak-{backend}.txt"
   with log.open("w") as f:
     process = subprocess.Popen(

@@ -21,7 +21,7 @@ Size = Literal["small", "paper"]
 # interrupted gives the same table to the last digit.
 _REPEATABLE = {"run.lockstep": True, "replay.backend": "local"}
 # A study has many runs: each keeps one checkpoint, and no second log.
-_FRUGAL = {"run.tensorboard": False, "run.keep_checkpoints": 1}
+_FRUGAL = {"log.tensorboard": False, "checkpoint.max_to_keep": 1}
 _TOY_ITEMS = {"agent.burn_in": 4, "agent.trace_length": 8, "agent.overlap": 4}
 # A nearer horizon than the preset's: a win now and a win later differ by more than
 # chance does, and the agent stops standing in front of the choice.
@@ -32,13 +32,13 @@ _GRID_ITEMS = {
 
 _SMALL = {
     "toy": _REPEATABLE | _TOY_ITEMS | {
-        "run.total_steps": 120_000, "run.log_updates": 20,
-        "run.checkpoint_updates": 250,
-        "run.eval_episodes": 200, "run.eval_lanes": 50,
+        "run.total_steps": 120_000, "log.period_updates": 20,
+        "checkpoint.period_updates": 250,
+        "evaluation.num_episodes": 200, "evaluation.num_lanes": 50,
     },
     "grid": _REPEATABLE | _GRID_ITEMS | {
-        "run.total_steps": 400_000, "run.log_updates": 50,
-        "run.checkpoint_updates": 1000, "replay.capacity_sequences": 20_000,
+        "run.total_steps": 400_000, "log.period_updates": 50,
+        "checkpoint.period_updates": 1000, "replay.capacity_sequences": 20_000,
     },
     # Half of the laptop's network, and as much replay as the run fills. It takes
     # minutes, so it saves itself at its end alone, and without the replay, which is
@@ -47,9 +47,9 @@ _SMALL = {
         "network.torso_channels": (8, 16, 16), "network.core_units": 128,
         "network.head_units": 64,
         "run.total_steps": 100_000, "run.max_minutes": 0.0,
-        "run.log_updates": 10, "replay.capacity_sequences": 10_000,
-        "run.checkpoint_minutes": 20.0, "run.checkpoint_replay": False,
-        "run.eval_episodes": 20, "run.eval_lanes": 20,
+        "log.period_updates": 10, "replay.capacity_sequences": 10_000,
+        "checkpoint.period_minutes": 20.0, "checkpoint.save_replay": False,
+        "evaluation.num_episodes": 20, "evaluation.num_lanes": 20,
     },
 }  # fmt: skip
 _PAPER = {
@@ -57,16 +57,16 @@ _PAPER = {
         "env.num_envs": 64, "network.core_units": 128, "network.head_units": 128,
         "agent.batch_size": 64, "replay.capacity_sequences": 50_000,
         "run.total_steps": 5_000_000,
-        "run.eval_episodes": 500, "run.eval_lanes": 50,
+        "evaluation.num_episodes": 500, "evaluation.num_lanes": 50,
     },
     "grid": _GRID_ITEMS | {
         "env.num_envs": 256, "network.torso_channels": (256,),
         "network.core_units": 256, "network.head_units": 256,
         "agent.batch_size": 64, "agent.learning_rate": 3e-4,
         "replay.capacity_sequences": 100_000, "run.total_steps": 20_000_000,
-        "run.eval_episodes": 500,
+        "evaluation.num_episodes": 500,
     },
-    "atari": {"run.total_steps": 200_000_000, "run.eval_episodes": 30},
+    "atari": {"run.total_steps": 200_000_000, "evaluation.num_episodes": 30},
 }  # fmt: skip
 
 

@@ -29,8 +29,8 @@ COLUMNS = (
 )  # fmt: skip
 # Settings of section `run` that change what a run is, or its table.
 _RUN_SETTINGS = (
-    "seed", "lockstep", "actor_refresh_steps", "log_updates", "eval_episodes",
-    "eval_epsilon", "eval_lanes",
+    "run.seed", "run.lockstep", "run.actor_refresh_steps", "log.period_updates",
+    "evaluation.num_episodes", "evaluation.epsilon", "evaluation.num_lanes",
 )  # fmt: skip
 _TAIL_BYTES = 1 << 14  # more than a row of the log
 _NAN = float("nan")
@@ -61,7 +61,7 @@ def is_finished(run: Run) -> bool:
   evaluation = _read_last_evaluation(run)
   return (
       evaluation is not None
-      and len(evaluation.returns) == settings.eval_episodes
+      and len(evaluation.returns) == run.config.evaluation.num_episodes
       and evaluation.num_updates == int(_read_log(run)["updates"][-1])
   )
 
@@ -167,8 +167,8 @@ def check_settings(runs: Sequence[Run], out: pathlib.Path) -> None:
     settings = [settings_of(config) for config in (there, run.config)]
     differing = differing_settings(settings)
     differing += [
-        f"run.{name}" for name in _RUN_SETTINGS
-        if getattr(there.run, name) != getattr(run.config.run, name)
+        name for name in _RUN_SETTINGS
+        if there.setting(name) != run.config.setting(name)
     ]  # fmt: skip
     if there.run.total_steps > run.config.run.total_steps:
       differing.append("run.total_steps")

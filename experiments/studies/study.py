@@ -75,16 +75,10 @@ def arm_of(directory: pathlib.Path, config: Config) -> str:
 
 def changed(config: Config, settings: Mapping[str, Any]) -> Config:
   """A copy with other settings, as `Arm.settings` writes them."""
-  sections: dict[str, dict[str, Any]] = {}
-  for name, value in settings.items():
-    section, field = name.split(".")
-    sections.setdefault(section, {})[field] = (
-        value(config) if callable(value) else value
-    )
-  return dataclasses.replace(config, **{
-      section: dataclasses.replace(getattr(config, section), **fields)
-      for section, fields in sections.items()
-  })  # fmt: skip
+  return config.updated({
+      name: value(config) if callable(value) else value
+      for name, value in settings.items()
+  })
 
 
 def make_runs(

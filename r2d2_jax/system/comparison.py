@@ -7,12 +7,16 @@ from typing import Any
 from r2d2_jax.config import Config, to_dict
 
 
+# Sections that say how a run goes on and what it shows, not what it learns.
+_OF_THE_RUN = ("run", "log", "checkpoint", "evaluation", "limits")
+
+
 def settings_of(config: Config) -> dict[str, Any]:
-  """'section.name' -> value, without section `run`: seeds and directories."""
+  """'section.name' -> value, without what is of the run: seeds, directories."""
   return {
       f"{section}.{name}": value
       for section, fields in to_dict(config).items()
-      if section != "run"
+      if section not in _OF_THE_RUN
       for name, value in fields.items()
   }
 

@@ -57,7 +57,7 @@ def evaluate(
     player: Player | None = None,
     on_rows: Callable[[Any, np.ndarray], None] = lambda output, scored: None,
 ) -> Evaluation:
-  """Plays whole games with `run.eval_epsilon`, scored raw.
+  """Plays whole games with `evaluation.epsilon`, scored raw.
 
   Every lane has its share of the games beforehand, so that short games are not
   over-represented, and plays them to their end (game over or the frame cap).
@@ -81,7 +81,7 @@ def evaluate(
   Returns:
     The games; fewer than num_episodes only if stopped early.
   """
-  lanes = min(config.run.eval_lanes, num_episodes)
+  lanes = min(config.evaluation.num_lanes, num_episodes)
   share = [len(range(lane, num_episodes, lanes)) for lane in range(lanes)]
   world = make_world(
       dataclasses.replace(
@@ -92,7 +92,7 @@ def evaluate(
   try:
     player = player or ordinary_player(networks)
     state = player.init(jax.random.key(seed), lanes)
-    epsilon = np.full(lanes, config.run.eval_epsilon, np.float32)
+    epsilon = np.full(lanes, config.evaluation.epsilon, np.float32)
     played: list[list[EpisodeReport]] = [[] for _ in range(lanes)]
     world.reset()
     while sum(map(len, played)) < num_episodes and not should_stop():

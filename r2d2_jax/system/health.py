@@ -25,7 +25,7 @@ def check_priorities_are_sane(
   mean = float(np.mean(priorities))
   if not mean <= max_td_error:
     raise DivergedError(
-        f"the mean |td error| of a batch is {mean:g}, run.max_td_error is"
+        f"the mean |td error| of a batch is {mean:g}, limits.max_td_error is"
         f" {max_td_error:g}"
     )
 

@@ -2,7 +2,7 @@
 
 import queue
 import threading
-from typing import Any, Protocol
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -160,7 +160,7 @@ class LearnerLoop:
     self._lock = threading.Lock()
     self._replay = replay
     self._parameters = parameters
-    self._max_td_error = config.run.max_td_error
+    self._max_td_error = config.limits.max_td_error
     self._unwritten: tuple[Batch, LearnerOutput] | None = None
     self._output: LearnerOutput | None = None
     self.num_updates = int(state.num_updates)

@@ -211,7 +211,7 @@ def make_plan(
   Args:
     config: validated, its network one that `make_networks` accepts.
     spec: from `world_spec`, or of the world.
-    host_limit_bytes: memory to plan with; None takes `run.memory_gib`, and where
+    host_limit_bytes: memory to plan with; None takes `limits.memory_gib`, and where
       that is 0 what is free now.
     disk_limit_bytes: None: what is free where `run.run_dir` is, its own
       checkpoints, which will be replaced, counted as free.
@@ -267,9 +267,9 @@ def make_plan(
       Part("acting", inference),
   ]  # fmt: skip
 
-  checkpoint_bytes = learner_bytes + replay_bytes * run.checkpoint_replay
+  checkpoint_bytes = learner_bytes + replay_bytes * config.checkpoint.save_replay
   if host_limit_bytes is None:
-    host_limit_bytes = run.memory_gib * _GIB or free_memory_bytes()
+    host_limit_bytes = config.limits.memory_gib * _GIB or free_memory_bytes()
   if disk_limit_bytes is None:
     disk_limit_bytes = _free_disk_bytes(pathlib.Path(run.run_dir))
   return Plan(
@@ -289,7 +289,7 @@ def make_plan(
       device_parts=tuple(device_parts),
       device_limit_bytes=device_limit_bytes,
       checkpoint_bytes=checkpoint_bytes,
-      disk_bytes=(run.keep_checkpoints + 1) * checkpoint_bytes + learner_bytes,
+      disk_bytes=(config.checkpoint.max_to_keep + 1) * checkpoint_bytes + learner_bytes,
       disk_limit_bytes=disk_limit_bytes,
       fill_steps=fill_steps,
       steps_per_update=steps_per_update,
@@ -393,7 +393,7 @@ def _host_fault(plan: Plan) -> str:
     if fits(replay={"backend": "reverb"}):
       fault += "; or replay.backend 'reverb', which compresses, fits"
   return fault + (
-      "; or another run.memory_gib, the limit" if config.run.memory_gib else ""
+      "; or another limits.memory_gib, the limit" if config.limits.memory_gib else ""
   )
 
 
@@ -415,18 +415,18 @@ def _device_fault(plan: Plan) -> str:
 
 
 def _disk_fault(plan: Plan) -> str:
-  keep = plan.config.run.keep_checkpoints
-  fits = lambda **run: (
-      _changed(plan, run=run).disk_bytes <= plan.disk_limit_bytes
+  keep = plan.config.checkpoint.max_to_keep
+  fits = lambda **changes: (
+      _changed(plan, checkpoint=changes).disk_bytes <= plan.disk_limit_bytes
   )
   ways = []
-  if most := _most(lambda n: fits(keep_checkpoints=n), 1, keep):
+  if most := _most(lambda n: fits(max_to_keep=n), 1, keep):
     ways.append(f"at most {most}")
-  if plan.config.run.checkpoint_replay and fits(checkpoint_replay=False):
-    ways.append("run.checkpoint_replay False")
+  if plan.config.checkpoint.save_replay and fits(save_replay=False):
+    ways.append("checkpoint.save_replay False")
   ways = ways or ["a run.run_dir on a larger disk"]
   return (
-      f"run.keep_checkpoints: expected {' or '.join(ways)}, got {keep};"
+      f"checkpoint.max_to_keep: expected {' or '.join(ways)}, got {keep};"
       f" checkpoints take {_size(plan.disk_bytes)} of disk (each"
       f" {_size(plan.checkpoint_bytes)}, one more while it is written),"
       f" {_size(plan.disk_limit_bytes)} are free"
@@ -534,7 +534,7 @@ def _free_disk_bytes(run_dir: pathlib.Path) -> float:
 
 
 def _eval_lanes(config: Config) -> int:
-  return config.run.eval_lanes if config.run.eval_episodes else 0
+  return config.evaluation.num_lanes if config.evaluation.num_episodes else 0
 
 
 def _largest(parts: tuple[Part, ...]) -> str:

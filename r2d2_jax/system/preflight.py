@@ -1,6 +1,5 @@
 """What is looked at before a run starts: devices, the plan. Imports little."""
 
-import dataclasses
 import pathlib
 
 import jax
@@ -41,9 +40,7 @@ def plan_run(config: Config, run_dir: pathlib.Path) -> Plan:
   # None on CPUs: there the device's memory is the host's.
   stats = jax.local_devices()[0].memory_stats() or {}
   return make_plan(
-      dataclasses.replace(
-          config, run=dataclasses.replace(config.run, run_dir=str(run_dir))
-      ),
+      config.updated({"run.run_dir": str(run_dir)}),
       spec,
       device_limit_bytes=stats.get("bytes_limit"),
       num_devices=num_learner_devices(config),

@@ -6,7 +6,6 @@ time, with the state of every row, and keeps some of them as long as the replay
 would. Runs with `replay.row_states` measure on what the learner samples instead.
 """
 
-import dataclasses
 import functools
 import pathlib
 from typing import Any
@@ -82,12 +81,7 @@ class Probe:
     )
     try:
       self._memory = LocalReplay(
-          dataclasses.replace(
-              config,
-              replay=dataclasses.replace(
-                  config.replay, capacity_sequences=PROBE_ITEMS, row_states=True
-              ),
-          ),
+          config.updated({"replay.capacity_sequences": PROBE_ITEMS, "replay.row_states": True}),
           spec,
           core_state,
           seed=config.run.seed,

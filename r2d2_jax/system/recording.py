@@ -59,14 +59,14 @@ def play_game(
 ) -> Iterator[Moment]:
   """Plays one whole game as evaluation does, and shows each of its rows.
 
-  In one lane, in a world and a state of its own, with `run.eval_epsilon`; the loss
+  In one lane, in a world and a state of its own, with `evaluation.epsilon`; the loss
   of a life never ends it. Game g of a seed is the g-th that lane 0 of an
   evaluation of that seed plays, up to rounding where that has more lanes.
 
   Args:
     params: of the network that plays.
     networks: from `make_networks`.
-    config: the run's settings; env, agent and run.eval_epsilon are read.
+    config: the run's settings; env, agent and evaluation.epsilon are read.
     seed: of the world and of the random actions.
     game: which of the seed's games, from 1; those before it are not shown.
     max_steps: agent steps after which it is cut; 0 for none.
@@ -85,7 +85,7 @@ def play_game(
     actor = make_actor(networks=networks)
     values = jax.jit(lambda q: unrescaled(q, config=config.agent))
     state = init_actor_state(jax.random.key(seed), 1, networks=networks)
-    epsilon = np.full(1, config.run.eval_epsilon, np.float32)
+    epsilon = np.full(1, config.evaluation.epsilon, np.float32)
     world.reset()
     current, step, score = 0, 0, 0.0
     while True:
@@ -166,10 +166,7 @@ def record(
   """
   fps = fps or default_fps(agent)
   check_format(out, fps)
-  config = dataclasses.replace(
-      agent.config,
-      run=dataclasses.replace(agent.config.run, eval_epsilon=epsilon),
-  )
+  config = agent.config.updated({"evaluation.epsilon": epsilon})
   painter = Painter(
       title=config.env.task,
       subtitle=f"{agent.num_updates} updates, epsilon {epsilon:g}",

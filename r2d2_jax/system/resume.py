@@ -9,8 +9,7 @@ import zipfile
 import jax
 import numpy as np
 
-from r2d2_jax.config import Config, to_dict
-from r2d2_jax.replay.checks import ReplayError
+from r2d2_jax.config import Config, to_dict, with_new_names
 from r2d2_jax.system.acting import ActorLoop
 from r2d2_jax.system.arrays import flat, load_arrays, nested, save_arrays
 from r2d2_jax.system.checkpoints import (
@@ -92,12 +91,9 @@ _RECORDED_LATER = {
 }
 # Settings that say how long a run goes on and what it shows: they may change
 # without changing its course.
-_FREE = frozenset((
-    "total_steps", "max_minutes", "log_seconds", "log_updates",
-    "tensorboard", "wandb_project", "checkpoint_minutes", "checkpoint_updates",
-    "keep_checkpoints", "max_td_error", "memory_gib", "eval_period_steps",
-    "eval_episodes", "eval_epsilon", "eval_lanes",
-))  # fmt: skip
+_FREE_SECTIONS = ("log", "evaluation", "limits", "checkpoint")
+_FREE = ("run.total_steps", "run.max_minutes")
+_NOT_FREE = ("checkpoint.save_replay",)
 
 
 class Resumed(NamedTuple):
@@ -155,11 +151,13 @@ def find_resumed(run_dir: pathlib.Path, config: Config) -> Resumed | None:
         f" has {now}: its keys are of another kind; set"
         f" JAX_DEFAULT_PRNG_IMPL={found}"
     )
-  changed = _changed_settings(record["config"], to_dict(config))
+  changed = _changed_settings(
+      with_new_names(record["config"]), to_dict(config)
+  )
   exact = (
       config.run.lockstep
       and record["exact"]
-      and not any(name.removeprefix("run.") not in _FREE for name in changed)
+      and all(map(_is_free, changed))
   )
   return Resumed(saved[-1], record, changed, exact)
 
@@ -239,7 +237,7 @@ class RunState:
         "steps": self._ratio.env_steps,
         "starts": self._starts,
         # Without its replay a run cannot go on as it was.
-        "exact": lockstep and config.run.checkpoint_replay,
+        "exact": lockstep and config.checkpoint.save_replay,
         "config": to_dict(config),
         "ratio": self._ratio.state_dict(),
         "report": self._report.state_dict(),
@@ -257,7 +255,7 @@ class RunState:
       if lockstep:
         (path / _PROBE).mkdir()
         self._probe.save(path / _PROBE)
-      if config.run.checkpoint_replay:
+      if config.checkpoint.save_replay:
         (path / _REPLAY).mkdir()
         self._replay.save(path / _REPLAY)
 
@@ -265,7 +263,7 @@ class RunState:
         checkpoints_dir(self._run_dir),
         state,
         record,
-        max_to_keep=config.run.keep_checkpoints,
+        max_to_keep=config.checkpoint.max_to_keep,
         write_more=write_more,
     )
 
@@ -352,6 +350,13 @@ def _best_return(saved: SavedCheckpoint) -> float:
   except CheckpointError:
     return -math.inf
   return found if _NUMBER[1](found) else -math.inf
+
+
+def _is_free(name: str) -> bool:
+  """Whether a setting may change without changing the run's course."""
+  if name in _NOT_FREE:
+    return False
+  return name in _FREE or name.partition(".")[0] in _FREE_SECTIONS
 
 
 def _changed_settings(before: dict, now: dict) -> list[str]:

@@ -80,7 +80,7 @@ def make_sinks(
   A sink that fails later says so once and ends nothing.
 
   Args:
-    config: `run.tensorboard` and `run.wandb_project` are read; all of it is
+    config: `log.tensorboard` and `log.wandb_project` are read; all of it is
       handed to W&B.
     run_dir: exists.
     steps: environment steps of the checkpoint that the run goes on from, 0 where
@@ -91,15 +91,15 @@ def make_sinks(
     ConfigError: W&B was asked for and cannot start.
   """
   sinks = []
-  if config.run.tensorboard:
+  if config.log.tensorboard:
     # On unless turned off: what nobody asked for must not refuse to start.
     if importlib.util.find_spec("tensorboardX") is None:
       say("no files for TensorBoard: they need `pip install tensorboardX`")
     else:
       sink = TensorBoardSink(run_dir / _TENSORBOARD_DIR, steps=steps)
       sinks.append(_Unfailing(sink, "TensorBoard", say))
-  if config.run.wandb_project:
-    sink = WandbSink(config.run.wandb_project, run_dir, to_dict(config))
+  if config.log.wandb_project:
+    sink = WandbSink(config.log.wandb_project, run_dir, to_dict(config))
     sinks.append(_Unfailing(sink, "Weights & Biases", say))
   return sinks
 
@@ -214,8 +214,8 @@ class WandbSink:
       import wandb  # pylint: disable=g-import-not-at-top
     except ImportError as error:
       raise ConfigError(
-          f"run.wandb_project: {project!r} needs the package wandb:"
-          f" {first_line(error)}; {_INSTALL_WANDB}, or leave run.wandb_project"
+          f"log.wandb_project: {project!r} needs the package wandb:"
+          f" {first_line(error)}; {_INSTALL_WANDB}, or leave log.wandb_project"
           " empty"
       ) from error
     id_file = run_dir / _WANDB_ID_FILE
@@ -237,9 +237,9 @@ class WandbSink:
       )
     except Exception as error:  # pylint: disable=broad-except
       raise ConfigError(
-          f"run.wandb_project: W&B would not start: {first_line(error)}; log in"
+          f"log.wandb_project: W&B would not start: {first_line(error)}; log in"
           " with `wandb login`, set WANDB_MODE=offline to upload later with"
-          " `wandb sync`, or leave run.wandb_project empty"
+          " `wandb sync`, or leave log.wandb_project empty"
       ) from error
     self._histogram = wandb.Histogram
 

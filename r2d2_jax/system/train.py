@@ -290,7 +290,7 @@ class _Run:
       except CheckpointError as error:
         raise RunError(str(error)) from error
     evaluation = None
-    if self._config.run.eval_episodes and not self._interrupted:
+    if self._config.evaluation.num_episodes and not self._interrupted:
       try:
         evaluation = self._evaluate()
         self._write_log()
@@ -459,23 +459,22 @@ class _Run:
 
   def _chores(self) -> Chores:
     """Log and evaluation come before the save, which so contains them."""
-    run = self._config.run
     updates = lambda: self._learner.num_updates
     chores = Chores()
-    if run.log_updates:
-      chores.add_by_count(self._write_log, run.log_updates, updates)
+    if self._config.log.period_updates:
+      chores.add_by_count(self._write_log, self._config.log.period_updates, updates)
     else:
-      chores.add_by_seconds(self._write_log, run.log_seconds)
-    if run.eval_period_steps and run.eval_episodes:
+      chores.add_by_seconds(self._write_log, self._config.log.period_seconds)
+    if self._config.evaluation.period_steps and self._config.evaluation.num_episodes:
       chores.add_by_count(
           self._evaluate_meanwhile,
-          run.eval_period_steps,
+          self._config.evaluation.period_steps,
           lambda: self._ratio.env_steps,
       )
-    if run.checkpoint_updates:
-      chores.add_by_count(self._save, run.checkpoint_updates, updates)
+    if self._config.checkpoint.period_updates:
+      chores.add_by_count(self._save, self._config.checkpoint.period_updates, updates)
     else:
-      chores.add_by_seconds(self._save, 60 * run.checkpoint_minutes)
+      chores.add_by_seconds(self._save, 60 * self._config.checkpoint.period_minutes)
     return chores
 
   def _heartbeat(self) -> None:
@@ -549,16 +548,16 @@ class _Run:
     state, steps = self._learner.state(), self._ratio.env_steps
     updates = int(state.num_updates)
     training = not self._report.has_ended
-    self._say(f"update {updates}: evaluating {run.eval_episodes} whole games")
+    self._say(f"update {updates}: evaluating {self._config.evaluation.num_episodes} whole games")
     evaluation = evaluate(
         jax.device_put(state.params),
         networks=self._networks,
         config=self._config,
-        num_episodes=run.eval_episodes,
+        num_episodes=self._config.evaluation.num_episodes,
         seed=run.seed + _EVAL_SEED_OFFSET,
         should_stop=lambda: training and self._stop.is_set(),
     )
-    if len(evaluation.episodes) < run.eval_episodes:
+    if len(evaluation.episodes) < self._config.evaluation.num_episodes:
       return None
     self._say_if_it_fails(
         lambda: write_evaluation(

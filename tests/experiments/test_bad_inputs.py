@@ -330,9 +330,7 @@ def _places(tmp_path_factory) -> pathlib.Path:
   # All but a checkpoint, and of a game that has published scores.
   config = smoke()
   (top / "whole").mkdir()
-  write_config(top / "whole", dataclasses.replace(
-      config, env=dataclasses.replace(config.env, task="Pong")
-  ))
+  write_config(top / "whole", config.updated({"env.task": "Pong"}))
   (top / "whole" / "log.csv").write_text(
       "steps,frames,return_exploit,bottleneck\n1,1,1,step\n2,2,2,step\n"
   )

@@ -100,7 +100,7 @@ def test_settings_reach_the_games(make_run, monkeypatch):
   evaluate = evaluation.evaluate
 
   def spy(params, *, config, **kwargs):
-    seen.append((config.run.eval_epsilon, config.run.eval_lanes, kwargs["seed"]))
+    seen.append((config.evaluation.epsilon, config.evaluation.num_lanes, kwargs["seed"]))
     return evaluate(params, config=config, **kwargs)
 
   monkeypatch.setattr(evaluation, "evaluate", spy)

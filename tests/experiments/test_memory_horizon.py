@@ -25,16 +25,7 @@ from r2d2_jax.system.saved import load_agent
 
 def _config(*, start_state="stored", seed=0, core="lstm", task="recall"):
   config = smoke()
-  return dataclasses.replace(
-      config,
-      env=dataclasses.replace(config.env, task=task),
-      network=dataclasses.replace(
-          config.network, torso_channels=(4,), core_units=4, head_units=4,
-          core=core,
-      ),
-      agent=dataclasses.replace(config.agent, start_state=start_state),
-      run=dataclasses.replace(config.run, seed=seed),
-  )  # fmt: skip
+  return config.updated({"env.task": task, "network.torso_channels": (4,), "network.core_units": 4, "network.head_units": 4, "network.core": core, "agent.start_state": start_state, "run.seed": seed})  # fmt: skip
 
 
 @pytest.fixture(name="make_run")
@@ -99,12 +90,7 @@ def test_a_row_for_each_run_and_horizon(make_run, tmp_path, capsys):
   for run, (whole, long, none) in zip(runs, (rows[:3], rows[3:])):
     # All of the memory is evaluation's, and so is one beyond the game.
     agent = load_agent(run)
-    config = dataclasses.replace(
-        agent.config,
-        run=dataclasses.replace(
-            agent.config.run, eval_lanes=2, eval_epsilon=0.1
-        ),
-    )
+    config = agent.config.updated({"evaluation.num_lanes": 2, "evaluation.epsilon": 0.1})
     expected = evaluate(
         agent.params, networks=agent.networks, config=config, num_episodes=5,
         seed=2_000_003,

@@ -1,6 +1,5 @@
 """The command line of recording: refusals, a file, Ctrl-C."""
 
-import dataclasses
 import pathlib
 import signal
 import subprocess
@@ -37,12 +36,7 @@ def _handlers():
 def _run_dir(tmp_path_factory):
   """A run of recall with one checkpoint, before its first update."""
   config = smoke()
-  config = dataclasses.replace(
-      config,
-      network=dataclasses.replace(
-          config.network, torso_channels=(4,), core_units=4, head_units=4
-      ),
-  )
+  config = config.updated({"network.torso_channels": (4,), "network.core_units": 4, "network.head_units": 4})
   networks = make_networks(RecallWorld(1, seed=0).spec, config=config.network)
   state = jax.jit(
       lambda key: init_learner_state(

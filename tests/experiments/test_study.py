@@ -84,7 +84,7 @@ def test_every_arm_can_work(module, size):
   runs = _runs(module, size)
   for run in runs:
     validate(run.config)
-    assert run.config.run.eval_episodes > 0
+    assert run.config.evaluation.num_episodes > 0
     assert (run.config.run.run_dir, run.config.env.task) == (
         f"out/{run.task}/{run.arm}/seed0", run.task
     )  # fmt: skip
@@ -110,11 +110,11 @@ def test_small_fits_into_8_gib(module):
 def test_small_studies_are_repeatable(module):
   tasks = ("recall", "MiniGrid-MemoryS7-v0", "MsPacman")
   for run in _runs(module, "small", tasks=tasks):
-    settings = run.config.run
-    assert settings.lockstep and settings.log_updates
+    assert run.config.run.lockstep and run.config.log.period_updates
+    checkpoint = run.config.checkpoint
     # Saved whole and by count, or not at all.
-    assert settings.checkpoint_replay == (run.task != "MsPacman")
-    assert bool(settings.checkpoint_updates) == settings.checkpoint_replay
+    assert checkpoint.save_replay == (run.task != "MsPacman")
+    assert bool(checkpoint.period_updates) == checkpoint.save_replay
 
 
 def test_start_state_trains_the_same_rows_in_all_arms():
@@ -290,7 +290,7 @@ def write_log(directory, config, *, until=1.0, level=1.0) -> None:
     # As training does: the last moment again, with what was evaluated.
     log.write(row | {"eval_return": level, "dq_first": 5.0})
     games = RunLog(directory / "evaluation.csv")
-    for game in range(config.run.eval_episodes):
+    for game in range(config.evaluation.num_episodes):
       games.write({
           "updates": 200, "game": game, "return": level * game, "frames": 4,
           "truncated": 0,
@@ -301,7 +301,7 @@ def tiny_study(steps: int = 2000) -> Study:
   """Two arms of recall."""
   base = changed(base_config("recall", "small"), {
       "replay.row_states": True, "run.total_steps": steps,
-      "run.log_updates": 2, "run.checkpoint_updates": 5, "run.eval_episodes": 4,
+      "log.period_updates": 2, "checkpoint.period_updates": 5, "evaluation.num_episodes": 4,
       "replay.min_sequences": 16, "replay.replay_ratio": 4.0,
   })  # fmt: skip
   return Study(
@@ -680,7 +680,7 @@ def test_killed_and_resumed_gives_the_same_table(tmp_path, saves):
   if not saves:  # as small Atari runs: what was stopped begins anew
     base = study.base("recall")
     study = dataclasses.replace(study, base=lambda _: changed(base, {
-        "run.checkpoint_updates": 0, "run.checkpoint_replay": False,
+        "checkpoint.period_updates": 0, "checkpoint.save_replay": False,
     }))  # fmt: skip
   outs = [tmp_path / "straight", tmp_path / "killed"]
   runs = make_runs(study, out=outs[1], seeds=1)

@@ -40,7 +40,7 @@ def test_help_shows_every_setting_and_imports_no_jax():
 
 
 def test_every_setting_is_explained():
-  source = (ROOT / "r2d2_jax" / "config.py").read_text()
+  source = (ROOT / "r2d2_jax" / "config" / "sections.py").read_text()
   for section in dataclasses.fields(Config):
     for field in dataclasses.fields(getattr(Config(), section.name)):
       assert re.search(
@@ -54,7 +54,7 @@ def test_a_plan_starts_nothing_and_refuses_what_cannot_fit(tmp_path, capsys):
   assert command.main(smoke) == 0
   out = capsys.readouterr().out
   assert "of 2,000 items by the end" in out and "to the first update" in out
-  assert command.main([*smoke, "--run.memory-gib", "0.1"]) == 2
+  assert command.main([*smoke, "--limits.memory-gib", "0.1"]) == 2
   assert "0.1 GiB" in (error := capsys.readouterr().err) or "102 MiB" in error
   assert not run_dir.exists()
 
@@ -124,7 +124,7 @@ def test_one_that_is_taken_gets_a_number(tmp_path, monkeypatch, capsys):
   monkeypatch.setattr(training, "train", train)
   monkeypatch.setattr(command.datetime, "datetime", Clock)
   for _ in range(2):
-    assert command.main(["--preset", "smoke", "--run.memory-gib=4"]) == 2
+    assert command.main(["--preset", "smoke", "--limits.memory-gib=4"]) == 2
   name = "runs/recall-smoke-seed0-20261126-141832"
   assert seen == [name, f"{name}-2"]
   assert f"run directory: {name}-2" in capsys.readouterr().out
@@ -179,3 +179,13 @@ def test_ctrl_c_saves_and_ends_in_seconds(signal_, tmp_path):
   assert time.monotonic() - start < 30  # a hang, not a timing
   saved = list_checkpoints(tmp_path / "run" / "checkpoints")
   assert saved and saved[-1].num_updates > 0
+
+
+@pytest.mark.parametrize("flag, name, new", [
+    ("--run.no-tensorboard", "run.tensorboard", "log.tensorboard"),
+    ("--run.eval-lanes=3", "run.eval_lanes", "evaluation.num_lanes"),
+])  # fmt: skip
+def test_a_setting_that_has_another_name_now(flag, name, new, capsys):
+  assert command.main(["--preset", "smoke", flag]) == 2
+  text = capsys.readouterr().err
+  assert f"{name}: this setting is called {new} now" in text

@@ -1,6 +1,5 @@
 """Files of a run that were damaged, moved or left by a life that was lost."""
 
-import dataclasses
 import json
 import os
 import pathlib
@@ -22,29 +21,26 @@ from r2d2_jax.system.train import train
 _STEPS = 400
 
 
-def _small(**run) -> Config:
-  config = smoke()
-  return dataclasses.replace(
-      config,
-      env=dataclasses.replace(config.env, num_envs=4),
-      network=dataclasses.replace(
-          config.network, torso_channels=(4,), core_units=4, head_units=4
-      ),
-      agent=dataclasses.replace(config.agent, batch_size=2),
-      replay=dataclasses.replace(
-          config.replay, min_sequences=4, capacity_sequences=50
-      ),
-      run=dataclasses.replace(
-          config.run,
-          **dict(
-              total_steps=_STEPS, lockstep=True, eval_episodes=2,
-              tensorboard=False, log_updates=2, eval_period_steps=200,
-          ) | run,
-      ),
-  )  # fmt: skip
+def _small(settings=None) -> Config:
+  return smoke().updated({
+      "env.num_envs": 4,
+      "network.torso_channels": (4,),
+      "network.core_units": 4,
+      "network.head_units": 4,
+      "agent.batch_size": 2,
+      "replay.min_sequences": 4,
+      "replay.capacity_sequences": 50,
+      "run.total_steps": _STEPS,
+      "run.lockstep": True,
+      "evaluation.num_episodes": 2,
+      "evaluation.period_steps": 200,
+      "log.tensorboard": False,
+      "log.period_updates": 2,
+      **(settings or {}),
+  })
 
 
-_LONGER = _small(total_steps=_STEPS + 80)
+_LONGER = _small({"run.total_steps": _STEPS + 80})
 
 
 @pytest.fixture(scope="module", name="finished")
@@ -210,9 +206,7 @@ def test_one_that_was_moved_and_linked_is_resumed_and_left(run_dir, tmp_path):
   path.rename(tmp_path / "elsewhere")
   path.symlink_to(tmp_path / "elsewhere")
   before = _files(tmp_path / "elsewhere")
-  config = _small(
-      total_steps=_STEPS + 80, keep_checkpoints=1, checkpoint_updates=2
-  )
+  config = _small({"run.total_steps": _STEPS + 80, "checkpoint.max_to_keep": 1, "checkpoint.period_updates": 2})
   train(config, run_dir=run_dir)
   (saved,) = list_checkpoints(run_dir / "checkpoints")
   assert saved.steps >= _STEPS + 80 and not saved.path.is_symlink()
@@ -244,7 +238,7 @@ def test_rows_and_bests_of_a_lost_life_are_dropped(run_dir):
   (agent,) = list_checkpoints(run_dir / "best")
   late = f"{agent.num_updates}-{checkpoint.steps + 8}"
   shutil.copytree(agent.path, run_dir / "best" / late)
-  train(_small(total_steps=_STEPS + 8, eval_episodes=0), run_dir=run_dir)
+  train(_small({"run.total_steps": _STEPS + 8, "evaluation.num_episodes": 0}), run_dir=run_dir)
   assert _lines(log)[: len(kept)] == kept
   steps = read_log(log)["steps"]
   assert steps[len(kept) - 1] > checkpoint.steps
@@ -271,7 +265,7 @@ def test_a_run_without_a_checkpoint_starts_with_empty_logs(run_dir):
   shutil.rmtree(run_dir / "checkpoints")
   log, games = _lines(run_dir / "log.csv"), _lines(run_dir / "evaluation.csv")
   assert list((run_dir / "best").iterdir())
-  train(_small(total_steps=40, eval_episodes=0), run_dir=run_dir)
+  train(_small({"run.total_steps": 40, "evaluation.num_episodes": 0}), run_dir=run_dir)
   steps = read_log(run_dir / "log.csv")["steps"]
   assert steps and max(steps) <= 44 and not (run_dir / "best").exists()
   assert not (run_dir / "evaluation.csv").exists()

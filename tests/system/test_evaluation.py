@@ -1,6 +1,5 @@
 """Evaluation: whole games, raw scores, and nothing of the training touched."""
 
-import dataclasses
 
 import jax
 import numpy as np
@@ -26,18 +25,16 @@ from tests.agent.small import assert_trees_close, assert_trees_equal
 from tests.stamped import StampedWorld
 
 
-def _config(**run):
-  config = smoke()
-  return dataclasses.replace(
-      config,
-      network=dataclasses.replace(
-          config.network, torso_channels=(4,), core_units=4, head_units=4
-      ),
-      run=dataclasses.replace(config.run, **run),
-  )
+def _config(settings):
+  return smoke().updated({
+      "network.torso_channels": (4,),
+      "network.core_units": 4,
+      "network.head_units": 4,
+      **settings,
+  })
 
 
-CONFIG = _config(eval_lanes=3)
+CONFIG = _config({"evaluation.num_lanes": 3})
 
 
 @pytest.fixture(scope="module", name="recall")
@@ -109,13 +106,7 @@ def test_a_number_that_the_lanes_do_not_divide(scripted):
 
 
 def test_scores_are_raw_and_games_whole_whatever_training_does(scripted):
-  config = dataclasses.replace(
-      CONFIG,
-      env=dataclasses.replace(
-          CONFIG.env, life_loss="reset", batch_size=2, num_envs=7
-      ),
-      agent=dataclasses.replace(CONFIG.agent, reward_clip=1.0),
-  )
+  config = CONFIG.updated({"env.life_loss": "reset", "env.batch_size": 2, "env.num_envs": 7, "agent.reward_clip": 1.0})
   played, seen, world = scripted(3, config)
   assert (seen.life_loss, seen.batch_size, seen.num_envs) == ("ignore", 0, 3)
   np.testing.assert_allclose(
@@ -140,7 +131,7 @@ def test_a_game_begins_from_the_null_state_as_in_training(recall, monkeypatch):
     actor = make_actor(networks=networks)
 
     def act(params, state, timestep, epsilon):
-      assert (epsilon == np.float32(CONFIG.run.eval_epsilon)).all()
+      assert (epsilon == np.float32(CONFIG.evaluation.epsilon)).all()
       state, output = actor(params, state, timestep, epsilon)
       seen.append((timestep, jax.device_get(output)))
       return state, output

@@ -23,14 +23,7 @@ from tests.stamped import StampedWorld
 
 def _config(core="lstm"):
   config = smoke()
-  return dataclasses.replace(
-      config,
-      network=dataclasses.replace(
-          config.network, torso_channels=(8,), core_units=8, head_units=8,
-          core=core,
-      ),
-      run=dataclasses.replace(config.run, eval_epsilon=0.2, eval_lanes=3),
-  )  # fmt: skip
+  return config.updated({"network.torso_channels": (8,), "network.core_units": 8, "network.head_units": 8, "network.core": core, "evaluation.epsilon": 0.2, "evaluation.num_lanes": 3})  # fmt: skip
 
 
 def _agent(config):
@@ -110,9 +103,7 @@ def test_by_hand(monkeypatch, horizon, gap, same):
 
   monkeypatch.setattr(evaluation, "make_world", make_world)
   config = _config()
-  config = dataclasses.replace(
-      config, run=dataclasses.replace(config.run, eval_epsilon=0.0)
-  )
+  config = config.updated({"evaluation.epsilon": 0.0})
   games = play_with_horizon(
       {}, networks=_summing_networks(), config=config, horizon=horizon,
       num_episodes=2, seed=0,

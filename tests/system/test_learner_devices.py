@@ -1,6 +1,5 @@
 """Runs whose learner splits its batches over devices."""
 
-import dataclasses
 import json
 import os
 import pathlib
@@ -21,14 +20,8 @@ from r2d2_jax.system.runlog import read_log
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
-def config(*, batch_size=16, row_states=False, **run) -> Config:
-  base = smoke()
-  return dataclasses.replace(
-      base,
-      agent=dataclasses.replace(base.agent, batch_size=batch_size),
-      replay=dataclasses.replace(base.replay, row_states=row_states),
-      run=dataclasses.replace(base.run, eval_episodes=4, **run),
-  )
+def config(settings) -> Config:
+  return smoke().updated({"evaluation.num_episodes": 4, **settings})
 
 
 @pytest.mark.parametrize(
@@ -48,7 +41,7 @@ def config(*, batch_size=16, row_states=False, **run) -> Config:
 def test_which_devices(found, batch_size, asked, expected, monkeypatch):
   device = jax.devices()[0]
   monkeypatch.setattr(jax, "local_devices", lambda: [device] * found)
-  mesh = learner_mesh(config(batch_size=batch_size, learner_devices=asked))
+  mesh = learner_mesh(config({"agent.batch_size": batch_size, "run.learner_devices": asked}))
   if expected is None:
     assert mesh is None
   else:
@@ -57,7 +50,7 @@ def test_which_devices(found, batch_size, asked, expected, monkeypatch):
 
 def test_more_devices_than_there_are_is_a_fault_of_the_settings():
   with pytest.raises(ConfigError, match="learner_devices: .* at most 1,.*got 2"):
-    learner_mesh(config(learner_devices=2))
+    learner_mesh(config({"run.learner_devices": 2}))
 
 
 # --- A child with two devices ------------------------------------------------
@@ -94,7 +87,7 @@ def main(path: str) -> None:
   runs = []
   for total_steps, lockstep in ((3_000, False), (6_000, True)):
     result = train_module.train(
-        config(total_steps=total_steps, lockstep=lockstep),
+        config({"run.total_steps": total_steps, "run.lockstep": lockstep}),
         run_dir=pathlib.Path(path),
     )
     numbers = [np.asarray(x) for x in jax.tree.leaves(result.state)]
@@ -109,9 +102,10 @@ def main(path: str) -> None:
     devices_of_learning.clear()
   split_dir = pathlib.Path(path).with_name("row-states")
   train_module.train(
-      config(
-          total_steps=2_500, lockstep=True, log_updates=2, row_states=True
-      ),
+      config({
+          "run.total_steps": 2_500, "run.lockstep": True,
+          "log.period_updates": 2, "replay.row_states": True,
+      }),
       run_dir=split_dir,
   )
   dq_last = read_log(split_dir / "log.csv")["dq_last"]

@@ -1,6 +1,5 @@
 """The plan: numbers written out by hand, and against the parts that it speaks of."""
 
-import dataclasses
 import io
 import subprocess
 import sys
@@ -71,13 +70,6 @@ SMALL = Config(
 )  # fmt: skip
 
 
-def with_fields(config, **sections):
-  return dataclasses.replace(config, **{
-      name: dataclasses.replace(getattr(config, name), **changes)
-      for name, changes in sections.items()
-  })
-
-
 def plan_of(config, spec=FLAT, **limits):
   defaults = {"host_limit_bytes": 100 * GIB, "disk_limit_bytes": 1000 * GIB}
   return make_plan(config, spec, **(defaults | limits))
@@ -96,7 +88,7 @@ def test_steps_and_updates_written_out():
   assert plan.total_updates == (2000 - 84) // 36 == 53
   # 500 steps of each lane: one item after 9, then one for each 6 of the other 491.
   assert plan.replay_items == min(100, 4 * (1 + 491 // 6)) == 100
-  assert plan_of(with_fields(SMALL, run={"total_steps": 200})
+  assert plan_of(SMALL.updated({"run.total_steps": 200})
                 ).replay_items == 4 * (1 + 41 // 6) == 28
 
 
@@ -151,7 +143,7 @@ def test_items_written_out(monkeypatch):
   assert item.stored_bytes == 6 * (24 + 20) + 44 + 3 * (230 + 3 * 140) + 750
   assert item.short_episode_bytes == (
       10 * (24 + 20) + 44 + 5 * (230 + 3 * 140) + 750)
-  reverb = with_fields(SMALL, replay={"backend": "reverb"})
+  reverb = SMALL.updated({"replay.backend": "reverb"})
   item = sizes.item_size(reverb, spec)
   assert item.stored_bytes == pytest.approx(
       6 * (0.25 * 20 + 1.1 * 4) + 0.25 * 20 + 1.1 * 24 + 3 * 1300 + 1400)
@@ -161,18 +153,16 @@ def test_items_written_out(monkeypatch):
 
 
 def test_row_states_are_in_the_rows():
-  kept = with_fields(SMALL, replay={"row_states": True})
+  kept = SMALL.updated({"replay.row_states": True})
   without = sizes.item_size(SMALL, FLAT)
   assert sizes.item_size(kept, FLAT).row_bytes == without.row_bytes + 8 * 3
-  feedforward = with_fields(kept, network={"core": "feedforward"})
+  feedforward = kept.updated({"network.core": "feedforward"})
   assert sizes.item_size(feedforward, FLAT).row_bytes == without.row_bytes
 
 
 @pytest.mark.parametrize("episode_rows", [10_000, 10])
 def test_local_replay_holds_the_bytes_that_are_planned(episode_rows):
-  config = with_fields(
-      SMALL, replay={"capacity_sequences": 400},
-      network={"frame_stack": 4, "core_units": 64})
+  config = SMALL.updated({"replay.capacity_sequences": 400, "network.frame_stack": 4, "network.core_units": 64})
   items, _, core = _item_arrays(
       config, PONG, 4, 410 * 10, episode_rows=episode_rows)
   replay = LocalReplay(config, PONG, core)
@@ -221,7 +211,7 @@ def test_a_row_is_the_record_that_reverb_stores():
 def test_the_empty_table():
   # 128 leaves and as many sums above them; a reference and a count per item.
   assert sizes.table_bytes(SMALL) == 2 * 128 * 8 + 100 * (8 + 4)
-  reverb = with_fields(SMALL, replay={"backend": "reverb"})
+  reverb = SMALL.updated({"replay.backend": "reverb"})
   assert sizes.table_bytes(reverb) == 0
 
 
@@ -269,9 +259,7 @@ def test_parameters_are_counted_as_the_network_has_them(spec, network):
 
 @pytest.mark.parametrize("config, spec", [
     (PRESETS["memory"](), GRID),
-    (with_fields(
-        PRESETS["laptop"](), agent={"batch_size": 8},
-        network={"torso_channels": (8, 16, 16)}), PONG),
+    (PRESETS["laptop"]().updated({"agent.batch_size": 8, "network.torso_channels": (8, 16, 16)}), PONG),
 ])
 def test_an_update_takes_the_planned_memory_or_somewhat_less(config, spec):
   learner, state, batch = _shapes(config, spec)
@@ -313,26 +301,25 @@ def _number_after(text, words):
 
 
 def test_the_capacity_that_is_named_is_the_largest_that_fits():
-  local = with_fields(PRESETS["paper"](), replay={"backend": "local"})
+  local = PRESETS["paper"]().updated({"replay.backend": "local"})
   limits = {"spec": PONG, "host_limit_bytes": 21 * GIB}
   text = _refused(plan_of(local, **limits))
   assert "got 100000; the run needs 3" in text
   assert "replay.backend 'reverb', which compresses, fits" in text
   most = _number_after(
       text, "replay.capacity_sequences: expected at most ")
-  fitting = with_fields(local, replay={"capacity_sequences": most})
+  fitting = local.updated({"replay.capacity_sequences": most})
   validate(fitting)
   check_plan(plan_of(fitting, **limits))
   _refused(plan_of(
-      with_fields(local, replay={"capacity_sequences": most + 1}), **limits))
+      local.updated({"replay.capacity_sequences": most + 1}), **limits))
 
 
 def test_lockstep_is_not_sent_to_reverb():
-  local = with_fields(PRESETS["paper"](), replay={"backend": "local"},
-                      run={"lockstep": True, "memory_gib": 16.0})
+  local = PRESETS["paper"]().updated({"replay.backend": "local", "run.lockstep": True, "limits.memory_gib": 16.0})
   text = _refused(make_plan(local, PONG, disk_limit_bytes=1000 * GIB))
   assert "reverb" not in text
-  assert "16 GiB may be used; or another run.memory_gib" in text
+  assert "16 GiB may be used; or another limits.memory_gib" in text
 
 
 def test_where_no_replay_fits_a_smaller_batch_is_named():
@@ -341,20 +328,17 @@ def test_where_no_replay_fits_a_smaller_batch_is_named():
   most = _number_after(text, "agent.batch_size: expected at most ")
   assert "with replay.capacity_sequences 5000" in text
   fits = lambda n: plan_of(
-      with_fields(PRESETS["paper"](), agent={"batch_size": n},
-                  replay={"capacity_sequences": 5000}), **limits)
+      PRESETS["paper"]().updated({"agent.batch_size": n, "replay.capacity_sequences": 5000}), **limits)
   check_plan(fits(most))
   _refused(fits(most + 1))
 
 
 def test_a_minimum_that_is_too_large_is_named():
-  config = with_fields(
-      PRESETS["paper"](),
-      replay={"backend": "local", "min_sequences": 90_000})
+  config = PRESETS["paper"]().updated({"replay.backend": "local", "replay.min_sequences": 90_000})
   text = _refused(plan_of(config, PONG, host_limit_bytes=20 * GIB))
   most = _number_after(text, "expected both at most ")
-  changes = {"capacity_sequences": most, "min_sequences": most}
-  check_plan(plan_of(with_fields(config, replay=changes), PONG,
+  changes = {"replay.capacity_sequences": most, "replay.min_sequences": most}
+  check_plan(plan_of(config.updated(changes), PONG,
                      host_limit_bytes=20 * GIB))
 
 
@@ -370,7 +354,7 @@ def test_the_batch_that_is_named_fits_the_devices():
   most = _number_after(text, "agent.batch_size: expected at most ")
   assert most % 2 == 0
   fits = lambda n: plan_of(
-      with_fields(PRESETS["gpu"](), agent={"batch_size": n}), **limits)
+      PRESETS["gpu"]().updated({"agent.batch_size": n}), **limits)
   check_plan(fits(most))
   _refused(fits(most + 2))
 
@@ -382,14 +366,14 @@ def test_disk_written_out_and_refused():
   assert plan.disk_bytes == 3 * plan.checkpoint_bytes + learner
   text = _refused(plan_of(
       SMALL, disk_limit_bytes=2 * plan.checkpoint_bytes + learner))
-  assert "run.keep_checkpoints: expected at most 1 or" in text
-  assert "run.checkpoint_replay False, got 2" in text
-  without = with_fields(SMALL, run={"checkpoint_replay": False})
+  assert "checkpoint.max_to_keep: expected at most 1 or" in text
+  assert "checkpoint.save_replay False, got 2" in text
+  without = SMALL.updated({"checkpoint.save_replay": False})
   assert plan_of(without).disk_bytes == 4 * learner
 
 
 def test_a_run_may_overwrite_its_own_checkpoints(tmp_path):
-  config = with_fields(SMALL, run={"run_dir": str(tmp_path / "new" / "run")})
+  config = SMALL.updated({"run.run_dir": str(tmp_path / "new" / "run")})
   before = make_plan(config, FLAT).disk_limit_bytes
   old = tmp_path / "new" / "run" / "checkpoints" / "5-50"
   old.mkdir(parents=True)
@@ -417,14 +401,14 @@ def test_memory_that_is_free_is_less_than_there_is(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("changes, text", [
-    ({"run": {"total_steps": 84}}, "end before the first update"),
-    ({"agent": {"target_period_updates": 54}}, "target network is never"),
-    ({"run": {"actor_refresh_steps": 500}}, "never get new parameters"),
-    ({"env": {"num_envs": 1}}, "no ladder of epsilons"),
+    ({"run.total_steps": 84}, "end before the first update"),
+    ({"agent.target_period_updates": 54}, "target network is never"),
+    ({"run.actor_refresh_steps": 500}, "never get new parameters"),
+    ({"env.num_envs": 1}, "no ladder of epsilons"),
 ])
 def test_warns(changes, text):
   assert plan_of(SMALL).warnings() == []
-  found = plan_of(with_fields(SMALL, **changes)).warnings()
+  found = plan_of(SMALL.updated(changes)).warnings()
   assert len(found) == 1
   assert text in found[0]
 
@@ -437,7 +421,7 @@ def test_warns_where_short_episodes_would_not_fit():
 
 
 def test_shown_in_a_few_lines():
-  plan = plan_of(with_fields(SMALL, run={"total_steps": 84}))
+  plan = plan_of(SMALL.updated({"run.total_steps": 84}))
   file = io.StringIO()
   print_plan(plan, Console(file=file, width=40))
   assert file.getvalue().splitlines() == plan.lines()

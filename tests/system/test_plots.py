@@ -1,6 +1,5 @@
 """Plots: what is drawn, and how runs are grouped."""
 
-import dataclasses
 
 import numpy as np
 import pytest
@@ -17,12 +16,7 @@ from r2d2_jax.system.runlog import RunLog, read_log
 
 def make_run(path, *, task="recall", seed=0, core="lstm", scale=1.0):
   config = smoke()
-  config = dataclasses.replace(
-      config,
-      env=dataclasses.replace(config.env, task=task),
-      network=dataclasses.replace(config.network, core=core),
-      run=dataclasses.replace(config.run, seed=seed),
-  )
+  config = config.updated({"env.task": task, "network.core": core, "run.seed": seed})
   path.mkdir()
   write_config(path, config)
   log = RunLog(path / "log.csv")

@@ -1,6 +1,5 @@
 """dQ in a running training, on the items of a few lanes."""
 
-import dataclasses
 
 import jax
 import numpy as np
@@ -15,16 +14,7 @@ from r2d2_jax.system.probe import Probe
 
 def parts(start_state="stored", num_envs=16):
   config = smoke()
-  config = dataclasses.replace(
-      config,
-      # Short items: of those that start within an episode of recall.
-      agent=dataclasses.replace(
-          config.agent, trace_length=4, overlap=2, start_state=start_state
-      ),
-      # So small that the probe keeps every item.
-      replay=dataclasses.replace(config.replay, capacity_sequences=32),
-      env=dataclasses.replace(config.env, num_envs=num_envs),
-  )
+  config = config.updated({"agent.trace_length": 4, "agent.overlap": 2, "agent.start_state": start_state, "replay.capacity_sequences": 32, "env.num_envs": num_envs})
   world = make_world(config.env, seed=0)
   networks = make_networks(world.spec, config=config.network)
   core_state = jax.device_get(networks.initial_core_state(1))
@@ -77,9 +67,7 @@ def test_from_a_zero_state_the_first_row_is_the_worst():
 def test_rows_that_begin_an_episode_tell_nothing():
   config, world, networks, probe = parts()
   params = networks.init(jax.random.key(0))
-  whole = dataclasses.replace(
-      config, agent=dataclasses.replace(config.agent, trace_length=16, overlap=8)
-  )
+  whole = config.updated({"agent.trace_length": 16, "agent.overlap": 8})
   core_state = jax.device_get(networks.initial_core_state(1))
   probe = Probe(whole, world.spec, core_state, networks=networks)
   play(world, networks, probe, params, 60)

@@ -1,7 +1,6 @@
 """The replay ratio: who may go on, what is counted, and what a run measures."""
 
 import csv
-import dataclasses
 import threading
 
 import numpy as np
@@ -104,22 +103,9 @@ def test_trained_rows_are_transitions_without_burn_in_and_padding():
 # --- A whole run -----------------------------------------------------------
 
 
-def _config(total_steps, **run) -> Config:
+def _config(total_steps) -> Config:
   config = smoke()
-  return dataclasses.replace(
-      config,
-      network=dataclasses.replace(
-          config.network, torso_channels=(4,), core_units=4, head_units=4
-      ),
-      agent=dataclasses.replace(config.agent, batch_size=1),
-      replay=dataclasses.replace(
-          config.replay, replay_ratio=0.7, min_sequences=20
-      ),
-      run=dataclasses.replace(
-          config.run, total_steps=total_steps, lockstep=True, eval_episodes=0,
-          log_seconds=0.05, **run,
-      ),
-  )  # fmt: skip
+  return config.updated({"network.torso_channels": (4,), "network.core_units": 4, "network.head_units": 4, "agent.batch_size": 1, "replay.replay_ratio": 0.7, "replay.min_sequences": 20, "run.total_steps": total_steps, "run.lockstep": True, "evaluation.num_episodes": 0, "log.period_seconds": 0.05})  # fmt: skip
 
 
 def _log(run_dir):

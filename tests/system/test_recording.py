@@ -22,12 +22,7 @@ from tests.stamped import StampedWorld, stamped_reward
 # imageio starts its decoder with a fork, which JAX warns of.
 pytestmark = pytest.mark.filterwarnings("ignore:os.fork")
 
-_TINY = dataclasses.replace(
-    smoke(),
-    network=dataclasses.replace(
-        smoke().network, torso_channels=(4,), core_units=4, head_units=4
-    ),
-)
+_TINY = smoke().updated({"network.torso_channels": (4,), "network.core_units": 4, "network.head_units": 4})
 
 
 @pytest.fixture(scope="module", name="agent")
@@ -71,17 +66,12 @@ def _scripted(monkeypatch):
   return play
 
 
-def _with(config, section, **changes):
-  new = dataclasses.replace(getattr(config, section), **changes)
-  return dataclasses.replace(config, **{section: new})
-
-
 @pytest.mark.parametrize(
     "game, steps, ending",
     [(1, 3, "game over"), (2, 5, "game over"), (3, 2, "cut by the frame cap")],
 )
 def test_every_row_of_the_game_asked_for_is_shown(scripted, game, steps, ending):
-  config = _with(_TINY, "run", eval_epsilon=0.0)
+  config = _TINY.updated({"evaluation.epsilon": 0.0})
   moments, _ = scripted(config=config, game=game)
   assert [m.step for m in moments] == list(range(steps + 1))
   assert [m.obs.tolist() for m in moments] == [
@@ -104,10 +94,7 @@ def test_a_game_can_be_cut(scripted):
 
 
 def test_it_is_played_as_evaluation_plays(scripted):
-  config = _with(
-      _TINY, "env", num_envs=7, batch_size=2, life_loss="reset",
-      flicker_probability=0.5,
-  )  # fmt: skip
+  config = _TINY.updated({"env.num_envs": 7, "env.batch_size": 2, "env.life_loss": "reset", "env.flicker_probability": 0.5})  # fmt: skip
   _, seen = scripted(config=config)
   assert seen == dataclasses.replace(
       config.env, num_envs=1, batch_size=0, life_loss="ignore"
@@ -115,7 +102,7 @@ def test_it_is_played_as_evaluation_plays(scripted):
 
 
 def test_actions_are_random_as_often_as_epsilon_says(scripted):
-  config = _with(_TINY, "run", eval_epsilon=1.0)
+  config = _TINY.updated({"evaluation.epsilon": 1.0})
   moments, _ = scripted(config=config, game=2)
   assert len({m.a for m in moments[:-1]}) > 1
   assert {m.greedy for m in moments} == {1}
@@ -126,7 +113,7 @@ def test_values_are_shown_in_the_unit_of_the_rewards(scripted):
   q = (0.0, 2.008, -2.008, 1.0)
   moments, _ = scripted(q)
   np.testing.assert_allclose(moments[0].q[:3], [0.0, 8.0, -8.0], rtol=1e-5)
-  moments, _ = scripted(q, _with(_TINY, "agent", value_rescaling=False))
+  moments, _ = scripted(q, _TINY.updated({"agent.value_rescaling": False}))
   np.testing.assert_allclose(moments[0].q, q)
 
 
@@ -164,7 +151,7 @@ def test_a_file_has_a_picture_for_each_row_and_the_score_of_evaluation(
   result = record(agent, out, epsilon=0.5, seed=5, on_picture=shown.append)
   (report,) = evaluate(
       agent.params, networks=agent.networks, num_episodes=1, seed=5,
-      config=_with(agent.config, "run", eval_epsilon=0.5),
+      config=agent.config.updated({"evaluation.epsilon": 0.5}),
   ).episodes  # fmt: skip
   assert result == (
       report.episode_steps + 1, report.episode_steps, report.episode_return,

@@ -1,6 +1,5 @@
 """The row of numbers that a run says of itself."""
 
-import dataclasses
 import json
 
 import numpy as np
@@ -25,9 +24,7 @@ def fixture_clock(monkeypatch):
 def make_report(clock):
   del clock  # must be in place before the report starts its own
   config = smoke()
-  config = dataclasses.replace(
-      config, run=dataclasses.replace(config.run, total_steps=1_000)
-  )
+  config = config.updated({"run.total_steps": 1_000})
   epsilon = np.array([0.4, 0.01], np.float32)
   return config, RunReport(config, frame_skip=4, epsilon=epsilon)
 

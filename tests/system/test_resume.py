@@ -1,6 +1,5 @@
 """A run that was killed goes on: in lock-step as if nothing had happened."""
 
-import dataclasses
 import threading
 
 import pytest
@@ -64,10 +63,7 @@ def test_everything_goes_on_while_a_save_is_written(tmp_path, monkeypatch):
   monkeypatch.setattr(LearnerLoop, "step", counted)
   monkeypatch.setattr(resume, "save_checkpoint", slow)
   monkeypatch.setattr(RunLog, "write", counted_write)
-  config = small_run(
-      tmp_path / "run", total_steps=25_000, checkpoint_updates=5,
-      eval_episodes=0, log_seconds=0.2,
-  )  # fmt: skip
+  config = small_run(tmp_path / "run", {"run.total_steps": 25_000, "checkpoint.period_updates": 5, "evaluation.num_episodes": 0, "log.period_seconds": 0.2})  # fmt: skip
   train(config, run_dir=tmp_path / "run")
   assert seen == [True, True]
 
@@ -85,10 +81,7 @@ def test_a_save_that_fails_is_a_warning_and_the_next_one_succeeds(
 
   monkeypatch.setattr(resume, "save_checkpoint", fail_once)
   console = Console(record=True, width=200)
-  config = small_run(
-      tmp_path / "run", lockstep=True, total_steps=2_500, checkpoint_updates=3,
-      eval_episodes=0,
-  )  # fmt: skip
+  config = small_run(tmp_path / "run", {"run.lockstep": True, "run.total_steps": 2_500, "checkpoint.period_updates": 3, "evaluation.num_episodes": 0})  # fmt: skip
   result = train(config, run_dir=tmp_path / "run", console=console)
   assert "warning: cannot save: no space left" in console.export_text()
   saved = list_checkpoints(tmp_path / "run" / "checkpoints")
@@ -99,9 +92,7 @@ def test_a_save_that_fails_is_a_warning_and_the_next_one_succeeds(
   monkeypatch.setattr(
       resume, "save_checkpoint", lambda *a, **k: fail_once(failed.clear())
   )
-  longer = dataclasses.replace(
-      config, run=dataclasses.replace(config.run, total_steps=2_600)
-  )
+  longer = config.updated({"run.total_steps": 2_600})
   with pytest.raises(RunError, match="no space left"):
     train(longer, run_dir=tmp_path / "run")
   assert list_checkpoints(tmp_path / "run" / "checkpoints") == saved
@@ -109,11 +100,9 @@ def test_a_save_that_fails_is_a_warning_and_the_next_one_succeeds(
 
 def test_a_run_stopped_before_its_first_step_can_be_saved(tmp_path, monkeypatch):
   monkeypatch.setattr(train_module._Run, "_is_over", lambda run: True)  # pylint: disable=protected-access
-  config = small_run(tmp_path / "run", lockstep=True, eval_episodes=0)
+  config = small_run(tmp_path / "run", {"run.lockstep": True, "evaluation.num_episodes": 0})
   result = train(config, run_dir=tmp_path / "run")
   assert result.steps == 0
   monkeypatch.undo()
-  config = dataclasses.replace(
-      config, run=dataclasses.replace(config.run, total_steps=1_500)
-  )
+  config = config.updated({"run.total_steps": 1_500})
   assert train(config, run_dir=tmp_path / "run").steps >= 1_500

@@ -1,6 +1,5 @@
 """Event files read back by TensorBoard's own code; W&B by a stand-in."""
 
-import dataclasses
 import sys
 import types
 
@@ -40,9 +39,8 @@ def steps_of(directory, tag="learner/loss"):
   return [event.step for event in read(directory).Scalars(tag)]
 
 
-def a_config(**run):
-  config = laptop()
-  return dataclasses.replace(config, run=dataclasses.replace(config.run, **run))
+def a_config(settings):
+  return laptop().updated(settings)
 
 
 # TensorBoard.
@@ -227,7 +225,7 @@ def test_wandb_is_not_given_what_it_would_refuse(wandb, tmp_path):
 def test_without_the_package_nothing_starts(monkeypatch, tmp_path):
   monkeypatch.setitem(sys.modules, "wandb", None)
   with pytest.raises(ConfigError, match="pip install wandb.*, or leave run.wandb"):
-    make_sinks(a_config(wandb_project="p"), tmp_path, steps=0, say=print)
+    make_sinks(a_config({"log.wandb_project": "p"}), tmp_path, steps=0, say=print)
   assert not list(tmp_path.iterdir())
 
 
@@ -245,9 +243,9 @@ def test_a_login_that_fails_says_what_to_do(wandb, tmp_path):
 
 def test_the_settings_choose(wandb, tmp_path):
   say = pytest.fail
-  off = a_config(tensorboard=False)
+  off = a_config({"log.tensorboard": False})
   assert not make_sinks(off, tmp_path, steps=0, say=say)
-  sinks = make_sinks(a_config(wandb_project="p"), tmp_path, steps=0, say=say)
+  sinks = make_sinks(a_config({"log.wandb_project": "p"}), tmp_path, steps=0, say=say)
   assert len(sinks) == 2
   for sink in sinks:
     sink.write(example_row(), _HISTOGRAMS)
@@ -281,7 +279,7 @@ def test_a_sink_that_fails_says_so_once_and_goes_on(tmp_path):
 def test_a_network_that_fails_says_so_once_and_goes_on(wandb, tmp_path):
   said = []
   (sink,) = make_sinks(
-      a_config(tensorboard=False, wandb_project="p"),
+      a_config({"log.tensorboard": False, "log.wandb_project": "p"}),
       tmp_path, steps=0, say=said.append,
   )  # fmt: skip
 

@@ -1,7 +1,6 @@
 """Whole runs, small: repeatable, resumable, loud when something breaks."""
 
 import csv
-import dataclasses
 import pathlib
 
 import jax
@@ -15,13 +14,13 @@ from r2d2_jax.system.saved import load_agent
 from r2d2_jax.system.train import RunError, train
 
 
-def small(**run) -> Config:
-  config = smoke()
-  run = dict(total_steps=4_000, log_seconds=0.5, eval_episodes=4) | run
-  return dataclasses.replace(
-      config,
-      run=dataclasses.replace(config.run, **run),
-  )
+def small(settings=None) -> Config:
+  return smoke().updated({
+      "run.total_steps": 4_000,
+      "log.period_seconds": 0.5,
+      "evaluation.num_episodes": 4,
+      **(settings or {}),
+  })
 
 
 def assert_same(a, b):
@@ -29,7 +28,7 @@ def assert_same(a, b):
 
 
 def test_lockstep_repeats_bit_for_bit(tmp_path):
-  config = small(lockstep=True)
+  config = small({"run.lockstep": True})
   first = train(config, run_dir=tmp_path / "a")
   second = train(config, run_dir=tmp_path / "b")
   assert int(first.state.num_updates) >= 5
@@ -39,9 +38,7 @@ def test_lockstep_repeats_bit_for_bit(tmp_path):
       first.evaluation.returns, second.evaluation.returns
   )
   other = train(
-      dataclasses.replace(
-          config, run=dataclasses.replace(config.run, seed=1, eval_episodes=0)
-      ),
+      config.updated({"run.seed": 1, "evaluation.num_episodes": 0}),
       run_dir=tmp_path / "c",
   )
   with pytest.raises(AssertionError):
@@ -49,7 +46,7 @@ def test_lockstep_repeats_bit_for_bit(tmp_path):
 
 
 def test_threads_train_keep_the_ratio_and_leave_everything_behind(tmp_path):
-  config = small(total_steps=30_000)
+  config = small({"run.total_steps": 30_000})
   result = train(config, run_dir=tmp_path / "run")
   # Mistake 22: the measured ratio is the asked one, within 2 %.
   assert result.replay_ratio == pytest.approx(
@@ -71,9 +68,7 @@ def test_threads_train_keep_the_ratio_and_leave_everything_behind(tmp_path):
   assert all(row["frames"] == row["steps"] for row in rows)
 
   # The same directory goes on, with everything that was counted.
-  longer = dataclasses.replace(
-      config, run=dataclasses.replace(config.run, total_steps=32_000)
-  )
+  longer = config.updated({"run.total_steps": 32_000})
   resumed = train(longer, run_dir=tmp_path / "run")
   assert resumed.steps >= 32_000
   assert int(resumed.state.num_updates) > int(result.state.num_updates)
@@ -84,9 +79,7 @@ def test_threads_train_keep_the_ratio_and_leave_everything_behind(tmp_path):
   assert steps == sorted(steps) and minutes == sorted(minutes)
 
   # Another network is refused, and nothing is touched.
-  other = dataclasses.replace(
-      longer, network=dataclasses.replace(longer.network, core_units=16)
-  )
+  other = longer.updated({"network.core_units": 16})
   before = sorted((tmp_path / "run").rglob("*"))
   with pytest.raises(ConfigError, match="another task or network"):
     train(other, run_dir=tmp_path / "run")
@@ -94,10 +87,8 @@ def test_threads_train_keep_the_ratio_and_leave_everything_behind(tmp_path):
 
 
 def test_with_row_states_dq_is_that_of_the_sampled_batches(tmp_path):
-  config = small(total_steps=2_500, lockstep=True, log_updates=2, eval_episodes=0)
-  config = dataclasses.replace(
-      config, replay=dataclasses.replace(config.replay, row_states=True)
-  )
+  config = small({"run.total_steps": 2_500, "run.lockstep": True, "log.period_updates": 2, "evaluation.num_episodes": 0})
+  config = config.updated({"replay.row_states": True})
   train(config, run_dir=tmp_path / "run")
   with (tmp_path / "run" / "log.csv").open() as f:
     rows = list(csv.DictReader(f))
@@ -111,11 +102,11 @@ def test_a_relative_directory_is_trained_in_read_and_resumed(
     tmp_path, monkeypatch
 ):
   monkeypatch.chdir(tmp_path)
-  config = small(total_steps=1_500, lockstep=True, eval_episodes=1)
+  config = small({"run.total_steps": 1_500, "run.lockstep": True, "evaluation.num_episodes": 1})
   first = train(config, run_dir=pathlib.Path("runs/one"))
   agent = load_agent(pathlib.Path("runs/one"), which="best")
   assert agent.num_updates == int(first.state.num_updates)
-  longer = small(total_steps=1_600, lockstep=True, eval_episodes=0)
+  longer = small({"run.total_steps": 1_600, "run.lockstep": True, "evaluation.num_episodes": 0})
   assert train(longer, run_dir=pathlib.Path("runs/one")).steps >= 1_600
 
 
@@ -136,7 +127,7 @@ def test_an_exception_in_any_thread_ends_the_run_with_it(
   }[part]
   monkeypatch.setattr(target, name, boom)
   with pytest.raises(RunError, match=f"Boom: {part}.*crash.txt") as caught:
-    train(small(total_steps=10**9), run_dir=tmp_path / "run")
+    train(small({"run.total_steps": 10**9}), run_dir=tmp_path / "run")
   assert isinstance(caught.value.__cause__, Boom)
   assert "in boom" in (tmp_path / "run" / "crash.txt").read_text()
 
@@ -144,10 +135,8 @@ def test_an_exception_in_any_thread_ends_the_run_with_it(
 @pytest.mark.reverb
 def test_reverb_run_and_a_server_that_dies(tmp_path, monkeypatch):
   pytest.importorskip("reverb")
-  config = small(total_steps=10**9, max_minutes=2.0)
-  config = dataclasses.replace(
-      config, replay=dataclasses.replace(config.replay, backend="reverb")
-  )
+  config = small({"run.total_steps": 10**9, "run.max_minutes": 2.0})
+  config = config.updated({"replay.backend": "reverb"})
   monkeypatch.setattr(train_module, "_HEARTBEAT_SECONDS", 1.0)
   make_replay = train_module.make_replay
 
@@ -171,6 +160,6 @@ def test_reverb_run_and_a_server_that_dies(tmp_path, monkeypatch):
 
 def test_recall_is_learned(tmp_path):
   """The learning test: a memoryless policy cannot reach more than 0.25."""
-  config = small(total_steps=120_000, eval_episodes=100, lockstep=True)
+  config = small({"run.total_steps": 120_000, "evaluation.num_episodes": 100, "run.lockstep": True})
   result = train(config, run_dir=tmp_path / "run")
   assert result.evaluation.returns.mean() >= 0.9
