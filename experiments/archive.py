@@ -124,6 +124,10 @@ def _read_text(path: pathlib.Path) -> str:
 
 def _read(path: pathlib.Path) -> dict[pathlib.PurePosixPath, dict[str, bytes]]:
   """Run's directory, as the archive has it -> name and bytes of its files."""
+  if not path.is_file():  # of a pipe one would wait for the other end
+    raise ConfigError(
+        f"expected an archive of runs at {path}, where no file is"
+    )
   runs: dict[pathlib.PurePosixPath, dict[str, bytes]] = {}
   try:
     with gzip.open(path, "rb") as lines:
@@ -136,10 +140,6 @@ def _read(path: pathlib.Path) -> dict[pathlib.PurePosixPath, dict[str, bytes]]:
         runs[run] = {name: text.encode() for name, text in files.items()}
     if not runs:
       raise ValueError("it is empty")
-  except (FileNotFoundError, NotADirectoryError) as error:
-    raise ConfigError(
-        f"expected an archive of runs at {path}, which does not exist"
-    ) from error
   # What JSON of another shape, or of a thousand brackets, leads to.
   except (
       gzip.BadGzipFile, EOFError, zlib.error, ValueError, AttributeError,

@@ -155,7 +155,7 @@ def run_study(
 
 def _is_packed(out: pathlib.Path, runs: Sequence[Run]) -> bool:
   """Whether the runs are in an archive alone: directories come before it."""
-  return (out / archive.FILE_NAME).exists() and not any(
+  return (out / archive.FILE_NAME).is_file() and not any(
       run.directory.exists() for run in runs
   )
 

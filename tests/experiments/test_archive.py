@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import pathlib
 
 import pytest
@@ -101,8 +102,10 @@ def test_nothing_is_overwritten(tmp_path, capsys):
 
 
 def test_where_nothing_is(tmp_path, capsys):
-  (tmp_path / "empty").mkdir()
-  for source in ("empty", "nowhere"):
+  for name in ("empty", "pipe"):
+    (tmp_path / name).mkdir()
+  os.mkfifo(tmp_path / "pipe" / "runs.jsonl.gz")
+  for source in ("empty", "nowhere", "pipe"):
     assert _main("pack", tmp_path / source, tmp_path / "out") == 2
     assert f"{source} holds no run: expected config.json" in (
         capsys.readouterr().err
