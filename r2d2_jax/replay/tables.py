@@ -18,6 +18,8 @@ What guards against Reverb's ways, each pinned by a test:
   drawn by, are some batches old.
 * A checkpoint deletes whatever else is in its directory but the entry that sorts
   last: it gets a directory of its own, and what it wrote is moved away at once.
+* Nor does it notice that the last bytes of a file found no room on the disk: its
+  files are read once more before they count as saved.
 * A server takes capacity, exponent and limiter from the checkpoint that it starts
   with, and without a word stays empty where files of it are missing: meta.json is
   compared before the server starts, the table's counts after.
@@ -34,6 +36,7 @@ import threading
 import time
 from typing import Any, Callable, Optional
 import warnings
+import zlib
 
 import numpy as np
 import reverb
@@ -449,6 +452,11 @@ class ReverbReplay:
         raise ReplayError(
             f"Reverb could not write its checkpoint to {self._scratch}: {error}. "
             "Is the disk full?") from error
+      try:
+        _check_whole(pathlib.Path(path.result()))
+      except ReplayError:
+        _make_empty(self._scratch)
+        raise
       counts = _read_counts(path.result())
       # A rename, unless `scratch` was left to be a temporary directory elsewhere.
       shutil.move(path.result(), directory / _SAVED)
@@ -587,6 +595,22 @@ def _link(source, destination):
     os.link(source, destination)
   except OSError:  # another file system, or one without links
     shutil.copyfile(source, destination)
+
+
+def _check_whole(checkpoint):
+  """Raises ReplayError where a file of a checkpoint has no end.
+
+  Reverb writes the rest of a file as it closes it, and does not look whether there
+  was room for that.
+  """
+  for path in sorted(checkpoint.glob("*.tfrecord")):
+    stream = zlib.decompressobj()
+    with path.open("rb") as file:
+      while data := stream.unconsumed_tail or file.read(2**20):
+        stream.decompress(data, 2**24)
+    if not stream.eof:
+      raise ReplayError(
+          f"Reverb could not write all of {path}. Is the disk full?")
 
 
 def _read_counts(checkpoint):
