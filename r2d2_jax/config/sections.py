@@ -165,7 +165,7 @@ class RunConfig:
   """Steps of each lane between refreshes of the actors' parameters (table 2)."""
   run_dir: str = ""
   """Directory for config, log, checkpoints and plots; empty picks
-  runs/<task>-<date>."""
+  runs/<task>-<preset>-seed<seed>-<date>."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Files of a run that were damaged, moved or left by a life that was lost."""
 
+import errno
 import json
 import os
 import pathlib
@@ -12,6 +13,7 @@ from rich.console import Console
 
 from experiments.configs.presets import smoke
 from r2d2_jax.config import Config
+from r2d2_jax.system import train as train_module
 from r2d2_jax.system.checkpoints import CheckpointError, list_checkpoints
 from r2d2_jax.system.resume import find_resumed
 from r2d2_jax.system.runlog import read_log
@@ -272,6 +274,17 @@ def test_a_run_without_a_checkpoint_starts_with_empty_logs(run_dir):
   assert _lines(run_dir / "log.csv.old") == log
   assert _lines(run_dir / "evaluation.csv.old") == games
   assert list((run_dir / "best.old").iterdir())
+
+
+def test_games_that_cannot_be_written_down_are_a_warning(run_dir, monkeypatch):
+  def fail(*args, **kwargs):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+  monkeypatch.setattr(train_module, "write_evaluation", fail)
+  console = Console(record=True, width=200)
+  result = train(_LONGER, run_dir=run_dir, console=console)
+  assert len(result.evaluation.returns) == 2
+  assert "warning: [Errno 28] No space left on device" in console.export_text()
 
 
 def test_a_run_of_an_earlier_version_goes_on(run_dir):
