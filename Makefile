@@ -3,36 +3,35 @@
 PYTHON ?= python3.11
 UV ?= uv
 VENV ?= .venv
-VENV_PURE ?= .venv-pure
+VENV_MODERN ?= .venv-modern
 MIN_DISK_MB ?= 4000
-MIN_DISK_MB_PURE ?= 1200
+MIN_DISK_MB_MODERN ?= 2500
 # Passed on: make train ARGS='--env.task Breakout', make lock ARGS=--upgrade
 ARGS ?=
 
-# What needs neither TensorFlow, Reverb nor EnvPool; the tests that do carry a
-# marker.
-pure_tests := $(wildcard tests/test_architecture.py tests/test_config.py \
-  tests/test_types.py tests/agent tests/envs tests/replay)
+# What another JAX, numpy or EnvPool can break: the second environment runs these.
+modern_tests := tests/test_architecture.py tests/test_config.py tests/agent \
+  tests/envs tests/replay
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-full test-pure test-slow drills bench lock venv \
-  venv-pure clean
+.PHONY: help train test test-full test-modern test-slow drills bench lock venv \
+  venv-modern clean
 
 help:  ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' \
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' \
 	  $(firstword $(MAKEFILE_LIST))
 
 train: venv  ## train an agent with the laptop preset; more settings in ARGS
 	$(VENV)/bin/python -m experiments.train --preset laptop $(ARGS)
 
-test: test-full test-pure  ## what continuous integration runs
+test: test-full test-modern  ## what continuous integration runs
 
 test-full: venv  ## the tests in the full environment
 	$(VENV)/bin/python -m pytest -m "not slow" $(ARGS)
 
-test-pure: venv-pure  ## the pure half: newest JAX, no Reverb, no EnvPool
-	$(VENV_PURE)/bin/python -m pytest \
-	  -m "not slow and not envpool and not reverb" $(pure_tests) $(ARGS)
+test-modern: venv-modern  ## the newest JAX: the tests of agent, envs and replay
+	$(VENV_MODERN)/bin/python -m pytest -m "not slow and not reverb" \
+	  $(modern_tests) $(ARGS)
 
 test-slow: venv  ## the tests of 20 seconds and more, left out of `make test`
 	$(VENV)/bin/python -m pytest -m slow $(ARGS)
@@ -46,9 +45,9 @@ bench: venv  ## measure speed, some minutes (docs/performance.md); more in ARGS
 venv:  ## build .venv from requirements.txt, if it is not there
 	@PYTHON='$(PYTHON)' .ci/make_venv '$(VENV)' requirements.txt $(MIN_DISK_MB)
 
-venv-pure:  ## build .venv-pure from requirements-pure.txt, likewise
-	@PYTHON='$(PYTHON)' .ci/make_venv '$(VENV_PURE)' requirements-pure.txt \
-	  $(MIN_DISK_MB_PURE)
+venv-modern:  ## build .venv-modern: newest JAX, EnvPool, no Reverb (Python 3.11-3.13)
+	@PYTHON='$(PYTHON)' .ci/make_venv '$(VENV_MODERN)' requirements-modern.txt \
+	  $(MIN_DISK_MB_MODERN)
 
 uv_compile = $(UV) pip compile --quiet --python-version 3.11 \
   --no-emit-index-url --no-emit-find-links \
@@ -61,9 +60,9 @@ lock:  ## recompile both locks with uv; ARGS=--upgrade takes newer versions
 	$(uv_compile) --python-platform x86_64-manylinux_2_28 \
 	  --override requirements-overrides.txt \
 	  requirements.in -o requirements.txt
-	$(uv_compile) --universal requirements-pure.in -o requirements-pure.txt
+	$(uv_compile) --universal requirements-modern.in -o requirements-modern.txt
 
 clean:  ## remove the environments and caches; runs/ stays
-	rm -rf '$(VENV)' '$(VENV_PURE)' build .pytest_cache .hypothesis *.egg-info
+	rm -rf '$(VENV)' '$(VENV_MODERN)' build .pytest_cache .hypothesis *.egg-info
 	find r2d2_jax experiments tests -name __pycache__ -type d -prune \
 	  -exec rm -rf {} +

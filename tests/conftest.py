@@ -1,9 +1,7 @@
 """What holds for every test. Nothing here imports jax."""
 
-import atexit
 import os
-import shutil
-import tempfile
+import pathlib
 
 from hypothesis import settings
 
@@ -12,11 +10,21 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # TensorFlow otherwise reports at length that it found no GPU.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-# Many tests, and the processes that they start, compile the same programs: once.
-_COMPILED = tempfile.mkdtemp(prefix="r2d2_jax_compiled_")
-atexit.register(shutil.rmtree, _COMPILED, ignore_errors=True)
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _COMPILED)
+# Many tests, the processes that they start and the workers of pytest-xdist
+# compile the same programs: once, and not again in the next run. Programs are
+# found by their content, JAX's version and its flags; `make clean` removes them.
+os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR",
+    str(pathlib.Path(__file__).parents[1] / ".pytest_cache" / "compiled"),
+)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+
+# Each worker has its share of the cores: XLA takes NPROC threads, and BLAS what
+# the other two say.
+_WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+if _WORKERS > 1:
+  for name in "NPROC", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS":
+    os.environ.setdefault(name, str(max(1, (os.cpu_count() or 1) // _WORKERS)))
 
 # The same examples in every run, on a machine of whatever speed: the first call
 # of a property compiles, which any deadline would count.

@@ -14,7 +14,7 @@ from packaging.requirements import Requirement
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-LOCKS = ["requirements.txt", "requirements-pure.txt"]
+LOCKS = ["requirements.txt", "requirements-modern.txt"]
 
 
 def _pins(lock: str) -> dict[str, str]:
@@ -65,9 +65,25 @@ def test_lock_holds_no_nightly_build(lock):
   assert not [pin for pin in pins.items() if ".dev" in pin[1]]
 
 
-def test_pure_lock_holds_neither_tensorflow_nor_reverb_nor_envpool():
-  assert not {"tensorflow", "tensorflow-cpu", "dm-reverb", "envpool"} & set(
-      _pins("requirements-pure.txt"))
+def test_modern_lock_holds_envpool_but_neither_tensorflow_nor_reverb():
+  pins = set(_pins("requirements-modern.txt"))
+  assert {"jax", "envpool", "pytest"} <= pins
+  assert not {"tensorflow", "tensorflow-cpu", "dm-reverb"} & pins
+
+
+@pytest.mark.parametrize("python", ["3.11", "3.12", "3.13"])
+def test_modern_lock_has_every_package_once_for_each_python(python):
+  names = []
+  for line in (ROOT / "requirements-modern.txt").read_text().splitlines():
+    if line and not line.lstrip().startswith("#"):
+      requirement = Requirement(line)
+      if requirement.marker is None or requirement.marker.evaluate(
+          {"python_version": python, "python_full_version": python + ".1"}
+      ):
+        names.append(requirement.name)
+  assert len(names) == len(set(names)) > 50
+  classifier = "Programming Language :: Python :: " + python
+  assert classifier in (ROOT / "setup.cfg").read_text()
 
 
 def test_lock_meets_the_bounds_of_setup_cfg():
@@ -131,15 +147,32 @@ def _fake_python(directory, body) -> str:
 
 def test_no_python(tmp_path):
   result = _make_venv(tmp_path, "", PYTHON="no-such-python")
-  _assert_one_line(result, "Python 3.11 is needed, 'no-such-python' is missing")
+  _assert_one_line(result, "is needed, 'no-such-python' is missing")
   assert not (tmp_path / "venv").exists()
 
 
 def test_wrong_python(tmp_path):
   python = _fake_python(tmp_path, "echo 3.9")
   result = _make_venv(tmp_path, "", PYTHON=python)
-  _assert_one_line(result, "is 3.9")
+  _assert_one_line(result, "Python 3.11 or 3.12 or 3.13 is needed")
+  assert f"'{python}' is 3.9:" in result.stderr
   assert not (tmp_path / "venv").exists()
+
+
+def test_reverb_needs_one_python_and_one_platform(tmp_path):
+  python = _fake_python(tmp_path, "echo 3.12")
+  result = _make_venv(tmp_path, "dm-reverb==0.14.0\n", PYTHON=python)
+  _assert_one_line(result, "Python 3.11 is needed")
+  uname = tmp_path / "uname"
+  uname.write_text("#!/bin/sh\necho Darwin arm64\n")
+  uname.chmod(0o755)
+  path = f"{tmp_path}:{os.environ['PATH']}"
+  result = _make_venv(tmp_path, "dm-reverb==0.14.0\n", PATH=path)
+  _assert_one_line(result, "Reverb needs Linux x86_64, this is Darwin arm64: 'make")
+  assert "EnvPool" not in result.stderr
+  # Without Reverb the same machine goes on, here to the missing Python.
+  result = _make_venv(tmp_path, "", PATH=path, PYTHON="no-such-python")
+  _assert_one_line(result, "'no-such-python' is missing")
 
 
 def test_too_little_disk(tmp_path):
