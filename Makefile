@@ -6,15 +6,13 @@ VENV ?= .venv
 VENV_MODERN ?= .venv-modern
 MIN_DISK_MB ?= 4000
 MIN_DISK_MB_MODERN ?= 2500
+# Tests that run at a time.
+WORKERS ?= 2
 # Passed on: make train ARGS='--env.task Breakout', make lock ARGS=--upgrade
 ARGS ?=
 
-# What another JAX, numpy or EnvPool can break: the second environment runs these.
-modern_tests := tests/test_architecture.py tests/test_config.py tests/agent \
-  tests/envs tests/replay
-
 .DEFAULT_GOAL := help
-.PHONY: help train test test-full test-modern test-slow drills bench lock venv \
+.PHONY: help train test test-full test-wheel test-slow drills bench lock venv \
   venv-modern clean
 
 help:  ## list these targets
@@ -24,14 +22,16 @@ help:  ## list these targets
 train: venv  ## train an agent with the laptop preset; more settings in ARGS
 	$(VENV)/bin/python -m experiments.train --preset laptop $(ARGS)
 
-test: test-full test-modern  ## what continuous integration runs
+test: test-full test-wheel  ## what continuous integration runs
+
+# One file's tests stay in one worker: module fixtures are made once.
+parallel = -n $(WORKERS) --dist loadfile
 
 test-full: venv  ## the tests in the full environment
-	$(VENV)/bin/python -m pytest -m "not slow" $(ARGS)
+	$(VENV)/bin/python -m pytest $(parallel) -m "not slow" $(ARGS)
 
-test-modern: venv-modern  ## the newest JAX: the tests of agent, envs and replay
-	$(VENV_MODERN)/bin/python -m pytest -m "not slow and not reverb" \
-	  $(modern_tests) $(ARGS)
+test-wheel: venv-modern  ## the wheel, tested on the newest JAX and without the sources
+	.ci/test_wheel '$(VENV_MODERN)' $(parallel) $(ARGS)
 
 test-slow: venv  ## the tests of 20 seconds and more, left out of `make test`
 	$(VENV)/bin/python -m pytest -m slow $(ARGS)

@@ -115,11 +115,33 @@ def test_setup_cfg_lists_what_is_imported():
         assert providers & listed, f"{path} imports {top}, not in setup.cfg"
 
 
+def test_algorithm_world_and_replay_need_no_extra():
+  parser = configparser.ConfigParser()
+  parser.read(ROOT / "setup.cfg")
+  lines = parser["options"]["install_requires"].split("\n")
+  allowed = {Requirement(line).name.replace("-", "_") for line in lines if line}
+  assert not allowed & {"matplotlib", "rich", "tyro", "orbax_checkpoint"}
+  allowed |= sys.stdlib_module_names | {"r2d2_jax"}
+  allowed |= {"envpool", "reverb", "tensorflow"}  # tests/test_architecture.py
+  package = ROOT / "r2d2_jax"
+  paths = [package / "config.py", package / "types.py"]
+  for part in "agent", "envs", "replay":
+    paths += (package / part).rglob("*.py")
+  for path in paths:
+    for node in ast.walk(ast.parse(path.read_text())):
+      names = []
+      if isinstance(node, ast.Import):
+        names = [alias.name for alias in node.names]
+      elif isinstance(node, ast.ImportFrom) and not node.level:
+        names = [node.module]
+      tops = {name.partition(".")[0] for name in names}
+      assert tops <= allowed, f"{path} imports {tops - allowed}"
+
+
 def test_every_folder_of_modules_is_a_package():
   # setup.cfg finds packages by their __init__.py, and leaves out the others.
-  for top in ("r2d2_jax", "experiments"):
-    for path in (ROOT / top).rglob("*.py"):
-      assert (path.parent / "__init__.py").exists(), path.parent
+  for path in (ROOT / "r2d2_jax").rglob("*.py"):
+    assert (path.parent / "__init__.py").exists(), path.parent
 
 
 def _make_venv(directory, lock_text, *, min_disk_mb=1, **environment):
