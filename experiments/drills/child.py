@@ -96,8 +96,8 @@ def _prepare(sabotage: Sabotage, at: int, keys: pathlib.Path | None) -> None:
   if keys is not None:
     sample = LocalReplay.sample
 
-    def sample_and_tell(self, batch_size, timeout_seconds):
-      batch = sample(self, batch_size, timeout_seconds)
+    def sample_and_tell(self, batch_size, timeout_seconds, **more):
+      batch = sample(self, batch_size, timeout_seconds, **more)
       if timeout_seconds:  # not the probe's
         with keys.open("a") as f:
           print(*batch.keys, file=f)

@@ -14,7 +14,8 @@ import numpy as np
 
 from r2d2_jax import types
 from r2d2_jax.config import Config
-from r2d2_jax.replay.checks import ReplayError, check_priorities
+from r2d2_jax.replay.checks import (
+    MAX_WEIGHT, ReplayError, check_priorities, wrong_rows)
 from r2d2_jax.replay.meta import read_meta, settings_of, unreadable, write_meta
 from r2d2_jax.replay.sequences import (
     Block, Item, as_sample, core_from_leaves, core_leaves, new_uid, row_specs)
@@ -91,6 +92,7 @@ class LocalReplay:
     self._item_rows = config.item_rows
     self._block_rows = config.block_rows
     self._item_blocks = config.item_rows // config.block_rows
+    self._num_actions = spec.num_actions
     self._specs = row_specs(spec, core_state, config.replay.row_states)
     self._leaf_specs = [(x.shape[1:], x.dtype) for x in core_leaves(core_state)]
     self._settings = settings_of("local", config, self._specs, core_state)
@@ -119,7 +121,7 @@ class LocalReplay:
       ValueError: wrong number of priorities, or one not finite or negative.
       ReplayError: closed.
     """
-    priorities = check_priorities(priorities, len(items))
+    priorities = check_priorities(priorities, len(items), self._exponent)
     with self._changed:
       self._check_open()
       slots = (self._num_inserted + np.arange(len(items))) % self._capacity
@@ -130,28 +132,31 @@ class LocalReplay:
       self._num_inserted += len(items)
       self._changed.notify_all()
 
-  def sample(self, batch_size: int,
-             timeout_seconds: float) -> types.ReplaySample:
+  def sample(self, batch_size: int, timeout_seconds: float, *,
+             min_size: int = 1) -> types.ReplaySample:
     """Draws items independently, with replacement.
 
     While every priority is 0, all items are equally likely.
 
     Args:
       batch_size: B.
-      timeout_seconds: how long to wait for a first item.
+      timeout_seconds: how long to wait.
+      min_size: how many items must be held, at least 1.
 
     Raises:
-      TimeoutError: still empty after that time.
+      TimeoutError: still fewer after that time.
       ReplayError: closed.
     """
     deadline = time.monotonic() + timeout_seconds
     with self._changed:
       self._check_open()
-      while not self._num_inserted:
+      while self._size() < min_size:
         if not self._changed.wait(deadline - time.monotonic()):
           raise TimeoutError(
-              f"no item came within {timeout_seconds} s: the replay is empty. "
-              "Insert before sampling, or wait longer.")
+              f"expected at least {min_size} items within {timeout_seconds} s; "
+              + (f"got {self._size()}" if self._size() else
+                 "the replay is empty") + ". Insert before sampling, or wait "
+              "longer.")
         self._check_open()
       # One generator per draw: a count is then all that a checkpoint has to keep.
       uniform = np.random.default_rng(
@@ -186,7 +191,7 @@ class LocalReplay:
       ReplayError: closed.
     """
     keys = np.asarray(keys)
-    priorities = check_priorities(priorities, len(keys))
+    priorities = check_priorities(priorities, len(keys), self._exponent)
     number = keys.astype(np.int64) - 1
     with self._changed:
       self._check_open()
@@ -259,17 +264,17 @@ class LocalReplay:
 
   def _restore(self, directory):
     """The inverse of `save`: the next samples are those that would have come."""
-    counts = read_meta(directory, self._settings)
-    if counts["size"] != min(counts["num_inserted"], self._capacity):
-      raise unreadable(directory, f"counts that cannot be: {counts}")
+    counts = read_meta(directory, self._settings,
+                       ("size", "num_inserted", "num_draws", "num_blocks"))
+    size = min(counts["num_inserted"], self._capacity)
+    if counts["size"] != size:
+      raise unreadable(directory, f"expected {size} items, since "
+                       f"{counts['num_inserted']} were inserted; got "
+                       f"{counts['size']}")
     saved = {
         name: _read_stack(directory / f"{name}.npy", shape, dtype)
         for name, (shape, dtype) in self._saved_shapes(counts).items()}
-    places = saved["item_blocks"]
-    if not ((0 <= places) & (places < counts["num_blocks"])).all():
-      raise unreadable(
-          directory / "item_blocks.npy",
-          f"expected the numbers of {counts['num_blocks']} blocks, got others")
+    self._check_saved(directory, saved, counts["num_blocks"])
     # The actor's values are not kept: initial priorities were computed long ago.
     no_q = np.zeros((self._block_rows, 0), np.float32)
     # Copies, each of one block: rows leave one by one, a whole file would not.
@@ -286,6 +291,27 @@ class LocalReplay:
     self._times_sampled[:counts["size"]] = saved["times_sampled"]
     self._num_inserted = counts["num_inserted"]
     self._num_draws = counts["num_draws"]
+
+  def _check_saved(self, directory, saved, num_blocks):
+    """Refuses contents that no replay writes, where they are small."""
+    def check(name, ok, expected):
+      if not ok.all():
+        raise unreadable(
+            directory / f"{name}.npy",
+            f"expected {expected}, got {saved[name][~ok].flat[0]}")
+
+    weights, places = saved["weights"], saved["item_blocks"]
+    check("weights", (weights >= 0.0) & (weights <= MAX_WEIGHT),
+          f"weights in [0, {MAX_WEIGHT}]")
+    check("times_sampled", saved["times_sampled"] >= 0, "counts >= 0")
+    check("item_blocks", (places >= 0) & (places < num_blocks),
+          f"places of blocks in [0, {num_blocks})")
+    for k in range(len(self._leaf_specs)):
+      name = f"core_state_{k}"
+      if np.issubdtype(saved[name].dtype, np.floating):
+        check(name, np.isfinite(saved[name]), "finite states")
+    if fault := wrong_rows(saved, self._num_actions):
+      raise unreadable(directory, fault)
 
   def _saved_shapes(self, counts):
     """File name -> (shape, dtype)."""
@@ -343,8 +369,10 @@ def _write_stack(path, shape, dtype, arrays):
 def _read_stack(path, shape, dtype):
   """What `_write_stack` wrote, read from the disk as it is used."""
   try:
+    if not path.is_file():  # opening a pipe would wait for its writer
+      raise FileNotFoundError("expected a file")
     array = np.load(path, mmap_mode="r", allow_pickle=False)
-  except (OSError, ValueError, EOFError) as error:
+  except Exception as error:  # numpy raises all kinds on a damaged header
     raise unreadable(path, error) from error
   if (array.shape, array.dtype) != (shape, dtype):
     raise unreadable(path, f"expected {dtype} {list(shape)}, got {array.dtype} "

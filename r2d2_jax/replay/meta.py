@@ -12,6 +12,7 @@ from r2d2_jax.replay.checks import ReplayError
 from r2d2_jax.replay.sequences import core_leaves
 
 _NAME = "meta.json"
+_MAX_COUNT = 10**15  # items or draws: thousands of years of them
 
 
 def settings_of(backend: str, config: Config,
@@ -53,9 +54,14 @@ def write_meta(directory: pathlib.Path, settings: dict[str, Any],
   (directory / _NAME).write_text(json.dumps(meta, indent=2) + "\n")
 
 
-def read_meta(directory: pathlib.Path,
-              settings: dict[str, Any]) -> dict[str, int]:
+def read_meta(directory: pathlib.Path, settings: dict[str, Any],
+              names: tuple[str, ...]) -> dict[str, int]:
   """The counts that were saved, if what is there is whole and fits.
+
+  Args:
+    directory: of the saved replay.
+    settings: this run's, as `settings_of`.
+    names: of the counts that there must be.
 
   Raises:
     ReplayError: no saved replay, one with other settings, or one whose files are
@@ -63,17 +69,19 @@ def read_meta(directory: pathlib.Path,
   """
   path = directory / _NAME
   try:
+    if not path.is_file():  # opening a pipe would wait for its writer
+      raise FileNotFoundError("no such file")
+    # RecursionError: brackets in brackets in brackets.
     meta = json.loads(path.read_text())
     saved, counts, file_bytes = (
-        dict(meta[key]) for key in ("settings", "counts", "file_bytes"))
-  # RecursionError: JSON of a thousand brackets.
-  except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-    raise unreadable(path, error) from error
-  for name, count in counts.items():
-    if type(count) is not int or not 0 <= count < 2**53:
-      raise unreadable(path, f"expected a count of {name}, got {count!r:.50}")
+        _plain(meta[key], key) for key in ("settings", "counts", "file_bytes"))
+    counts = {name: _count(counts[name], name) for name in names}
+  except (
+      OSError, ValueError, KeyError, TypeError, RecursionError
+  ) as error:  # fmt: skip
+    raise unreadable(path, _told(error)) from error
   faults = [
-      f"{name} {saved.get(name)!r}, this run has {settings.get(name)!r}"
+      f"{name[:80]} {saved.get(name)!r:.80}, this run has {settings.get(name)!r}"
       for name in [*settings, *(saved.keys() - settings.keys())]
       if saved.get(name) != settings.get(name)]
   if faults:
@@ -88,6 +96,28 @@ def read_meta(directory: pathlib.Path,
           directory / name,
           f"expected {expected} bytes, got {sizes.get(name, 'no file')}")
   return counts
+
+
+def _plain(section, name):
+  if not isinstance(section, dict) or any(
+      isinstance(value, (dict, list)) for value in section.values()):
+    raise ValueError(f"{name}: expected numbers and texts by name")
+  return section
+
+
+def _count(value, name):
+  if type(value) is not int or not 0 <= value < _MAX_COUNT:  # bool is an int, too
+    raise ValueError(f"{name}: expected a whole number from 0 to {_MAX_COUNT}, "
+                     f"got {str(value)[:40]!r}")
+  return value
+
+
+def _told(error):
+  if isinstance(error, KeyError):
+    return f"expected an entry {error}"
+  if isinstance(error, RecursionError):
+    return "expected settings, counts and sizes, got brackets within brackets"
+  return error
 
 
 def unreadable(path: pathlib.Path, why: Any) -> ReplayError:

@@ -24,6 +24,7 @@ from typing import NamedTuple, Optional
 import numpy as np
 
 from r2d2_jax import types
+from r2d2_jax.replay.checks import check_sampled
 
 _UIDS = itertools.count()
 
@@ -118,7 +119,12 @@ def core_from_leaves(leaves) -> types.CoreState:
 def as_sample(rows: dict[str, np.ndarray], core_state: types.CoreState, *,
               probability: np.ndarray, keys: np.ndarray,
               times_sampled: np.ndarray) -> types.ReplaySample:
-  """Puts stored fields [B, L, ...] in the form that learner and metrics read."""
+  """Puts stored fields [B, L, ...] in the form that learner and metrics read.
+
+  Raises:
+    ReplayError: a probability that is not finite or not above 0.
+  """
+  check_sampled(probability, keys)
   # Of an item's rows, some may be padding; the others are of one lane.
   a_row = np.argmax(rows["valid_t"], axis=1)
   return types.ReplaySample(

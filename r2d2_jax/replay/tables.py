@@ -11,6 +11,9 @@ What guards against Reverb's ways, each pinned by a test:
 * A dead server makes calls block for ever, without an error and deaf to Ctrl-C.
   What may block runs in a daemon thread here, or with a deadline.
 * A priority that is not finite damages the table for good: `check_priorities`.
+  Another process can set one: sampled and saved items are checked.
+* The sums of priorities are kept by differences, and a rest of rounding beside
+  priorities of 0 gives probabilities of 0: they are raised to a floor.
 * An item that has one cell twice in a row cannot be read: that is taken for two
   rows of its chunk. Of blank blocks in a row every other one is a twin, stored
   once more.
@@ -38,8 +41,10 @@ from typing import Any, Callable, Optional
 import warnings
 import zlib
 
+from google.protobuf.message import DecodeError
 import numpy as np
 import reverb
+from reverb.cc import schema_pb2
 from reverb.cc.checkpointing import checkpoint_pb2
 from reverb.platform.checkpointers_lib import DefaultCheckpointer
 from reverb.trajectory_writer import TrajectoryColumn
@@ -47,7 +52,8 @@ import tensorflow as tf
 
 from r2d2_jax import types
 from r2d2_jax.config import Config
-from r2d2_jax.replay.checks import ReplayError, check_priorities
+from r2d2_jax.replay.checks import (
+    ReplayError, check_priorities, wrong_rows)
 from r2d2_jax.replay.meta import read_meta, settings_of, unreadable, write_meta
 from r2d2_jax.replay.sequences import (
     Block, Item, as_sample, core_from_leaves, core_leaves, row_specs)
@@ -57,6 +63,7 @@ _SAVED = "reverb"  # Reverb's files within a saved replay
 _CALL_SECONDS = 10.0  # without an answer for so long, a server counts as dead
 _POLL_SECONDS = 0.2  # how often those who wait look whether to stop
 _CLOSE_SECONDS = 0.9
+_LEAST_PRIORITY = 1e-20
 
 
 class _Layout:
@@ -77,6 +84,7 @@ class _Layout:
     self._core = np.dtype([
         (f"leaf_{k}", x.dtype, x.shape[1:])
         for k, x in enumerate(core_leaves(core_state))])
+    self._num_actions = spec.num_actions
     self._block_rows = config.block_rows
     self.item_blocks = config.item_rows // config.block_rows
 
@@ -102,7 +110,11 @@ class _Layout:
   def decode(
       self, items: list[dict[str, np.ndarray]]
   ) -> tuple[dict[str, np.ndarray], types.CoreState]:
-    """Rows [B, L, ...] and core states [B, ...] from the columns of B items."""
+    """Rows [B, L, ...] and core states [B, ...] from the columns of B items.
+
+    Raises:
+      ReplayError: values that no run writes.
+    """
     num_rows = self.item_blocks * self._block_rows
     rows = _empty_fields((len(items), num_rows), self._row)
     core = _empty_fields((len(items),), self._core)
@@ -112,6 +124,8 @@ class _Layout:
           (core, np.ndarray((), self._core, item["core"]))):
         for name, array in fields.items():
           array[i] = packed[name]
+    if fault := wrong_rows(rows, self._num_actions):
+      raise _foreign_item(fault)
     return rows, core_from_leaves(core.values())
 
 
@@ -206,9 +220,19 @@ class _Reader:
     self._thread = threading.Thread(target=self._run, daemon=True)
     self._thread.start()
 
-  def get(self, timeout_seconds: float) -> types.ReplaySample:
-    """The next batch; queue.Empty if there is none in time."""
+  def get(self, timeout_seconds: float) -> tuple[types.ReplaySample, int]:
+    """The next batch, and the least size of the table while it was drawn.
+
+    Raises:
+      queue.Empty: there is none in time.
+      ReplayError: reading failed.
+    """
     batch = self._batches.get(timeout=timeout_seconds)
+    if isinstance(batch, ReplayError):
+      raise batch
+    # Items of other shapes than those that were asked for.
+    if isinstance(batch, tf.errors.InvalidArgumentError):
+      raise _foreign_item(batch) from batch
     if isinstance(batch, Exception):
       raise ReplayError(f"reading from Reverb failed: {batch}") from batch
     return batch
@@ -239,6 +263,7 @@ class _Reader:
       probability = np.empty(self.batch_size, np.float64)
       keys = np.empty(self.batch_size, np.uint64)
       times_sampled = np.empty(self.batch_size, np.int32)
+      table_size = np.empty(self.batch_size, np.int64)
       for i in range(self.batch_size):
         element = next(elements, None)
         if element is None:
@@ -248,8 +273,9 @@ class _Reader:
         probability[i] = info.probability[k]
         keys[i] = info.key[k]
         times_sampled[i] = info.times_sampled[k]
+        table_size[i] = info.table_size[k]
       yield as_sample(*self._layout.decode(items), probability=probability,
-                      keys=keys, times_sampled=times_sampled)
+                      keys=keys, times_sampled=times_sampled), table_size.min()
 
   def _elements(self):
     """The columns and infos of several items, and the place of one of them."""
@@ -305,6 +331,7 @@ class ReverbReplay:
           "expected restore_from and scratch where the server starts; got them "
           f"with address={address!r}. Give them to the process of that server.")
     self._closed = threading.Event()
+    self._exponent = config.replay.priority_exponent
     self._layout = _Layout(config, spec, core_state)
     self._settings = settings_of(
         "reverb", config, self._layout.row_specs, core_state) | {
@@ -313,7 +340,7 @@ class ReverbReplay:
     self._server = self._scratch = None
     if address is None:
       limiter = _rate_limiter(samples_per_insert, error_buffer)
-      counts = restore_from and read_meta(restore_from, self._settings)
+      counts = restore_from and self._read_saved(restore_from)
       self._scratch = pathlib.Path(scratch or tempfile.mkdtemp())
       self._server = _start_server(config, limiter, self._scratch, restore_from)
       address = f"localhost:{self._server.port}"
@@ -349,7 +376,7 @@ class ReverbReplay:
       ValueError: wrong number of priorities, or one not finite or negative.
       ReplayError: closed, or the server is dead.
     """
-    priorities = check_priorities(priorities, len(items)).tolist()
+    priorities = self._raised(priorities, len(items))
     with self._write_lock:
       self._check_open()
       for item, priority in zip(items, priorities):
@@ -357,19 +384,23 @@ class ReverbReplay:
       if items:
         self._wait(self._writer.wait_confirmed)
 
-  def sample(self, batch_size: int,
-             timeout_seconds: float) -> types.ReplaySample:
+  def sample(self, batch_size: int, timeout_seconds: float, *,
+             min_size: int = 1) -> types.ReplaySample:
     """Draws items independently, with replacement; prefetches further batches.
 
     Args:
       batch_size: B. Another one than in the call before throws away what was
         prefetched.
       timeout_seconds: how long to wait.
+      min_size: how many items must be held, at least 1; batches that were drawn
+        from fewer are thrown away.
 
     Raises:
-      TimeoutError: no batch came in that time: the table is empty, the limiter
-        holds it back, or the server is dead (`check_alive` tells).
-      ReplayError: closed, or reading failed.
+      TimeoutError: no batch came in that time: the table is empty or holds less
+        than min_size, the limiter holds it back, or the server is dead
+        (`check_alive` tells).
+      ReplayError: closed, reading failed, or the table holds what this run did
+        not write.
     """
     deadline = time.monotonic() + timeout_seconds
     while True:
@@ -380,15 +411,22 @@ class ReverbReplay:
             self._reader.stop()
           self._reader = _Reader(self.address, self._layout, batch_size)
         reader = self._reader
-      remaining = deadline - time.monotonic()
+      remaining = max(deadline - time.monotonic(), 0.0)
+      turn = min(remaining, _POLL_SECONDS)
       try:
-        return reader.get(min(max(remaining, 0.0), _POLL_SECONDS))
+        batch, size = reader.get(turn)
       except queue.Empty:
-        if remaining <= 0.0:
-          raise TimeoutError(
-              f"no batch of {batch_size} items within {timeout_seconds} s: the "
-              "table is empty, the rate limiter holds it back, or the server is "
-              "dead. Insert before sampling, or wait longer.") from None
+        pass
+      else:
+        if size >= min_size:
+          return batch
+        self._closed.wait(turn)
+      if not remaining:
+        raise TimeoutError(
+            f"no batch of {batch_size} items within {timeout_seconds} s: the "
+            f"table is empty or holds less than {min_size}, the rate limiter "
+            "holds it back, or the server is dead. Insert before sampling, or "
+            "wait longer.")
 
   def update_priorities(self, keys: np.ndarray, priorities: np.ndarray) -> None:
     """Sets new raw priorities; keys that are no longer held are dropped silently.
@@ -402,9 +440,9 @@ class ReverbReplay:
       ReplayError: closed, or the server is dead.
     """
     keys = np.asarray(keys)
-    priorities = check_priorities(priorities, len(keys))
+    priorities = self._raised(priorities, len(keys))
     self._check_open()
-    updates = dict(zip(keys.tolist(), priorities.tolist()))
+    updates = dict(zip(keys.tolist(), priorities))
     self._call(lambda: self._client.mutate_priorities(_TABLE, updates))
 
   def size(self) -> int:
@@ -437,7 +475,8 @@ class ReverbReplay:
 
     Raises:
       OSError: there is no such directory.
-      ReplayError: closed, the server is dead or another's, or it could not write.
+      ReplayError: closed, the server is dead or another's, it could not write, or
+        the table holds what this run did not write.
     """
     if self._scratch is None:
       raise ReplayError(
@@ -454,6 +493,7 @@ class ReverbReplay:
             "Is the disk full?") from error
       try:
         _check_whole(pathlib.Path(path.result()))
+        self._check_items(path.result())
       except ReplayError:
         _make_empty(self._scratch)
         raise
@@ -499,6 +539,39 @@ class ReverbReplay:
     return self._call(lambda: self._client.server_info(whole_seconds)[_TABLE],
                       timeout_seconds)
 
+  def _raised(self, priorities, expected):
+    priorities = check_priorities(priorities, expected, self._exponent)
+    return np.maximum(priorities, _LEAST_PRIORITY).tolist()
+
+  def _read_saved(self, directory):
+    """The counts of a saved replay, once it has been looked through."""
+    counts = read_meta(directory, self._settings, ("size", "num_inserted"))
+    try:
+      self._check_items(directory / _SAVED)
+    # What TensorFlow and protobuf raise on damaged files.
+    except (ReplayError, tf.errors.OpError, DecodeError) as error:
+      raise unreadable(directory / _SAVED, error) from error
+    return counts
+
+  def _check_items(self, checkpoint):
+    """Refuses a checkpoint whose table this run did not make.
+
+    Raises:
+      ReplayError: an item with a priority that damages the table, or of another
+        form.
+    """
+    records = tf.data.TFRecordDataset(
+        os.path.join(checkpoint, "items.tfrecord"), compression_type="ZLIB")
+    form = [1, self._layout.item_blocks]  # places of "core" and "rows"
+    for several in records.batch(1024).as_numpy_iterator():
+      for record in several:
+        item = schema_pb2.PrioritizedItem.FromString(record)
+        if not 0.0 <= item.priority < math.inf:
+          raise _foreign_item(f"item {item.key} has priority {item.priority}")
+        columns = item.flat_trajectory.columns
+        if [len(column.chunk_slices) for column in columns] != form:
+          raise _foreign_item(f"item {item.key} has other columns")
+
   def _check_restored(self, restore_from, expected):
     info = self._info(_CALL_SECONDS)
     got = {"size": info.current_size,
@@ -542,6 +615,16 @@ def _in_thread(function: Callable[[], Any]) -> futures.Future:
 
   threading.Thread(target=run, daemon=True).start()
   return answer
+
+
+def _foreign_item(why: Any) -> ReplayError:
+  """The error for what came into the table through the port."""
+  return ReplayError(
+      "the replay is at fault, not the training: it holds an item that this run "
+      f"did not write ({' '.join(str(why).split())}). Another process can write "
+      "through Reverb's port (see docs/security.md): go on from the last "
+      "checkpoint, with the port closed to others or with the replay backend "
+      "'local'.")
 
 
 def _rate_limiter(samples_per_insert, error_buffer):

@@ -31,7 +31,9 @@ from r2d2_jax.types import LearnerOutput, LearnerState, ReplaySample
 class Replay(Protocol):
   """What the loop needs of a replay."""
 
-  def sample(self, batch_size: int, timeout_seconds: float) -> ReplaySample: ...
+  def sample(
+      self, batch_size: int, timeout_seconds: float, *, min_size: int = 1
+  ) -> ReplaySample: ...
 
   def update_priorities(
       self, keys: np.ndarray, priorities: np.ndarray
@@ -94,11 +96,15 @@ class Prefetcher:
 
   def run(self, stop: threading.Event) -> None:
     """The thread's body: fills the queue until the event is set."""
-    batch_size = self._config.agent.batch_size
     while not stop.is_set():
       with self.timer.leg("sample"):
         try:
-          sample = self._replay.sample(batch_size, timeout_seconds=1.0)
+          sample = self._replay.sample(
+              self._config.agent.batch_size,
+              timeout_seconds=1.0,
+              # Each time: another process can empty a table.
+              min_size=self._config.replay.min_sequences,
+          )
         except TimeoutError:
           continue
       with self.timer.leg("copy"):

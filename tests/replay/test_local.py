@@ -1,3 +1,4 @@
+import json
 import os
 import subprocess
 import sys
@@ -8,7 +9,8 @@ import pytest
 from r2d2_jax.replay import local
 from r2d2_jax.replay.checks import ReplayError
 from r2d2_jax.replay.local import LocalReplay, SumTree
-from tests.replay.tape import SEQUENCE_FIELDS, StampingActor
+from r2d2_jax.replay.sequences import as_sample
+from tests.replay.tape import NUM_ACTIONS, SEQUENCE_FIELDS, StampingActor
 from tests.replay.test_replay import (  # pylint: disable=unused-import
     LENGTHS, assert_same_rows, _items, make_config, make_world, stamp, stamps)
 
@@ -121,6 +123,116 @@ def test_a_damaged_file_is_named(items, tmp_path, damage, message):
   damage(tmp_path / "obs_t.npy")
   with pytest.raises(ReplayError, match=f"obs_t.npy: [^\n]*{message}"):
     make_local(restore_from=tmp_path)
+
+
+def replaced(value, place=-1):
+  """Sets one value, the size of the file staying as it is."""
+  def damage(file):
+    array = np.load(file)
+    array.reshape(-1)[place] = value
+    np.save(file, array)
+  return damage
+
+
+def header(text):
+  """Puts another header, as long as before, in front of the values."""
+  def damage(file):
+    data = bytearray(file.read_bytes())
+    data[10:10 + len(text)] = text.encode()
+    file.write_bytes(data)
+  return damage
+
+
+@pytest.mark.parametrize("name, damage, message", [
+    ("weights.npy", replaced(np.nan), "weights in .*, got nan"),
+    ("weights.npy", replaced(np.inf), "weights in .*, got inf"),
+    ("weights.npy", replaced(-1.0), "weights in .*, got -1.0"),
+    ("weights.npy", replaced(1e308), "weights in .*, got 1e\\+308"),
+    ("times_sampled.npy", replaced(-1), "counts >= 0, got -1"),
+    ("item_blocks.npy", replaced(10**9), r"in \[0, \d+\), got 1000000000"),
+    ("item_blocks.npy", replaced(-1), r"in \[0, \d+\), got -1"),
+    ("core_state_1.npy", replaced(np.nan), "finite states, got nan"),
+    ("env_id.npy", replaced(2**31 - 1), "env_id in .* to 2147483647"),
+    ("env_id.npy", replaced(-1), "env_id in .* from -1"),
+    ("a_t.npy", replaced(NUM_ACTIONS), r"a_t in \[0, 3\], .* to 4"),
+    ("a_tm1.npy", replaced(-1), r"a_tm1 in \[0, 3\], got values from -1"),
+    ("num_updates.npy", replaced(-1), "num_updates in .* from -1"),
+    ("step.npy", replaced(-1), "step in .* from -1"),
+    ("discount_t.npy", replaced(np.nan), "discount_t in .* nan"),
+    ("valid_t.npy", lambda file: file.write_bytes(
+        file.read_bytes()[:-1] + b"\2"), "valid_t in .* to 2"),
+    ("weights.npy", header("{" * 50), "weights.npy"),
+    ("weights.npy", header("{'descr': '<f8', 'fortran_order': False, 'shape': "
+                           "(35184372088832,), }"), "weights.npy"),
+    ("weights.npy", header("{'descr': '<f8', 'fortran_order': False, 'shape': "
+                           "(" + 22 * "9" + ",), }"), "weights.npy"),
+    ("weights.npy", header("{'descr': '|O', 'fortran_order': False, 'shape': "
+                           "(20,), } "), "weights.npy"),
+])
+def test_absurd_contents_are_refused(items, tmp_path, name, damage, message):
+  replay = make_local()
+  replay.insert(items[:20], np.ones(20))
+  replay.save(tmp_path)
+  size = (tmp_path / name).stat().st_size
+  damage(tmp_path / name)
+  assert (tmp_path / name).stat().st_size == size
+  with pytest.raises(ReplayError, match=message) as error:
+    make_local(restore_from=tmp_path)
+  assert "\n" not in str(error.value) and str(tmp_path) in str(error.value)
+
+
+def test_any_byte_of_a_header_may_be_damaged(items, tmp_path):
+  replay = make_local()
+  replay.insert(items[:20], np.ones(20))
+  replay.save(tmp_path)
+  file, random = tmp_path / "weights.npy", np.random.default_rng(0)
+  whole, refused = file.read_bytes(), 0
+  for _ in range(300):
+    data = bytearray(whole)
+    for place in random.integers(0, 90, random.integers(1, 4)):
+      data[place] = random.integers(0, 256)
+    file.write_bytes(data)
+    try:
+      make_local(restore_from=tmp_path)
+    except ReplayError:
+      refused += 1
+  assert refused > 100
+
+
+def test_a_pipe_in_place_of_a_file_is_not_waited_for(items, tmp_path):
+  replay = make_local()
+  replay.insert(items[:4], np.ones(4))
+  replay.save(tmp_path)
+  for name in ("weights.npy", "meta.json"):
+    meta = json.loads((tmp_path / "meta.json").read_text())
+    meta["file_bytes"].pop("weights.npy", None)
+    (tmp_path / "meta.json").write_text(json.dumps(meta))
+    (tmp_path / name).unlink()
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(ReplayError, match=f"{name}: "):
+      make_local(restore_from=tmp_path)
+
+
+def test_weights_of_zero_are_restored(items, tmp_path):
+  # So they are where every priority is 0.
+  replay = make_local()
+  replay.insert(items[:4], np.zeros(4))
+  replay.save(tmp_path)
+  batch = make_local(restore_from=tmp_path).sample(8, WAIT_SECONDS)
+  np.testing.assert_array_equal(batch.probability, 0.25)
+
+
+@pytest.mark.parametrize("probability", [0.0, np.nan, np.inf, -0.5])
+def test_a_batch_of_a_damaged_table_names_the_item(items, probability):
+  rows = {name: np.zeros((2, 3), np.int32) for name in (
+      "obs_t", "a_tm1", "r_t", "is_first_t", "a_t", "discount_t", "valid_t",
+      "env_id", "num_updates", "step")}
+  draw = lambda p: as_sample(
+      rows, items[0].core_state, probability=np.array([0.5, p]),
+      keys=np.array([7, 8], np.uint64), times_sampled=np.ones(2, np.int32))
+  draw(1e-60)
+  with pytest.raises(ReplayError, match=f"got {probability} of item 8\\."):
+    draw(probability)
 
 
 def test_draws_are_counted_one_by_one(items):

@@ -1,5 +1,6 @@
 """The contract that both memories keep."""
 
+import dataclasses
 import re
 import threading
 import warnings
@@ -341,6 +342,8 @@ def test_priorities_of_evicted_items_are_dropped(make, items):  # mistake 21
 @pytest.mark.parametrize("wrong", [np.inf, -np.inf, np.nan, -1.0])
 def test_priorities_that_damage_the_table_are_refused(make, items, wrong):
   replay = make()
+  steep = dataclasses.replace(
+      make_config(), replay=ReplayConfig(priority_exponent=8.0))
   with pytest.raises(ValueError, match="finite priorities >= 0"):
     replay.insert(items[:2], np.array([1.0, wrong]))
   assert replay.size() == 0
@@ -352,6 +355,8 @@ def test_priorities_that_damage_the_table_are_refused(make, items, wrong):
     replay.insert(items[:2], np.ones(3))
   with pytest.raises(ValueError, match="expected 4 priorities"):
     replay.update_priorities(keys, np.ones(3))
+  with pytest.raises(ValueError, match="whose power .* = 8.0 is finite"):
+    make(config=steep).insert(items[:2], np.full(2, 1e40))
   np.testing.assert_allclose(
       np.concatenate([b.probability for b in sample_many(replay, 5)]), 0.5)
 
@@ -366,6 +371,24 @@ def test_an_empty_replay_does_not_block_for_ever(make, items):
   assert stamps(batch) == [stamp(items[0])] * 4
   # Another batch size is served as asked.
   assert len(replay.sample(7, WAIT_SECONDS).keys) == 7
+
+
+def test_fewer_items_than_asked_for_are_not_sampled(make, items):
+  replay = make()
+  replay.insert(items[:4], np.ones(4))
+  with pytest.raises(TimeoutError, match="5"):
+    replay.sample(3, 0.5, min_size=5)
+  assert len(replay.sample(3, WAIT_SECONDS, min_size=4).keys) == 3
+  batches = []
+  thread = threading.Thread(
+      target=lambda: batches.append(replay.sample(3, WAIT_SECONDS, min_size=6)),
+      daemon=True)
+  thread.start()
+  for item in items[4:6]:
+    assert not batches
+    replay.insert([item], np.ones(1))
+  thread.join(WAIT_SECONDS)
+  assert set(stamps(batches[0])) <= {stamp(item) for item in items[:6]}
 
 
 def test_sample_waits_for_the_first_item(make, items):

@@ -236,6 +236,43 @@ def test_a_save_that_is_not_whole_is_refused(make, items, saved, damage):
     make(restore_from=saved)
 
 
+@pytest.mark.parametrize("damage, message", [
+    (lambda meta: [meta], "cannot restore"),
+    (lambda meta: meta | {"counts": [["size", 4], ["num_inserted", 4]]},
+     "counts: expected numbers and texts by name"),
+    (lambda meta: meta | {"file_bytes": None}, "file_bytes: expected"),
+    (lambda meta: meta | {"settings": meta["settings"] | {"x": [[]]}},
+     "settings: expected"),
+    (lambda meta: meta | {"counts": {"size": 4}}, "an entry 'num_inserted'"),
+] + [
+    (lambda meta, value=value: meta | {
+        "counts": meta["counts"] | {"size": value}},
+     "size: expected a whole number from 0 to|expected 4 items|num_inserted")
+    for value in (-1, 10**18, 10**12, 4.0, True, "4", None, float("nan"), 3)
+] + [
+    (lambda meta: meta | {"counts": meta["counts"] | {"num_inserted": 2**70}},
+     "num_inserted: expected a whole number"),
+])
+def test_absurd_counts_are_refused(make, items, saved, damage, message):
+  replay = make()
+  replay.insert(items[:4], np.ones(4))
+  replay.save(saved)
+  path = saved / "meta.json"
+  path.write_text(json.dumps(damage(json.loads(path.read_text()))))
+  with pytest.raises(ReplayError, match=message) as error:
+    make(restore_from=saved)
+  assert "\n" not in str(error.value) and str(saved) in str(error.value)
+
+
+def test_brackets_within_brackets_are_refused(make, items, saved):
+  replay = make()
+  replay.insert(items[:4], np.ones(4))
+  replay.save(saved)
+  (saved / "meta.json").write_text(100_000 * "[" + 100_000 * "]")
+  with pytest.raises(ReplayError, match="brackets within brackets"):
+    make(restore_from=saved)
+
+
 def test_a_closed_replay_is_not_saved(make, saved):
   replay = make()
   replay.close()

@@ -1,4 +1,5 @@
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,7 +14,8 @@ from r2d2_jax.replay.checks import ReplayError
 from r2d2_jax.replay.sequences import SequenceBuilder
 from tests.replay.tape import StampingActor
 from tests.replay.test_replay import (  # pylint: disable=unused-import
-    LENGTHS, WAIT_SECONDS, _items, make_config, make_world)
+    LENGTHS, PREFETCHED_BATCHES, WAIT_SECONDS, _items, make_config, make_world,
+    sample_many, stamp, stamps)
 
 reverb = pytest.importorskip("reverb")
 from r2d2_jax.replay import tables  # pylint: disable=wrong-import-position
@@ -206,6 +208,111 @@ def test_a_save_that_fails_leaves_the_replay_in_order(
   saved.mkdir()
   replay.save(saved)
   assert make(restore_from=saved).size() == 4
+
+
+def sample_until_it_fails(replay):
+  with pytest.raises(ReplayError) as error:
+    for _ in range(PREFETCHED_BATCHES + 5):
+      replay.sample(32, WAIT_SECONDS)
+  return str(error.value)
+
+
+def test_a_priority_that_came_through_the_port_is_told(
+    make, items, tmp_path, monkeypatch):
+  replay = make()
+  replay.insert(items[:8], np.ones(8))
+  key = int(replay.sample(1, WAIT_SECONDS).keys[0])
+  reverb.Client(replay.address).mutate_priorities("items", {key: np.inf})
+  told = sample_until_it_fails(replay)
+  assert re.search(r"replay is at fault, .* got (0\.0|nan|inf) of item \d+\.", told)
+  assert "Reverb's port" in told and "\n" not in told
+  # Such a table is not saved, and where it was, the cause is named.
+  directory = tmp_path / "saved"
+  directory.mkdir()
+  with pytest.raises(ReplayError, match=f"item {key} has priority inf"):
+    replay.save(directory)
+  assert not any(directory.iterdir())
+  with monkeypatch.context() as patch:
+    patch.setattr(replay, "_check_items", lambda _: None)
+    replay.save(directory)
+  with pytest.raises(
+      ReplayError, match=f"cannot restore .* {key} has priority inf"):
+    make(restore_from=directory)
+
+
+def foreign_items(replay):
+  """Writers of items that are not this run's, by what is wrong with them."""
+  rows, core = replay._layout.item_specs().values()
+
+  def write(rows_shape, core_shape, byte):
+    writer = reverb.Client(replay.address).trajectory_writer(rows_shape[0])
+    for place in range(rows_shape[0]):
+      columns = {"rows": np.full(rows_shape[1:], byte, np.uint8)}
+      if place == 0:
+        columns["core"] = np.full(core_shape, byte, np.uint8)
+      writer.append(columns)
+    writer.create_item("items", 1e6, {
+        "rows": writer.history["rows"][:], "core": writer.history["core"][0]})
+    writer.flush()
+    writer.close()
+
+  return {
+      "columns": lambda: reverb.Client(replay.address).insert(
+          [np.zeros(3)], {"items": 1e6}),
+      "length": lambda: write((rows[0] + 1,) + rows[1:], core, 0),
+      "bytes": lambda: write(rows[:2] + (rows[2] + 1,), core, 0),
+      "values": lambda: write(rows, core, 255),
+  }
+
+
+@pytest.mark.parametrize("kind, in_file", [
+    ("columns", True), ("length", True), ("bytes", False), ("values", False)])
+def test_an_item_of_another_process_is_told(
+    make, items, tmp_path, monkeypatch, kind, in_file):
+  replay = make()
+  replay.insert(items[:8], np.ones(8))
+  foreign_items(replay)[kind]()
+  told = sample_until_it_fails(replay)
+  assert "an item that this run did not write" in told and "\n" not in told
+  if in_file:
+    with pytest.raises(ReplayError, match="this run did not write"):
+      replay.save(tmp_path)
+    monkeypatch.setattr(replay, "_check_items", lambda _: None)
+    replay.save(tmp_path)
+    with pytest.raises(ReplayError, match="cannot restore .* did not write"):
+      make(restore_from=tmp_path)
+
+
+def test_a_table_that_was_emptied_is_filled_before_it_is_sampled(make, items):
+  replay = make()
+  replay.insert(items[:8], np.ones(8))
+  replay.sample(4, WAIT_SECONDS, min_size=8)
+  reverb.Client(replay.address).reset("items")
+  replay.insert(items[8:10], np.ones(2))
+  with pytest.raises(TimeoutError, match="less than 8"):
+    for _ in range(PREFETCHED_BATCHES):  # drawn before it was emptied
+      replay.sample(4, 1.0, min_size=8)
+  replay.insert(items[10:16], np.ones(6))
+  for _ in range(5):
+    batch = replay.sample(4, WAIT_SECONDS, min_size=8)
+    assert set(stamps(batch)) <= {stamp(item) for item in items[8:16]}
+
+
+def test_rounding_in_the_tables_sums_gives_no_probability_of_zero(make, items):
+  # Priorities of all sizes, then 0: mostly, of the sums some rest remains.
+  for seed in range(10):
+    replay, random = make(), np.random.default_rng(seed)
+    sizes = lambda: random.uniform(0, 1, 8) * 10.0 ** random.integers(-6, 6, 8)
+    replay.insert(items[:8], np.ones(8))
+    keys = np.unique(np.concatenate([b.keys for b in sample_many(replay, 5)]))
+    for _ in range(100):
+      replay.update_priorities(keys, sizes())
+    replay.update_priorities(keys, np.zeros(8))
+    for batch in sample_many(replay, PREFETCHED_BATCHES + 2):
+      assert (batch.probability > 0.0).all()
+    replay.close()
+    if batch.probability[-1] < 1e-6:  # a rest it was
+      break
 
 
 _SERVER = """
