@@ -45,7 +45,8 @@ def make_replay(config: Config, spec: types.EnvSpec,
     from r2d2_jax.replay.tables import ReverbReplay  # pylint: disable=g-import-not-at-top
   except ImportError as error:
     raise ImportError(
-        "the replay backend 'reverb' needs dm-reverb and TensorFlow. Install "
-        "them (see README), or take the replay backend 'local'.") from error
+        "the replay backend 'reverb' needs dm-reverb and TensorFlow, which cannot "
+        f"be imported ({error}). Install them (see README) and give them a "
+        "gigabyte of memory, or take the replay backend 'local'.") from error
   return ReverbReplay(config, spec, core_state, restore_from=restore_from,
                       scratch=scratch)

@@ -10,6 +10,8 @@ state into another.
 What guards against Reverb's ways, each pinned by a test:
 * A dead server makes calls block for ever, without an error and deaf to Ctrl-C.
   What may block runs in a daemon thread here, or with a deadline.
+* A start that fails to get a thread may hang in the same way, and holds Python's
+  lock: threads are tried before, and the start has a deadline of the system's.
 * A priority that is not finite damages the table for good: `check_priorities`.
   Another process can set one: sampled and saved items are checked.
 * The sums of priorities are kept by differences, and a rest of rounding beside
@@ -29,15 +31,19 @@ What guards against Reverb's ways, each pinned by a test:
 """
 
 from concurrent import futures
+import contextlib
+import faulthandler
 import math
 import os
 import pathlib
 import queue
 import shutil
+import signal
+import socket
 import tempfile
 import threading
 import time
-from typing import Any, Callable, Optional
+from typing import Any, Callable, Iterator, Optional
 import warnings
 import zlib
 
@@ -63,6 +69,9 @@ _SAVED = "reverb"  # Reverb's files within a saved replay
 _CALL_SECONDS = 10.0  # without an answer for so long, a server counts as dead
 _POLL_SECONDS = 0.2  # how often those who wait look whether to stop
 _CLOSE_SECONDS = 0.9
+_START_SECONDS = 60.0  # for a server, which starts in a tenth of a second
+_RESTORE_BYTES_PER_SECOND = 1e6  # a hundredth of what is usual
+_START_THREADS = 32  # a server takes fewer on two cores
 _LEAST_PRIORITY = 1e-20
 
 
@@ -316,7 +325,8 @@ class ReverbReplay:
   Raises:
     ValueError: error_buffer is missing or too small; restore_from or scratch
       although the server is another's.
-    ReplayError: what is in `restore_from` is not whole, or of other settings.
+    ReplayError: what is in `restore_from` is not whole, or of other settings; the
+      server does not start.
   """
 
   def __init__(self, config: Config, spec: types.EnvSpec,
@@ -642,22 +652,35 @@ def _rate_limiter(samples_per_insert, error_buffer):
 def _start_server(config, rate_limiter, scratch, restore_from):
   _make_empty(scratch)
   restored = scratch / "restored"
+  seconds = _START_SECONDS
   try:
     if restore_from is not None:
       shutil.copytree(restore_from / _SAVED, restored, copy_function=_link)
-    server = reverb.Server(
-        [reverb.Table(
-            name=_TABLE,
-            sampler=reverb.selectors.Prioritized(config.replay.priority_exponent),
-            remover=reverb.selectors.Fifo(),
-            max_size=config.replay.capacity_sequences,
-            rate_limiter=rate_limiter)],
-        port=config.replay.port or None,
-        checkpointer=DefaultCheckpointer(str(scratch)))
+      seconds += sum(
+          x.stat().st_size for x in restored.iterdir()) / _RESTORE_BYTES_PER_SECOND
+    _check_threads()
+    _check_port(config.replay.port)
+    with _interruptible(seconds):
+      server = reverb.Server(
+          [reverb.Table(
+              name=_TABLE,
+              sampler=reverb.selectors.Prioritized(
+                  config.replay.priority_exponent),
+              remover=reverb.selectors.Fifo(),
+              max_size=config.replay.capacity_sequences,
+              rate_limiter=rate_limiter)],
+          port=config.replay.port or None,
+          checkpointer=DefaultCheckpointer(str(scratch)))
+  except ReplayError:
+    raise
   except (OSError, RuntimeError, ValueError) as error:
-    if restore_from is None:
-      raise
-    raise unreadable(restore_from / _SAVED, error) from error
+    if restore_from is not None:
+      raise unreadable(restore_from / _SAVED, error) from error
+    raise ReplayError(
+        f"the Reverb server does not start: {error}. Is its port taken "
+        f"(replay.port {config.replay.port}, 0 is any), or are memory or threads "
+        "short (`ulimit -v`, `ulimit -u`)? The replay backend 'local' needs no "
+        "server.") from error
   finally:
     shutil.rmtree(restored, ignore_errors=True)
   warnings.warn(
@@ -666,6 +689,62 @@ def _start_server(config, rate_limiter, scratch, restore_from):
       "trusted network only, or take the replay backend 'local', which opens no "
       "port.", stacklevel=3)
   return server
+
+
+def _check_port(port: int) -> None:
+  """Raises OSError where it is taken; two servers would share it without a word."""
+  with socket.socket() as trial:
+    # As Reverb does: connections of an earlier server may still be closing.
+    trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    trial.bind(("", port))
+
+
+def _check_threads():
+  """Raises ReplayError where a server would wait for threads that don't come."""
+  may_end = threading.Event()
+  threads = [threading.Thread(target=may_end.wait, daemon=True)
+             for _ in range(_START_THREADS)]
+  started = 0
+  try:
+    for thread in threads:
+      thread.start()
+      started += 1
+  except RuntimeError as error:
+    raise ReplayError(
+        f"the Reverb server cannot start: expected room for {_START_THREADS} more "
+        f"threads, {started} could be started. Raise the limits of memory and "
+        "threads (`ulimit -v`, `ulimit -u`), or take the replay backend 'local'."
+    ) from error
+  finally:
+    may_end.set()
+    for thread in threads[:started]:
+      thread.join()
+
+
+@contextlib.contextmanager
+def _interruptible(seconds: float) -> Iterator[None]:
+  """Within it the process ends at a signal, and after `seconds` in any case.
+
+  For calls that may hang with Python's lock in their hands: no Python can run
+  then, neither a handler of signals nor another thread. Only the main thread can
+  listen to signals.
+  """
+  before = {}
+  if threading.current_thread() is threading.main_thread():
+    before = {number: signal.getsignal(number)
+              for number in (signal.SIGINT, signal.SIGTERM)}
+  # Those that are ignored, or not Python's, stay as they are.
+  before = {number: x for number, x in before.items() if callable(x)}
+  for number in before:
+    signal.signal(number, signal.SIG_DFL)
+  # Says where it hangs, on the standard error output, and exits with code 1.
+  faulthandler.dump_traceback_later(seconds, exit=True, file=2)
+  try:
+    yield
+  finally:
+    faulthandler.cancel_dump_traceback_later()
+    for number, handler in before.items():
+      signal.signal(number, handler)
 
 
 def _make_empty(directory):

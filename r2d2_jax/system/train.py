@@ -256,7 +256,10 @@ class _Run:
         if resumed.exact:
           raise CheckpointError(str(error)) from error
         self._say(f"the replay is filled anew: {error}")
-    return make(), False
+    try:
+      return make(), False
+    except ReplayError as error:
+      raise RunError(str(error)) from error
 
   def _say_where_from(self, resumed: Resumed) -> None:
     checkpoint = resumed.checkpoint

@@ -1,6 +1,8 @@
+import dataclasses
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -313,6 +315,114 @@ def test_rounding_in_the_tables_sums_gives_no_probability_of_zero(make, items):
     replay.close()
     if batch.probability[-1] < 1e-6:  # a rest it was
       break
+
+
+_SHORT_OF_MEMORY = """
+import resource, warnings
+warnings.simplefilter("ignore")
+from tests.replay.tape import StampingActor
+from tests.replay.test_replay import make_config, make_world
+from r2d2_jax.replay.tables import ReverbReplay
+world = make_world()
+pages = int(open("/proc/self/statm").read().split()[0])
+limit = pages * resource.getpagesize() + 150 * 2**20
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+ReverbReplay(make_config(), world.spec, StampingActor(world).example())
+"""
+
+# It sleeps with Python's lock in its hands, as a server's start may.
+_HANGS = """
+import ctypes, signal, sys, warnings
+warnings.simplefilter("ignore")
+from tests.replay.tape import StampingActor
+from tests.replay.test_replay import make_config, make_world
+from r2d2_jax.replay import tables
+world = make_world()
+tables._START_SECONDS = float(sys.argv[1])
+def hang(*args, **kwargs):
+  print("HANGS", flush=True)
+  ctypes.PyDLL(None).sleep(600)
+tables.reverb.Server = hang
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(5))
+tables.ReverbReplay(make_config(), world.spec, StampingActor(world).example())
+"""
+
+
+def test_a_server_that_gets_no_threads_is_not_started(make, monkeypatch):
+  before, start = threading.active_count(), threading.Thread.start
+  may_start = iter(range(5))
+
+  def start_five(self):
+    if next(may_start, None) is None:
+      raise RuntimeError("can't start new thread")
+    start(self)
+
+  monkeypatch.setattr(threading.Thread, "start", start_five)
+  with pytest.raises(
+      ReplayError, match="room for 32 more threads, 5 could .*'local'"):
+    make()
+  assert threading.active_count() == before
+
+
+@pytest.mark.slow
+def test_a_server_is_not_started_where_memory_is_short():
+  process = subprocess.run(
+      [sys.executable, "-c", _SHORT_OF_MEMORY], check=False, text=True,
+      timeout=120, capture_output=True)
+  assert process.returncode == 1
+  assert re.search("ReplayError: .* room for 32 more threads, .*'local'",
+                   process.stderr)
+
+
+@pytest.mark.slow
+def test_a_start_that_hangs_ends_at_its_deadline():
+  process = subprocess.run(
+      [sys.executable, "-c", _HANGS, "1"], check=False, text=True, timeout=120,
+      capture_output=True)
+  assert process.returncode == 1
+  assert "Timeout (0:00:01)" in process.stderr
+  assert "in _start_server" in process.stderr
+
+
+@pytest.mark.slow
+def test_a_start_that_hangs_hears_signals():
+  with subprocess.Popen([sys.executable, "-c", _HANGS, "600"], text=True,
+                        stdout=subprocess.PIPE) as process:
+    assert process.stdout.readline() == "HANGS\n"
+    process.send_signal(signal.SIGTERM)
+    try:
+      assert process.wait(60) == -signal.SIGTERM
+    finally:
+      process.kill()
+
+
+def test_a_start_leaves_handlers_of_signals_as_they_were(make):
+  before = [signal.getsignal(x) for x in (signal.SIGINT, signal.SIGTERM)]
+  make()
+  assert before == [signal.getsignal(x) for x in (signal.SIGINT, signal.SIGTERM)]
+
+
+def on_port(port):
+  config = make_config()
+  return dataclasses.replace(
+      config, replay=dataclasses.replace(config.replay, port=port))
+
+
+def test_a_port_that_is_taken_is_told(make):
+  # Reverb's own servers would share a port, and each get some of the calls.
+  port = int(make().address.rpartition(":")[2])
+  with pytest.raises(ReplayError, match=f"does not start.*replay.port {port}"):
+    make(on_port(port))
+  with socket.socket() as other:
+    other.bind(("", 0))
+    other.listen()
+    port = other.getsockname()[1]
+    with pytest.raises(ReplayError, match=f"does not start.*replay.port {port}"):
+      make(on_port(port))
+  replay = make(on_port(port))
+  assert replay.address == f"localhost:{port}"
+  replay.close()
+  assert make(on_port(port)).size() == 0  # it is free again at once
 
 
 _SERVER = """
