@@ -9,7 +9,8 @@ class ReplayRatio:
   The unit, once: *trained rows* are transitions in the trained part of sampled
   items (burn-in and padding excluded); *environment steps* are agent steps, all
   lanes together. Both are counted from the first update on, so that the filling
-  of the replay is not caught up with in a burst.
+  of the replay is not caught up with in a burst. A run that is resumed with
+  another ratio, or with a replay to be filled, counts anew.
 
   The learner may train while its rows are covered by steps taken; the actors
   may step until the learner is `slack_rows` behind. So neither runs away, and
@@ -83,7 +84,7 @@ class ReplayRatio:
       return self._env_steps
 
   def measured(self) -> float:
-    """Trained rows per environment step since the first update; 0 before it."""
+    """Trained rows per environment step since the count began; 0 before it."""
     with self._condition:
       if self._start_steps is None or self._env_steps == self._start_steps:
         return 0.0

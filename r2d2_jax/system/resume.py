@@ -286,12 +286,14 @@ class RunState:
         max_to_keep=1,
     )
 
-  def restore(self, resumed: Resumed, *, replay_restored: bool) -> None:
-    """Puts the parts (fresh ones, the learner restored) where they were.
+  def restore(self, resumed: Resumed) -> None:
+    """Puts the parts where they were.
+
+    They are fresh ones, but for the learner and the replay, which are restored
+    already (the latter if it was saved, and fits).
 
     Args:
       resumed: from `find_resumed`.
-      replay_restored: whether the replay holds its old items.
 
     Raises:
       CheckpointError: the actors' part cannot be read, or not be brought back.
@@ -299,9 +301,16 @@ class RunState:
     record = resumed.record
     steps, updates = resumed.checkpoint.steps, resumed.checkpoint.num_updates
     ratio = record["ratio"]
-    if not replay_restored:
+    if self._replay.size() < self._config.replay.min_sequences:
       # As at the first start: steps that fill the replay don't count.
       ratio = {"env_steps": steps, "trained_rows": 0, "start_steps": None}
+    elif (
+        "replay.replay_ratio" in resumed.changed
+        and ratio["start_steps"] is not None
+    ):
+      # Another ratio holds from now on: over the past, it would let one side
+      # stand still until the other had caught up.
+      ratio |= {"trained_rows": 0, "start_steps": ratio["env_steps"]}
     self._ratio.load_state_dict(ratio)
     self._report.load_state_dict(record["report"], steps=steps, updates=updates)
     path = resumed.checkpoint.path / _ARRAYS

@@ -84,7 +84,7 @@ class TrainResult(NamedTuple):
   steps: int  # agent steps, those before a resume included
   evaluation: Evaluation | None
   interrupted: bool
-  replay_ratio: float  # as measured since the first update
+  replay_ratio: float  # as measured, see `ReplayRatio`
 
 
 def train(
@@ -174,9 +174,7 @@ class _Run:
       used = self._mesh.size if self._mesh else 1
       self._say(f"learner: {used} of {found} devices")
     core_state = jax.device_get(networks.initial_core_state(1))
-    self._replay, replay_restored = self._make_replay(
-        world.spec, core_state, resumed
-    )
+    self._replay = self._make_replay(world.spec, core_state, resumed)
     self._closers.append(self._replay.close)
     self._parameters = ParameterStore(state.params, int(state.num_updates))
     self._ratio = ReplayRatio(
@@ -233,7 +231,7 @@ class _Run:
         log=self._log,
     )
     if resumed:
-      self._state.restore(resumed, replay_restored=replay_restored)
+      self._state.restore(resumed)
       self._say_where_from(resumed)
     else:
       self._state.start_afresh()
@@ -241,7 +239,7 @@ class _Run:
     write_config(self._run_dir, config)
 
   def _make_replay(self, spec, core_state, resumed: Resumed | None):
-    """The replay, and whether it holds what was saved."""
+    """The replay, with what was saved of it, or empty."""
     make = functools.partial(
         make_replay,
         self._config,
@@ -251,13 +249,13 @@ class _Run:
     )
     if resumed and resumed.replay_dir:
       try:
-        return make(restore_from=resumed.replay_dir), True
+        return make(restore_from=resumed.replay_dir)
       except ReplayError as error:
         if resumed.exact:
           raise CheckpointError(str(error)) from error
         self._say(f"the replay is filled anew: {error}")
     try:
-      return make(), False
+      return make()
     except ReplayError as error:
       raise RunError(str(error)) from error
 

@@ -103,9 +103,44 @@ def test_trained_rows_are_transitions_without_burn_in_and_padding():
 # --- A whole run -----------------------------------------------------------
 
 
-def _config(total_steps) -> Config:
+def _config(total_steps, *, lockstep=True, max_minutes=0.0) -> Config:
   config = smoke()
-  return config.updated({"network.torso_channels": (4,), "network.core_units": 4, "network.head_units": 4, "agent.batch_size": 1, "replay.replay_ratio": 0.7, "replay.min_sequences": 20, "run.total_steps": total_steps, "run.lockstep": True, "evaluation.num_episodes": 0, "log.period_seconds": 0.05})  # fmt: skip
+  return config.updated({"network.torso_channels": (4,), "network.core_units": 4, "network.head_units": 4, "agent.batch_size": 1, "replay.replay_ratio": 0.7, "replay.min_sequences": 20, "run.total_steps": total_steps, "run.lockstep": lockstep, "evaluation.num_episodes": 0, "log.period_seconds": 0.5, "run.max_minutes": max_minutes})  # fmt: skip
+
+
+def test_another_ratio_and_fewer_lanes_hold_from_the_resume_on(
+    tmp_path, monkeypatch
+):
+  rows = []
+  learn = train_module.LearnerLoop.step
+
+  def counted(loop, batch):
+    rows.append(batch.trained_rows)
+    learn(loop, batch)
+
+  monkeypatch.setattr(train_module.LearnerLoop, "step", counted)
+  steps = train_module.train(_config(1_500), run_dir=tmp_path).steps
+  # Over the whole past, the first one would mean hundreds of updates without a
+  # step, and the second one some thousand steps without an update.
+  for ratio, lanes in ((2.8, 16), (0.35, 5)):
+    rows.clear()
+    config = _config(steps + 500)
+    config = config.updated({"env.num_envs": lanes, "replay.replay_ratio": ratio})
+    result = train_module.train(config, run_dir=tmp_path)
+    found = sum(rows) / (result.steps - steps)
+    # Two batches of 15 rows and two vector steps are the slack.
+    slack = (2 * 15 + 2 * lanes * ratio) / 500
+    assert abs(found - ratio) <= slack
+    assert result.replay_ratio == pytest.approx(found)
+    steps = result.steps
+
+
+def test_a_replay_that_has_become_too_small_to_begin_is_filled(tmp_path):
+  """The learner doesn't wait for items while the actors wait for the learner."""
+  steps = train_module.train(_config(1_500), run_dir=tmp_path).steps
+  config = _config(steps + 4_000, lockstep=False, max_minutes=1.0)
+  config = config.updated({"replay.min_sequences": 500})
+  assert train_module.train(config, run_dir=tmp_path).steps >= steps + 4_000
 
 
 def _log(run_dir):
