@@ -18,6 +18,7 @@ from r2d2_jax.envs.world import EpisodeReport, World
 from r2d2_jax.replay.packing import pack_items, unpack_items
 from r2d2_jax.replay.sequences import Item, SequenceBuilder, stack_items
 from r2d2_jax.system.arrays import flat, nested
+from r2d2_jax.system.health import check_rows_are_finite
 from r2d2_jax.system.parameters import ParameterStore
 from r2d2_jax.system.probe import Probe
 from r2d2_jax.system.timing import LegTimer
@@ -55,6 +56,7 @@ class ActorLoop:
       count_steps: the run's environment steps so far, stored with each row.
       probe: looks on.
     """
+    self._task = config.env.task
     self._world = world
     self._parameters = parameters
     self._insert = insert
@@ -106,6 +108,10 @@ class ActorLoop:
     Returns:
       The environment steps that these rows completed (the first row of an
       episode completes none), and the episodes that ended.
+
+    Raises:
+      BadRowsError: the world gave rows that are not finite; nothing of them was
+        stored.
     """
     leg = self.timer.leg
     if self._num_calls % self._refresh_calls == 0:
@@ -114,6 +120,7 @@ class ActorLoop:
     with leg("environment"):
       timestep = self._world.recv()
     with leg("inference"):
+      check_rows_are_finite(timestep, task=self._task)
       with self._state_lock:
         self._state, output = self._actor(
             self._params, self._state, timestep, self._epsilon

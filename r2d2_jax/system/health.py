@@ -1,13 +1,43 @@
-"""When the learner's numbers stop making sense: noticing it, and saying why."""
+"""When a run's numbers stop making sense: noticing it, and saying why."""
 
 import jax
 import numpy as np
 
-from r2d2_jax.types import LearnerState, ReplaySample
+from r2d2_jax.types import LearnerState, ReplaySample, Timestep
 
 
 class DivergedError(RuntimeError):
   """The training produced NaN, infinity or absurd errors: says what was found."""
+
+
+class BadRowsError(RuntimeError):
+  """An environment gave numbers that are not finite: says which, and where."""
+
+
+def check_rows_are_finite(timestep: Timestep, *, task: str) -> None:
+  """One row that is not finite would spoil all that is learned from it.
+
+  A pass over the rewards, and over the observations where they are floats.
+
+  Args:
+    timestep: rows as they came from the world.
+    task: for the message.
+
+  Raises:
+    BadRowsError: NaN or infinity in a reward, discount or observation.
+  """
+  for field in ("r_t", "discount_t", "obs_t"):
+    values = np.asarray(getattr(timestep, field))
+    if values.dtype.kind != "f" or np.isfinite(values).all():
+      continue
+    values = values.reshape(len(values), -1)
+    row, place = np.argwhere(~np.isfinite(values))[0]
+    raise BadRowsError(
+        f"environment {task!r}, lane {timestep.env_id[row]}: expected finite"
+        f" numbers in {field}, got {values[row, place]}"
+        + (f" at place {place}" if values.shape[1] > 1 else "")
+        + "; mend the environment, or replace such numbers where it is wrapped"
+    )
 
 
 def check_priorities_are_sane(

@@ -34,7 +34,7 @@ from r2d2_jax.system.checkpoints import (
 from r2d2_jax.system.chores import Chores
 from r2d2_jax.system.display import run_display
 from r2d2_jax.system.evaluation import Evaluation, evaluate, write_evaluation
-from r2d2_jax.system.health import DivergedError
+from r2d2_jax.system.health import BadRowsError, DivergedError
 from r2d2_jax.system.interrupts import deferred_interrupts
 from r2d2_jax.system.learning import (
     Batch,
@@ -71,6 +71,8 @@ _HEARTBEAT_SECONDS = 5.0
 # Games that the agent was not trained on: the training's seeds are far away.
 _EVAL_SEED_OFFSET = 1_000_003
 _CRASH_FILE = "crash.txt"
+# Errors whose message says it all.
+_EXPLAINED = (DivergedError, BadRowsError, ReplayError)
 
 
 class RunError(RuntimeError):
@@ -319,7 +321,7 @@ class _Run:
 
   def _explained(self, error: Exception) -> RunError:
     """An error in the words of someone who wants the run to go on."""
-    if isinstance(error, (DivergedError, ReplayError)):
+    if isinstance(error, _EXPLAINED):
       what = str(error)
     else:
       path = self._run_dir / _CRASH_FILE
@@ -410,7 +412,7 @@ class _Run:
 
   def _root_cause(self, errors: list[BaseException]) -> BaseException:
     """The first one, or what the learner did: actors may stumble over it first."""
-    if not any(isinstance(e, (DivergedError, ReplayError)) for e in errors):
+    if not any(isinstance(e, _EXPLAINED) for e in errors):
       try:
         self._learner.flush()
       except DivergedError as diverged:

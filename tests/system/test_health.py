@@ -6,11 +6,18 @@ import jax
 import numpy as np
 import pytest
 
+from r2d2_jax.envs.recall import RecallWorld
 from r2d2_jax.replay.local import LocalReplay
 from r2d2_jax.system import train as train_module
 from r2d2_jax.system.checkpoints import list_checkpoints
-from r2d2_jax.system.health import DivergedError, check_priorities_are_sane
+from r2d2_jax.system.health import (
+    BadRowsError,
+    DivergedError,
+    check_priorities_are_sane,
+    check_rows_are_finite,
+)
 from r2d2_jax.system.train import RunError, train
+from r2d2_jax.types import Timestep
 from tests.system.test_train import small
 
 
@@ -19,6 +26,67 @@ def test_what_is_sane(bad):
   check_priorities_are_sane(np.array([0.0, 1e6]), max_td_error=1e6)
   with pytest.raises(DivergedError, match="limits.max_td_error is 1e"):
     check_priorities_are_sane(np.array([0.0, bad]), max_td_error=1e6)
+
+
+def rows(obs_dtype=np.float32) -> Timestep:
+  """Of lanes 7, 4 and 9."""
+  return Timestep(
+      obs_t=np.zeros((3, 2, 2), obs_dtype),
+      r_t=np.zeros(3, np.float32),
+      discount_t=np.ones(3, np.float32),
+      is_first_t=np.zeros(3, bool),
+      is_last_t=np.zeros(3, bool),
+      env_id=np.array([7, 4, 9], np.int32),
+  )
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize(
+    "field, place, words",
+    [
+        ("r_t", 1, "lane 4: expected finite numbers in r_t, got "),
+        ("discount_t", 2, "lane 9: expected finite numbers in discount_t, got "),
+        ("obs_t", (0, 1, 1), "lane 7: expected finite numbers in obs_t, got "),
+    ],
+)
+def test_a_row_that_is_not_finite_is_named(field, place, words, bad):
+  timestep = rows()
+  check_rows_are_finite(timestep, task="Odd-v0")
+  getattr(timestep, field)[place] = bad
+  with pytest.raises(BadRowsError) as caught:
+    check_rows_are_finite(timestep, task="Odd-v0")
+  assert f"environment 'Odd-v0', {words}{bad}" in str(caught.value)
+  assert (" at place 3;" in str(caught.value)) == (field == "obs_t")
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32, bool])
+def test_whole_numbers_are_always_finite(dtype):
+  check_rows_are_finite(rows(dtype), task="Odd-v0")
+
+
+@pytest.mark.parametrize("lockstep", [True, False])
+def test_a_world_that_gives_nan_stops_the_run_and_is_named(
+    lockstep, tmp_path, monkeypatch
+):
+  recv, calls = RecallWorld.recv, []
+
+  def spoilt(world):
+    calls.append(1)
+    timestep = recv(world)
+    if len(calls) == 40:
+      timestep.r_t[3] = np.nan
+    return timestep
+
+  monkeypatch.setattr(RecallWorld, "recv", spoilt)
+  with pytest.raises(RunError) as caught:
+    train(
+        small(total_steps=10**9, max_minutes=2.0, lockstep=lockstep),
+        run_dir=tmp_path / "run",
+    )
+  assert "'recall', lane 3: expected finite numbers in r_t, got nan" in str(
+      caught.value
+  )
+  assert not (tmp_path / "run" / "crash.txt").exists()
 
 
 @pytest.mark.parametrize("lockstep", [True, False])
