@@ -5,7 +5,7 @@ import io
 import math
 import pathlib
 
-from r2d2_jax.config import ConfigError
+from r2d2_jax.config import ConfigError, FileError
 from r2d2_jax.system.runlog import RunLog
 
 ALL = "all"  # k of the whole episode
@@ -36,11 +36,11 @@ class HorizonTable:
     Raises:
       ConfigError: its directory is a file, or it holds games played with other
         settings.
-      ValueError: it is no table of this kind.
+      FileError: it is no table of this kind.
     """
     if path.parent.exists() and not path.parent.is_dir():
       raise ConfigError(f"--out: expected a directory, got file {path.parent}")
-    self._path = path
+    self.path = path
     self._settings = {n: _exact(settings[n]) for n in _SETTINGS}
     rows = _read(path)
     for name, value in self._settings.items():
@@ -54,15 +54,15 @@ class HorizonTable:
 
   def open(self) -> None:
     """Creates the directory and the file, so that no game is played in vain."""
-    self._path.parent.mkdir(parents=True, exist_ok=True)
-    self._path.open("ab").close()
+    self.path.parent.mkdir(parents=True, exist_ok=True)
+    self.path.open("ab").close()
 
   def check_updates(self, run: pathlib.Path, num_updates: int) -> None:
     """Raises ConfigError if another checkpoint of the run is in the table."""
     row = self._any_row(run)
     if row and row["updates"] != str(num_updates):
       raise ConfigError(
-          f"{self._path} holds games of {run} at update {row['updates']}, now it"
+          f"{self.path} holds games of {run} at update {row['updates']}, now it"
           f" is {num_updates}; give another --out, or --checkpoint"
           f" {row['updates']}"
       )
@@ -120,7 +120,7 @@ class HorizonTable:
     return next(rows, None)
 
   def _append(self, row: dict[str, str]) -> None:
-    RunLog(self._path).write(row)
+    RunLog(self.path).write(row)
     self._rows[row["run"], row["horizon"]] = row
 
 
@@ -128,7 +128,7 @@ def _read(path: pathlib.Path) -> list[dict[str, str]]:
   """The whole rows.
 
   Raises:
-    ValueError: it holds something else.
+    FileError: it holds something else.
   """
   if not path.exists():
     return []
@@ -147,7 +147,7 @@ def _read(path: pathlib.Path) -> list[dict[str, str]]:
         if not math.isfinite(float(row[column])):
           raise ValueError(f"{column} is {row[column]}")
   except (csv.Error, UnicodeDecodeError, ValueError) as error:
-    raise ValueError(
+    raise FileError(
         f"{path}: no table of this study, or damaged ({error}); move it away,"
         " or give another --out"
     ) from error

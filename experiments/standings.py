@@ -93,7 +93,7 @@ def read_standings(run_dirs: list[pathlib.Path]) -> Standings:
 
   Raises:
     ConfigError: a directory holds no run, or none of them was evaluated.
-    ValueError: an evaluation.csv is damaged.
+    FileError: an evaluation.csv is damaged.
   """
   returns: dict[str, list[np.ndarray]] = {}
   configs: dict[str, list[Config]] = {}

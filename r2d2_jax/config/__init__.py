@@ -3,10 +3,15 @@
 Nothing here imports jax: a command line can read it in milliseconds.
 """
 
-from r2d2_jax.config.bounds import ConfigError
 from r2d2_jax.config.checks import validate
 from r2d2_jax.config.config import Config, renamed, unknown_setting
 from r2d2_jax.config.conversion import from_dict, to_dict, with_new_names
+from r2d2_jax.config.errors import (
+    ConfigError,
+    FileError,
+    MissingPackageError,
+    UserError,
+)
 from r2d2_jax.config.sections import (
     AgentConfig,
     CheckpointConfig,
@@ -26,11 +31,14 @@ __all__ = [
     "ConfigError",
     "EnvConfig",
     "EvaluationConfig",
+    "FileError",
     "LimitsConfig",
     "LogConfig",
+    "MissingPackageError",
     "NetworkConfig",
     "ReplayConfig",
     "RunConfig",
+    "UserError",
     "from_dict",
     "renamed",
     "to_dict",

@@ -1,11 +1,7 @@
-"""A setting's bounds, beside its default; and the error of a wrong one."""
+"""A setting's bounds, beside its default."""
 
 import dataclasses
 from typing import Any
-
-
-class ConfigError(ValueError):
-  """A setting cannot work: says what was expected, what came, and what to do."""
 
 
 @dataclasses.dataclass(frozen=True)

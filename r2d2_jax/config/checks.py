@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any, Literal, get_args, get_origin
 
-from r2d2_jax.config.bounds import ConfigError
+from r2d2_jax.config.errors import ConfigError
 from r2d2_jax.config.config import NAMES, Config, shown
 
 

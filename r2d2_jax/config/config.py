@@ -7,7 +7,7 @@ import math
 import reprlib
 from typing import Any
 
-from r2d2_jax.config.bounds import ConfigError
+from r2d2_jax.config.errors import ConfigError
 from r2d2_jax.config.sections import (
     AgentConfig,
     CheckpointConfig,

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from r2d2_jax.config.bounds import ConfigError
+from r2d2_jax.config.errors import ConfigError
 from r2d2_jax.config.checks import check_types
 from r2d2_jax.config.config import RENAMED, Config, shown
 

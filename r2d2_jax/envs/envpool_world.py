@@ -5,7 +5,7 @@ from typing import Any
 import envpool
 import numpy as np
 
-from r2d2_jax.config import EnvConfig
+from r2d2_jax.config import EnvConfig, MissingPackageError
 from r2d2_jax.envs import families
 from r2d2_jax.envs.lane_random import lane_uniform
 from r2d2_jax.envs.tasks import resolve_task
@@ -23,7 +23,7 @@ def envpool_seed(seed: int) -> int:
 
 
 def find_task(name: str) -> str:
-  """EnvPool's id of a task; ValueError if there is none. See `resolve_task`."""
+  """EnvPool's id of a task; ConfigError if there is none. See `resolve_task`."""
   return resolve_task(name, envpool.list_all_envs())
 
 
@@ -31,12 +31,12 @@ def task_spec(task: str, **options):
   """EnvPool's spec of a task.
 
   Raises:
-    ImportError: a library that the task needs is not installed.
+    MissingPackageError: a library that the task needs is not installed.
   """
   try:
     return envpool.make_spec(task, **options)
   except ImportError as error:
-    raise ImportError(
+    raise MissingPackageError(
         f"{task} cannot start here: {error} Procgen is the family that needs Qt 5; "
         "all the others run without."
     ) from error
@@ -54,8 +54,8 @@ def task_interface(
     config: options.
 
   Raises:
-    ValueError: the task does not suit this agent, or an option the task.
-    ImportError: a library that the task needs is not installed.
+    ConfigError: the task does not suit this agent, or an option the task.
+    MissingPackageError: a library that the task needs is not installed.
   """
   defaults = task_spec(task).config
   options = families.family_options(task, defaults, config)
@@ -94,8 +94,8 @@ class EnvPoolWorld:
       seed: non-negative; lane i plays the same in every pool of this seed.
 
     Raises:
-      ValueError: the task does not suit this agent, or an option the task.
-      ImportError: a library that the task needs is not installed.
+      ConfigError: the task does not suit this agent, or an option the task.
+      MissingPackageError: a library that the task needs is not installed.
     """
     options, interface = task_interface(task, config)
     self.spec = interface.spec

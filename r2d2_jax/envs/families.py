@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from r2d2_jax.config import EnvConfig
+from r2d2_jax.config import ConfigError, EnvConfig
 from r2d2_jax.types import EnvSpec
 
 # Left, right, forward: all that the corridor of MiniGrid's Memory tasks needs.
@@ -36,7 +36,7 @@ def family_options(task: str, defaults: Any, config: EnvConfig) -> dict[str, Any
     Keyword arguments of `envpool.make`, without lanes and seed.
 
   Raises:
-    ValueError: life_loss is asked for where there are no lives.
+    ConfigError: life_loss is asked for where there are no lives.
   """
   skip = frame_skip(defaults, config)
   cap_steps = max(1, config.max_episode_frames // skip)
@@ -57,7 +57,7 @@ def family_options(task: str, defaults: Any, config: EnvConfig) -> dict[str, Any
         reward_clip=False,
     )
   if config.life_loss != "ignore":
-    raise ValueError(
+    raise ConfigError(
         f"life_loss={config.life_loss!r} is for Atari games, {task} has no "
         "lives: use life_loss='ignore'."
     )
@@ -101,11 +101,11 @@ def family_interface(
     skip: raw frames per agent step.
 
   Raises:
-    ValueError: actions are not a discrete set, or the observation is of a kind
+    ConfigError: actions are not a discrete set, or the observation is of a kind
       that no torso reads.
   """
   if type(action_space).__name__ != "Discrete":
-    raise ValueError(
+    raise ConfigError(
         f"{task} has actions {action_space}: R2D2 chooses among a discrete set, "
         "take another task."
     )
@@ -133,7 +133,7 @@ def family_interface(
       dtype = np.float32
       convert = lambda obs: obs.astype(np.float32)
   else:
-    raise ValueError(
+    raise ConfigError(
         f"{task} has observations {observation_space}: expected a Box or a "
         "Discrete space, take another task."
     )

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from r2d2_jax.config import EnvConfig
+from r2d2_jax.config import ConfigError, EnvConfig, MissingPackageError
 from r2d2_jax.envs.flicker import FlickerWorld
 from r2d2_jax.envs.recall import DELAYS, RecallWorld
 from r2d2_jax.envs.world import World
@@ -20,17 +20,18 @@ def make_world(config: EnvConfig, *, seed: int) -> World:
       their number, the batch size and the threads; another seed gives others.
 
   Raises:
-    ValueError: unknown task (names the nearest), or an option does not suit it.
-    ImportError: EnvPool, or a library that the task needs, is not installed.
+    ConfigError: unknown task (names the nearest), or an option does not suit it.
+    MissingPackageError: EnvPool, or a library that the task needs, is not
+      installed.
   """
   if not 0 <= config.batch_size <= config.num_envs:
-    raise ValueError(
+    raise ConfigError(
         f"expected batch_size in [0, num_envs={config.num_envs}], got "
         f"{config.batch_size}: 0 steps all lanes together."
     )
   if delays := DELAYS.get(config.task.lower()):
     if config.life_loss != "ignore":
-      raise ValueError("recall has no lives: use life_loss='ignore'.")
+      raise ConfigError("recall has no lives: use life_loss='ignore'.")
     world: World = RecallWorld(
         config.num_envs,
         seed=seed,
@@ -54,27 +55,40 @@ def world_spec(config: EnvConfig) -> EnvSpec:
     config: task and options; lanes do not matter.
 
   Raises:
-    ValueError, ImportError: as `make_world` raises them for a task.
+    ConfigError, MissingPackageError: as `make_world` raises them for a task.
   """
   if config.task.lower() in DELAYS:
     # A few numpy arrays.
     return make_world(
         dataclasses.replace(config, num_envs=1, batch_size=0), seed=0
     ).spec
-  # pylint: disable=import-outside-toplevel
-  from r2d2_jax.envs import envpool_world
-
+  envpool_world = _envpool_world(config.task)
   task = envpool_world.find_task(config.task)
   return envpool_world.task_interface(task, config)[1].spec
 
 
 def _make_envpool_world(config: EnvConfig, seed: int) -> World:
   # pylint: disable=import-outside-toplevel
-  from r2d2_jax.envs import envpool_world
   from r2d2_jax.envs.child_world import ChildWorld
   from r2d2_jax.envs.families import is_vizdoom
 
+  envpool_world = _envpool_world(config.task)
   task = envpool_world.find_task(config.task)
   if is_vizdoom(envpool_world.task_spec(task).config):
     return ChildWorld(task, config, seed=seed)
   return envpool_world.EnvPoolWorld(task, config, seed=seed)
+
+
+def _envpool_world(task: str):
+  """The module, where EnvPool is installed."""
+  # pylint: disable=import-outside-toplevel
+  try:
+    from r2d2_jax.envs import envpool_world
+  except ModuleNotFoundError as error:
+    if error.name != "envpool":
+      raise
+    raise MissingPackageError(
+        f"env.task: {task!r} needs EnvPool, which is not installed: pip install"
+        " envpool; 'recall' and 'recall-long' do without"
+    ) from error
+  return envpool_world

@@ -3,6 +3,8 @@
 from collections.abc import Collection
 import difflib
 
+from r2d2_jax.config import ConfigError
+
 # Those of `recall.DELAYS`; not imported, for command lines that want no numpy.
 BUILT_IN = ("recall", "recall-long")
 
@@ -41,7 +43,7 @@ def resolve_task(name: str, known: Collection[str]) -> str:
     known: all ids that EnvPool has.
 
   Raises:
-    ValueError: there is no such task; names the nearest ones.
+    ConfigError: there is no such task; names the nearest ones.
   """
   if name in known:
     return name
@@ -54,4 +56,4 @@ def resolve_task(name: str, known: Collection[str]) -> str:
       "Atari games go by name (Pong, ms_pacman), other tasks by EnvPool's id "
       "(MiniGrid-MemoryS7-v0, Catch-v0), the built-in ones are 'recall' and 'recall-long'."
   )
-  raise ValueError(f"unknown task {name!r}: {hint}")
+  raise ConfigError(f"unknown task {name!r}: {hint}")

@@ -4,7 +4,7 @@ import pathlib
 from typing import TYPE_CHECKING, Optional, Union
 
 from r2d2_jax import types
-from r2d2_jax.config import Config
+from r2d2_jax.config import Config, MissingPackageError
 from r2d2_jax.replay.local import LocalReplay
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def make_replay(config: Config, spec: types.EnvSpec,
   Raises:
     ReplayError: what is in `restore_from` is not whole, or of other settings.
     ValueError: another backend than 'reverb' or 'local'.
-    ImportError: 'reverb' is asked for and not installed.
+    MissingPackageError: 'reverb' is asked for and not installed.
   """
   if config.replay.backend == "local":
     return LocalReplay(config, spec, core_state, seed=config.run.seed,
@@ -44,7 +44,7 @@ def make_replay(config: Config, spec: types.EnvSpec,
     # Here and not above: importing TensorFlow takes seconds and half a gigabyte.
     from r2d2_jax.replay.tables import ReverbReplay  # pylint: disable=g-import-not-at-top
   except ImportError as error:
-    raise ImportError(
+    raise MissingPackageError(
         "the replay backend 'reverb' needs dm-reverb and TensorFlow, which cannot "
         f"be imported ({error}). Install them (see README) and give them a "
         "gigabyte of memory, or take the replay backend 'local'.") from error

@@ -23,6 +23,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from r2d2_jax.config import UserError
 from r2d2_jax.replay.checks import ReplayError
 from r2d2_jax.system.runfiles import PARTIAL, read_text, remove
 from r2d2_jax.types import LearnerState
@@ -33,7 +34,7 @@ FORMAT = 2
 _RECORD = "record.json"
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(UserError, RuntimeError):
   """A checkpoint cannot be written or read: says which, why, and what to do."""
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import pathlib
+import tempfile
 from typing import Any, Callable, NamedTuple
 
 import jax
@@ -10,7 +11,7 @@ import numpy as np
 
 from r2d2_jax.agent.acting import init_actor_state, make_actor
 from r2d2_jax.agent.networks import Networks
-from r2d2_jax.config import Config
+from r2d2_jax.config import Config, FileError
 from r2d2_jax.envs.make import make_world
 from r2d2_jax.envs.world import EpisodeReport
 from r2d2_jax.system.runlog import RunLog, read_log
@@ -115,6 +116,20 @@ def open_evaluations(run_dir: pathlib.Path) -> RunLog:
   return RunLog(run_dir / _FILE)
 
 
+def check_writable(run_dir: pathlib.Path) -> None:
+  """Raises FileError where `write_evaluation` could not write; changes nothing."""
+  path = run_dir / _FILE
+  try:
+    if path.exists():
+      path.open("ab").close()
+    else:
+      tempfile.TemporaryFile(dir=run_dir).close()
+  except OSError as error:
+    raise FileError(
+        f"{path} cannot be written: {error.strerror or error}"
+    ) from error
+
+
 def write_evaluation(
     run_dir: pathlib.Path,
     evaluation: Evaluation,
@@ -131,7 +146,7 @@ def write_evaluation(
     steps: agent steps that these were trained for.
 
   Raises:
-    ConfigError: evaluation.csv is no CSV.
+    FileError: evaluation.csv is no CSV.
     OSError: it cannot be written.
   """
   open_evaluations(run_dir).write_all([
@@ -159,14 +174,14 @@ def read_last_evaluation(run_dir: pathlib.Path) -> PastEvaluation | None:
   """The evaluation that was written last; None if there was none yet.
 
   Raises:
-    ValueError: evaluation.csv does not hold what `write_evaluation` writes.
+    FileError: evaluation.csv does not hold what `write_evaluation` writes.
   """
   path = run_dir / _FILE
   log = read_log(path) if path.exists() else {}
   if not log:
     return None
   if not {"updates", "game", "return"} <= set(log):
-    raise ValueError(
+    raise FileError(
         f"{path}: expected columns updates, game and return, got {list(log)}"
     )
   games = np.array(log["game"])
@@ -176,5 +191,5 @@ def read_last_evaluation(run_dir: pathlib.Path) -> PastEvaluation | None:
   last = starts[-1] if starts.size else 0
   numbers = np.append(returns[last:], log["updates"][last])
   if not starts.size or not np.isfinite(numbers).all():
-    raise ValueError(f"{path}: damaged; mend or remove it, evaluate again")
+    raise FileError(f"{path}: damaged; mend or remove it, evaluate again")
   return PastEvaluation(int(log["updates"][last]), returns[last:])

@@ -6,6 +6,7 @@ import pathlib
 
 import numpy as np
 
+from r2d2_jax.config import ConfigError
 from r2d2_jax.system.comparison import group_runs
 from r2d2_jax.system.rundir import read_config
 from r2d2_jax.system.runlog import read_log
@@ -86,8 +87,8 @@ def plot_runs(
     The runs that were left out, for they have nothing to draw yet.
 
   Raises:
-    ConfigError: a directory holds no run.
-    ValueError: a log lacks the column, or no run has numbers in it.
+    ConfigError: a directory holds no run, a log lacks the column, or no run has
+      numbers in it.
   """
   configs = {d: read_config(d) for d in run_dirs}
   curves, points = {}, {}
@@ -101,7 +102,7 @@ def plot_runs(
     )
   drawn = [run_dir for run_dir in curves if len(curves[run_dir][0])]
   if not drawn:
-    raise ValueError(f"no log has numbers in column {column!r} yet")
+    raise ConfigError(f"no log has numbers in column {column!r} yet")
   panels = group_runs({run_dir: configs[run_dir] for run_dir in drawn})
   labels = sorted({label for groups in panels.values() for label in groups})
   colors = dict(zip(labels, _colors(len(labels))))
@@ -146,7 +147,7 @@ def _curve(
     return _NOTHING
   for name in (x, column):
     if name not in log:
-      raise ValueError(f"{run_dir}/log.csv: expected a column {name!r}, got none")
+      raise ConfigError(f"{run_dir}/log.csv: expected a column {name!r}, got none")
   known = np.isfinite(log[x]) & np.isfinite(log[column])
   return log[x][known], log[column][known]
 

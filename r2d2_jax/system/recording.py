@@ -15,7 +15,13 @@ import numpy as np
 from r2d2_jax.agent.acting import init_actor_state, make_actor
 from r2d2_jax.agent.networks import Networks
 from r2d2_jax.agent.targets import rescale_inverse
-from r2d2_jax.config import AgentConfig, Config
+from r2d2_jax.config import (
+    AgentConfig,
+    Config,
+    ConfigError,
+    FileError,
+    MissingPackageError,
+)
 from r2d2_jax.envs.action_names import action_names
 from r2d2_jax.envs.make import make_world
 from r2d2_jax.envs.screen import screen
@@ -160,9 +166,9 @@ def record(
     on_picture: called after each picture.
 
   Raises:
-    ValueError: `out` ends in neither .mp4 nor .gif, or fps does not suit it.
-    ImportError: imageio-ffmpeg or Pillow is not installed.
-    OSError: the file cannot be written.
+    ConfigError: `out` ends in neither .mp4 nor .gif, or fps does not suit it.
+    MissingPackageError: imageio-ffmpeg or Pillow is not installed.
+    FileError: the file cannot be written.
   """
   fps = fps or default_fps(agent)
   check_format(out, fps)
@@ -220,15 +226,15 @@ def check_format(out: pathlib.Path, fps: float) -> None:
   """Refuses what `open_video` cannot write.
 
   Raises:
-    ValueError: another suffix, or pictures per second out of range.
+    ConfigError: another suffix, or pictures per second out of range.
   """
   if out.suffix.lower() not in _ENCODER_OPTIONS:
-    raise ValueError(
+    raise ConfigError(
         f"out: expected a name ending in .mp4 or .gif, got {str(out)!r}"
     )
   limit = MAX_GIF_FPS if out.suffix.lower() == ".gif" else 240
   if not (math.isfinite(fps) and 0 < fps <= limit):
-    raise ValueError(
+    raise ConfigError(
         f"fps: expected more than 0 and at most {limit} for {out.suffix},"
         f" got {fps:g}"
     )
@@ -249,13 +255,13 @@ def open_video(
     fps: pictures per second.
 
   Raises:
-    ImportError: imageio-ffmpeg is not installed.
-    OSError: the encoder failed: no room, no such directory.
+    MissingPackageError: imageio-ffmpeg is not installed.
+    FileError: the encoder failed: no room, no such directory.
   """
   try:
     import imageio_ffmpeg  # pylint: disable=g-import-not-at-top
   except ImportError as error:
-    raise ImportError(
+    raise MissingPackageError(
         "recording needs imageio-ffmpeg: pip install imageio-ffmpeg"
     ) from error
   suffix = out.suffix.lower()
@@ -277,7 +283,7 @@ def open_video(
         encoder.wait()
         complaints.seek(0)
         lines = complaints.read().decode(errors="replace").splitlines()
-        raise OSError(
+        raise FileError(
             f"{out} cannot be written: {(lines or ['the encoder died'])[-1]}"
         ) from error
 

@@ -5,7 +5,7 @@ import csv
 import io
 import pathlib
 
-from r2d2_jax.config import ConfigError
+from r2d2_jax.config import FileError
 from r2d2_jax.system.runfiles import (
     open_to_read,
     open_to_write,
@@ -31,7 +31,7 @@ class RunLog:
       path: of the CSV; spreadsheets may have written it (a byte order mark, CRLF).
 
     Raises:
-      ConfigError: what is there is no CSV.
+      FileError: what is there is no CSV.
       OSError: it cannot be read.
     """
     self._path = path
@@ -88,7 +88,7 @@ class RunLog:
         that the file lacks, or a NaN in it, drops nothing.
 
     Raises:
-      ConfigError: it is damaged; nothing was changed.
+      FileError: it is damaged; nothing was changed.
       OSError: it could not be written; nothing was changed.
     """
     if not self._columns:
@@ -164,7 +164,7 @@ def read_log(
     Columns by name; {} where there is no row yet.
 
   Raises:
-    ConfigError: it is no CSV.
+    FileError: it is no CSV.
   """
   try:
     lines = io.StringIO(read_text(path), newline="")
@@ -185,8 +185,8 @@ def _as_csv(lines: list[list]) -> bytes:
   return text.getvalue().encode()
 
 
-def _damaged(path: pathlib.Path, error: Exception) -> ConfigError:
-  return ConfigError(f"{path}: damaged ({error}); mend it or move it away")
+def _damaged(path: pathlib.Path, error: Exception) -> FileError:
+  return FileError(f"{path}: damaged ({error}); mend it or move it away")
 
 
 def _short(value):
