@@ -37,6 +37,8 @@ _DEVICE_BATCHES = 4
 _ADAM_STATES = 4  # parameters, target, two moments: numbers per parameter
 _ACTOR_COPIES = 3  # the actors' own, the latest, the one being made
 _FLOAT_BYTES = 4
+# Rows x parameters of an update: above it, one takes some cores a second or more.
+_CPU_UPDATE = 5e9
 
 
 class Part(NamedTuple):
@@ -53,6 +55,7 @@ class Plan:
   config: Config
   spec: EnvSpec
   num_devices: int  # that split the learner's batch
+  platform: str  # of the devices: 'cpu', 'gpu', 'tpu'; '' where nobody asked
   num_params: int
   row_bytes: int
   lone_item_bytes: int
@@ -168,6 +171,13 @@ class Plan:
           "env.num_envs 1 has no ladder of epsilons: the one lane explores with"
           f" agent.epsilon_base {agent.epsilon_base:g} for ever"
       )
+    rows = agent.batch_size * config.item_rows
+    if self.platform == "cpu" and rows * self.num_params > _CPU_UPDATE:
+      found.append(
+          f"JAX finds no accelerator here: on a CPU an update, {rows:,} rows"
+          f" through {self.num_params:,} parameters, takes seconds; install for"
+          " one (docs/install.md), or take --preset laptop"
+      )
     extra = self.short_episodes_replay_bytes - self.replay_bytes
     limit = self.host_limit_bytes
     if limit is not None and self.host_bytes <= limit < self.host_bytes + extra:
@@ -193,6 +203,7 @@ def make_plan(
     disk_limit_bytes: float | None = None,
     device_limit_bytes: float | None = None,
     num_devices: int = 1,
+    platform: str = "",
 ) -> Plan:
   """Computes what a run will take.
 
@@ -217,6 +228,7 @@ def make_plan(
       checkpoints, which will be replaced, counted as free.
     device_limit_bytes: memory of one accelerator; None where the host computes.
     num_devices: that split the learner's batch.
+    platform: of the devices, as JAX calls it: 'cpu', 'gpu', 'tpu'.
   """
   agent, replay, run = config.agent, config.replay, config.run
   lanes = config.env.num_envs
@@ -276,6 +288,7 @@ def make_plan(
       config=config,
       spec=spec,
       num_devices=num_devices,
+      platform=platform,
       num_params=network.num_params,
       row_bytes=item.row_bytes,
       lone_item_bytes=item.lone_bytes,

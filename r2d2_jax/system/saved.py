@@ -15,6 +15,7 @@ from r2d2_jax.system.checkpoints import (
     read_record,
     restore_learner,
 )
+from r2d2_jax.system.preflight import find_devices
 from r2d2_jax.system.rundir import best_dir, checkpoints_dir, read_config
 from r2d2_jax.types import EnvSpec, Params
 
@@ -39,12 +40,14 @@ def load_agent(run_dir: pathlib.Path, *, which: str = "latest") -> SavedAgent:
       evaluations during training; or a number of updates.
 
   Raises:
-    ConfigError: no run there, or no such checkpoint.
+    ConfigError: no run there, no such checkpoint, or not the device that
+      JAX_PLATFORMS asks for.
     CheckpointError: it cannot be read.
   """
   config = read_config(run_dir)
   checkpoint = _find(run_dir, which)
   read_record(checkpoint)  # that it is what its name says
+  find_devices()
   spec = world_spec(config.env)
   networks = make_networks(spec, config=config.network)
   like = jax.eval_shape(
