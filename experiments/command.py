@@ -1,15 +1,18 @@
 """What the commands have in common: arguments in, an exit code out."""
 
+import contextlib
 import os
 import pathlib
 import re
 import signal
 import sys
-from typing import Any, Callable
+from typing import Any, Callable, Iterator
 
 import tyro
 
-from r2d2_jax.config import ConfigError
+from r2d2_jax.config import ConfigError, FileError, UserError
+from r2d2_jax.system.interrupts import heard_signals
+from r2d2_jax.system.output import UnfailingStream
 
 
 def run_command(
@@ -47,24 +50,45 @@ def _home(match: re.Match[str]) -> str:
 def exit_code(command: Callable[[], int | None]) -> int:
   """Calls a command; returns the exit code.
 
+  Signals that ask to stop are heard (`heard_signals`), Ctrl-C also where a shell
+  has started it in the background. Output that cannot be written ends nothing.
+
   Args:
     command: returns an exit code, or None for 0.
 
   Returns:
     Its own; 2 after an error that the user can mend, told in one message on
-    stderr; 130 after Ctrl-C. Any other error is a fault of the program and is
+    stderr; 130 after a signal. Any other error is a fault of the program and is
     raised.
   """
+  # Jobs that a shell starts in the background ignore SIGINT.
+  with heard_signals(even_ignored=(signal.SIGINT,)), _unfailing_output():
+    try:
+      return command() or 0
+    except KeyboardInterrupt:
+      print("interrupted", file=sys.stderr)
+      return 130
+    except UserError as error:
+      print(f"error: {error}", file=sys.stderr)
+      return 2
+
+
+@contextlib.contextmanager
+def _unfailing_output() -> Iterator[None]:
+  """Within it stdout and stderr are `UnfailingStream`s."""
+  before = sys.stdout, sys.stderr
+  error = UnfailingStream(sys.stderr) if sys.stderr is not None else None
+  # None: closed when the process began.
+  if sys.stdout is not None:
+    sys.stdout = UnfailingStream(sys.stdout, error)
+  sys.stderr = error
   try:
-    return command() or 0
-  except KeyboardInterrupt:
-    print("interrupted", file=sys.stderr)
-    return 130
-  except Exception as error:  # pylint: disable=broad-exception-caught
-    if not is_users(error):
-      raise
-    print(f"error: {error}", file=sys.stderr)
-    return 2
+    yield
+  finally:
+    for stream in (sys.stdout, sys.stderr):
+      if isinstance(stream, UnfailingStream):
+        stream.finish()
+    sys.stdout, sys.stderr = before
 
 
 def check_number(
@@ -87,15 +111,16 @@ def check_new_file(flag: str, path: pathlib.Path, *suffixes: str) -> None:
   try:
     if path.is_symlink() and not path.exists():
       raise FileNotFoundError(0, f"a link to {path.readlink()}, which is not there")
+    is_directory, has_parent = path.is_dir(), path.parent.is_dir()
   except OSError as error:
     raise ConfigError(
         f"{flag}: expected the name of a file, got {path}: {error.strerror}"
     ) from error
-  if path.is_dir():  # as an empty name is
+  if is_directory:  # as an empty name is
     raise ConfigError(
         f"{flag}: expected the name of a file, got directory {path}"
     )
-  if not path.parent.is_dir():
+  if not has_parent:
     raise ConfigError(
         f"{flag}: expected a directory that exists, got {path.parent}; create it"
     )
@@ -106,21 +131,17 @@ def check_new_file(flag: str, path: pathlib.Path, *suffixes: str) -> None:
     )
 
 
-def is_users(error: Exception) -> bool:
-  """Whether an error is about what the user gave or has installed."""
-  if isinstance(error, RuntimeError):
-    # Imported here: it takes seconds, which --help should not.
-    from r2d2_jax.system.checkpoints import CheckpointError  # pylint: disable=g-import-not-at-top
+@contextlib.contextmanager
+def writing(flag: str, path: pathlib.Path) -> Iterator[None]:
+  """Within it an OSError is about what a flag names.
 
-    return isinstance(error, CheckpointError)
-  # ConfigError is a ValueError.
-  return isinstance(error, (ValueError, ImportError, OSError))
-
-
-def hear_both_signals() -> None:
-  """Makes SIGTERM, a cluster's way of saying Ctrl-C, a KeyboardInterrupt too.
-
-  And SIGINT itself: jobs that a shell starts in the background ignore it.
+  Raises:
+    FileError: instead of the OSError.
   """
-  signal.signal(signal.SIGTERM, signal.default_int_handler)
-  signal.signal(signal.SIGINT, signal.default_int_handler)
+  try:
+    yield
+  except OSError as error:
+    raise FileError(
+        f"{flag}: {path} cannot be written: {error.strerror or error}; give"
+        " another name, or make room"
+    ) from error

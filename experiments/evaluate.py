@@ -12,7 +12,9 @@ from typing import Annotated
 
 import tyro
 
-from experiments.command import check_number, is_users, run_command
+from experiments.command import check_number, run_command
+from r2d2_jax.config import ConfigError, FileError, UserError
+from r2d2_jax.system.interrupts import heard_signals
 
 # An Atari lane takes a megabyte and 50 ms to start.
 _MAX_LANES = 4096
@@ -31,7 +33,7 @@ def evaluate_runs(
 
   No-op starts and the frame cap are those of the run's settings. The games of a
   run are appended to evaluation.csv in its directory as soon as all of them have
-  ended. In the end the scores of all runs are shown beside the published ones;
+  ended; where that cannot be written, they are printed. In the end the scores of all runs are shown beside the published ones;
   runs of the same game are its seeds.
 
   Args:
@@ -49,8 +51,7 @@ def evaluate_runs(
 
   from experiments.score_tables import show
   from experiments.standings import read_standings
-  from r2d2_jax.config import ConfigError
-  from r2d2_jax.system.evaluation import read_last_evaluation
+  from r2d2_jax.system.evaluation import check_writable, read_last_evaluation
   from r2d2_jax.system.rundir import read_config
 
   check_number("--episodes", episodes, 1)
@@ -62,6 +63,10 @@ def evaluate_runs(
   for run_dir in run_dirs:  # a slip is told now, not after hours of games
     read_config(run_dir)
     read_last_evaluation(run_dir)
+    try:
+      check_writable(run_dir)
+    except FileError as error:
+      print(f"warning: {error}; scores are printed only", file=sys.stderr)
   console = Console()
   played = []
   for number, run_dir in enumerate(run_dirs, 1):
@@ -77,9 +82,9 @@ def evaluate_runs(
           seed=seed,
       )
       played.append(run_dir)
-    except Exception as error:  # pylint: disable=broad-exception-caught
+    except UserError as error:
       # One bad run of many should not cost the others their night.
-      if len(run_dirs) == 1 or not is_users(error):
+      if len(run_dirs) == 1:
         raise
       print(f"error: {run_dir}: {error}", file=sys.stderr, flush=True)
   if played:
@@ -87,7 +92,7 @@ def evaluate_runs(
   if len(played) < len(run_dirs):
     raise ConfigError(
         f"{len(run_dirs) - len(played)} of {len(run_dirs)} runs could not be"
-        " evaluated: see above"
+        " evaluated, or their scores not be written: see above"
     )
 
 
@@ -105,7 +110,7 @@ def _play(run_dir, console, *, which, episodes, epsilon, lanes, seed) -> None:
       f"{config.env.task}: update {agent.num_updates}, step {agent.steps}",
       flush=True,
   )
-  with progress_display(console) as show_line:
+  with heard_signals() as stop, progress_display(console) as show_line:
 
     def show_progress(finished: int) -> None:
       # In a file every game would be a line: there, every tenth of them.
@@ -121,12 +126,20 @@ def _play(run_dir, console, *, which, episodes, epsilon, lanes, seed) -> None:
         config=config,
         num_episodes=episodes,
         seed=seed,
+        should_stop=lambda: stop.asked,
         on_progress=show_progress,
     )
-  write_evaluation(
-      run_dir, evaluation, num_updates=agent.num_updates, steps=agent.steps
-  )
+    stop.check()
   print(f"evaluation: {summary(evaluation.returns)}", flush=True)
+  try:
+    write_evaluation(
+        run_dir, evaluation, num_updates=agent.num_updates, steps=agent.steps
+    )
+  except OSError as error:
+    scores = " ".join(f"{x:.12g}" for x in evaluation.returns)
+    raise FileError(
+        f"the scores cannot be written ({error}); they are: {scores}"
+    ) from error
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -16,9 +16,10 @@ from typing import Annotated, Literal, Mapping, Sequence
 
 import tyro
 
-from experiments.command import check_number, hear_both_signals, run_command
+from experiments.command import check_number, run_command, writing
 from experiments.horizon_table import ALL, HorizonTable, horizon_name
 from r2d2_jax.config import Config, ConfigError
+from r2d2_jax.system.interrupts import heard_signals
 
 _MAX_LANES = 4096  # as experiments.evaluate
 _MAX_HORIZON_GIB = 4.0
@@ -99,12 +100,14 @@ def memory_horizon(
       "episodes": episodes, "lanes": lanes, "epsilon": epsilon, "seed": seed
   }  # fmt: skip
   out = out or pathlib.Path("runs", f"memory_horizon-{size}")
-  table = HorizonTable(out / "horizon.csv", settings)
+  with writing("--out", out):
+    table = HorizonTable(out / "horizon.csv", settings)
   if report_only:
     configs = _played(configs, ks, table)
   else:
     _play(runs, ks, table, checkpoint=checkpoint, **settings)
-  plot_horizons(configs, ks, table, out / "horizon.png")
+  with writing("--out", out):
+    plot_horizons(configs, ks, table, out / "horizon.png")
   written = [out / "horizon.csv"] * (not report_only) + [out / "horizon.png"]
   print(f"wrote {' and '.join(map(str, written))}")
 
@@ -182,7 +185,8 @@ def _play(
   agents = {run: load_agent(run, which=checkpoint) for run in runs}
   for run, agent in agents.items():
     table.check_updates(run, agent.num_updates)
-  table.open()
+  with writing("--out", table.path):
+    table.open()
   cells = [(run, k) for run in runs for k in ks]
   missing = [cell for cell in cells if table.row(*cell) is None]
   print(
@@ -192,12 +196,13 @@ def _play(
   )
   clock = _Clock(episodes * len(missing))
   console = Console()
-  with progress_display(console) as show_line:
+  with heard_signals() as stop, progress_display(console) as show_line:
     for run, k in missing:
       agent = agents[run]
       name = f"{run}, k {horizon_name(k)}"
 
       def show_progress(finished: int, name=name) -> None:
+        stop.check()
         clock.played(1)
         # In a file every game would be a line.
         if console.is_terminal:
@@ -216,7 +221,8 @@ def _play(
             seed=seed,
             on_progress=show_progress,
         )
-        table.write(run, k, agent, games)
+        with writing("--out", table.path):
+          table.write(run, k, agent, games)
       console.print(
           f"{name}: {table.summary(run, k)} | {clock.left()}",
           soft_wrap=True, highlight=False, markup=False,
@@ -249,7 +255,6 @@ class _Clock:
 
 def main(arguments: list[str] | None = None) -> int:
   """Runs the command; returns the exit code."""
-  hear_both_signals()
   return run_command(
       memory_horizon,
       prog="python -m experiments.memory_horizon",

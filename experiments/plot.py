@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from experiments.command import check_new_file, run_command
+from experiments.command import check_new_file, run_command, writing
 
 
 def plot(
@@ -40,7 +40,8 @@ def plot(
   if not run_dirs:
     raise ConfigError("expected at least one run directory, got none")
   check_new_file("--out", out, ".png")
-  left_out = plot_runs(list(run_dirs), out, column=column, x=x, title=title)
+  with writing("--out", out):
+    left_out = plot_runs(list(run_dirs), out, column=column, x=x, title=title)
   for run_dir in left_out:
     print(f"left out, nothing to draw yet: {run_dir}", file=sys.stderr)
   print(f"wrote {out}")

@@ -5,19 +5,16 @@
 The suffix, .mp4 or .gif, decides the format. docs/recording.md has more.
 """
 
+import contextlib
 import pathlib
 import sys
 from typing import Annotated
 
 import tyro
 
-from experiments.command import (
-    check_new_file,
-    check_number,
-    hear_both_signals,
-    run_command,
-)
+from experiments.command import check_new_file, check_number, run_command
 from r2d2_jax.config import ConfigError
+from r2d2_jax.system.interrupts import heard_signals
 
 
 def record_run(
@@ -52,7 +49,6 @@ def record_run(
   # pylint: disable=g-import-not-at-top
   from rich.console import Console
 
-  from r2d2_jax.system.interrupts import deferred_interrupts
   from r2d2_jax.system.recording import check_format, default_fps, record
   from r2d2_jax.system.saved import load_agent
 
@@ -70,23 +66,23 @@ def record_run(
   agent = load_agent(run_dir, which=checkpoint)
   check_format(out, fps or default_fps(agent))
   console = Console(highlight=False, markup=False)
+  shown = False
   console.print(
       f"{agent.config.env.task}: update {agent.num_updates}, step {agent.steps}"
   )
-  shown = stopping = False
 
   def on_picture(moment) -> None:
     nonlocal shown
-    shown = True
+    if not shown:  # before it there is nothing to keep
+      shown = True
+      stack.enter_context(stop.deferred())
     status.update(f"step {moment.step}, score {moment.score:g}")
 
-  def ask_to_stop() -> None:
-    nonlocal stopping
-    if not shown:  # nothing to keep yet
-      raise KeyboardInterrupt
-    stopping = True
-
-  with console.status("starting") as status, deferred_interrupts(ask_to_stop):
+  with (
+      console.status("starting") as status,
+      heard_signals() as stop,
+      contextlib.ExitStack() as stack,
+  ):
     recording = record(
         agent,
         out,
@@ -95,7 +91,7 @@ def record_run(
         game=game,
         max_steps=max_steps,
         fps=fps,
-        should_stop=lambda: stopping,
+        should_stop=lambda: stop.asked,
         on_picture=on_picture,
     )
   console.print(
@@ -108,7 +104,6 @@ def record_run(
 
 def main(arguments: list[str] | None = None) -> int:
   """Runs the command; returns the exit code."""
-  hear_both_signals()
   return run_command(
       record_run, prog="python -m experiments.record", arguments=arguments
   )

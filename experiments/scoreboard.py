@@ -11,7 +11,7 @@ from typing import Annotated
 
 import tyro
 
-from experiments.command import check_new_file, run_command
+from experiments.command import check_new_file, run_command, writing
 
 
 def scoreboard(
@@ -41,7 +41,8 @@ def scoreboard(
   if csv is not None:
     check_new_file("--csv", csv)
   if plots is not None:
-    there = next(path for path in (plots, *plots.parents) if path.exists())
+    with writing("--plots", plots):
+      there = next(path for path in (plots, *plots.parents) if path.exists())
     if not there.is_dir():
       raise ConfigError(f"--plots: expected a directory, got file {there}")
   standings = read_standings(list(run_dirs))
@@ -49,16 +50,17 @@ def scoreboard(
   if plots is not None and not games:
     raise ConfigError("--plots: expected runs of the 57 games, got none")
   show(standings, Console())
-  written = write_csv(standings, csv) if csv is not None else []
+  written = []
+  if csv is not None:
+    with writing("--csv", csv):
+      written += write_csv(standings, csv)
   if plots is not None:
-    plots.mkdir(parents=True, exist_ok=True)
     written += [plots / "performance_profile.png", plots / "games.png"]
-    plot_profile(
-        games,
-        written[-2],
-        with_interval=any(a.interval is not None for a in standings.aggregates),
-    )
-    plot_games(games, written[-1])
+    has_interval = any(a.interval is not None for a in standings.aggregates)
+    with writing("--plots", plots):
+      plots.mkdir(parents=True, exist_ok=True)
+      plot_profile(games, written[-2], with_interval=has_interval)
+      plot_games(games, written[-1])
   for path in written:
     print(f"wrote {path}")
 

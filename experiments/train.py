@@ -16,7 +16,7 @@ import warnings
 
 import tyro
 
-from experiments.command import exit_code, hear_both_signals, with_home
+from experiments.command import exit_code, with_home
 from experiments.configs.presets import PRESETS
 from r2d2_jax.config import (
     Config,
@@ -25,6 +25,7 @@ from r2d2_jax.config import (
     unknown_setting,
     validate,
 )
+from r2d2_jax.system.interrupts import StopRequest, heard_signals
 
 # jax, EnvPool and Reverb take seconds to import: only after the command line
 # has been understood.
@@ -115,9 +116,9 @@ def _take_preset(arguments: list[str]) -> tuple[str, list[str]]:
 def launch(config: Config, *, must_be_new: bool = False) -> int:
   """Trains; returns the exit code.
 
-  0: done. 130: interrupted and saved. 1: the run had to stop, and the message
-  says where it goes on from. 2: the settings or the run's directory don't allow
-  it; nothing was changed.
+  0: done. 130: interrupted, and saved if there was anything to save. 1: the run
+  had to stop, and the message says where it goes on from. 2: the settings or the
+  run's directory don't allow it; nothing was changed.
 
   Args:
     config: run.run_dir names the directory.
@@ -127,10 +128,18 @@ def launch(config: Config, *, must_be_new: bool = False) -> int:
 
 
 def _train(config: Config, must_be_new: bool) -> int:
-  hear_both_signals()
+  # Imports that are interrupted in the middle fail in whatever way they like.
+  with heard_signals() as stop, stop.deferred():
+    return _train_deferred(config, must_be_new, stop)
+
+
+def _train_deferred(
+    config: Config, must_be_new: bool, stop: StopRequest
+) -> int:
   # A sentence for people, not a place in the source.
   warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
   console = _show_plan(config)
+  stop.check()
   # pylint: disable=g-import-not-at-top
   from r2d2_jax.system.rundir import new_run_dir
   from r2d2_jax.system.train import RunError, train

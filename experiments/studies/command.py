@@ -9,7 +9,7 @@ import time
 from typing import Any, Callable, Iterator, Sequence
 
 from experiments import archive
-from experiments.command import check_number, hear_both_signals
+from experiments.command import check_number, writing
 from experiments.studies.bases import Size
 from experiments.studies.study import Run, Study, make_runs
 from r2d2_jax.config import ConfigError
@@ -75,6 +75,7 @@ def run_study(
   from experiments.studies import results
   from experiments.studies.runner import carry_out
   from r2d2_jax.system.display import progress_display
+  from r2d2_jax.system.interrupts import heard_signals
 
   check_number("--seeds", options.seeds, 0)
   check_number("--jobs", options.jobs, 0)
@@ -95,15 +96,17 @@ def run_study(
 
   def report(runs: Sequence[Run]) -> None:
     records = results.read_records(runs)
-    results.write_tables(records, out)
-    if records:
-      plot(records, out / f"{study.name}.png")
+    with writing("--out", out):
+      results.write_tables(records, out)
+      if records:
+        plot(records, out / f"{study.name}.png")
 
   if options.report_only:
     with _unpacked(out, runs) as runs_dir:
       there = runs_in(out=runs_dir)
       results.check_settings(there, out)
-      out.mkdir(parents=True, exist_ok=True)
+      with writing("--out", out):
+        out.mkdir(parents=True, exist_ok=True)
       report(there)
       say("\n".join([*_summary_lines(study, there), f"wrote {out}"]))
     return 0
@@ -114,7 +117,8 @@ def run_study(
         f" --out, or unpack it with python -m experiments.archive unpack {out} {out}"
     )
   results.check_settings(runs, out)
-  out.mkdir(parents=True, exist_ok=True)
+  with writing("--out", out):
+    out.mkdir(parents=True, exist_ok=True)
 
   # Counted, not looked up at every redraw: logs of some days are long.
   done = sum(map(results.is_finished, runs))
@@ -131,17 +135,19 @@ def run_study(
       )
     report(runs)
 
-  hear_both_signals()
   say(f"{study.name}: {len(runs)} runs, {done} of them finished; in {out}")
   try:
-    with progress_display(console) as show_line:
+    with heard_signals() as stop, progress_display(console) as show_line:
       shown = _Throttled(
           lambda going: show_line(_progress(runs, done, going, options.jobs)),
           _REDRAW_SECONDS if console.is_terminal else _LINE_SECONDS,
       )
-      failures = carry_out(
-          runs, jobs=options.jobs, show=shown.show, ended=ended
-      )
+
+      def show(going: list[Run]) -> None:
+        stop.check()
+        shown.show(going)
+
+      failures = carry_out(runs, jobs=options.jobs, show=show, ended=ended)
   except KeyboardInterrupt:
     report(runs)
     say("stopped; the same command goes on")

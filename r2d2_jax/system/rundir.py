@@ -20,6 +20,8 @@ from r2d2_jax.system.runfiles import open_to_write, read_text, replace_file
 
 _CONFIG_FILE = "config.json"
 _LOCK_FILE = ".lock"
+# Of a run that failed; that may be before it had a config.json.
+CRASH_FILE = "crash.txt"
 # What a run leaves behind, and what it needs on the way; a start that was cut off
 # may leave some of the latter without a config.json.
 _RESULTS = (
@@ -27,7 +29,7 @@ _RESULTS = (
     "learning_curve.png",
 )  # fmt: skip
 _OTHERS = (
-    _CONFIG_FILE, _LOCK_FILE, "crash.txt", "wandb", "wandb_id", ".replay",
+    _CONFIG_FILE, _LOCK_FILE, CRASH_FILE, "wandb", "wandb_id", ".replay",
 )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ of their own, the calling thread watches, logs and saves. *Lock-step*: everythin
 in the calling thread, strictly alternating, repeatable bit for bit.
 """
 
+import contextlib
 import functools
 import pathlib
 import queue
@@ -18,7 +19,7 @@ from rich.console import Console
 
 from r2d2_jax.agent.learning import init_learner_state, make_optimizer
 from r2d2_jax.agent.networks import make_networks
-from r2d2_jax.config import Config, ConfigError, validate
+from r2d2_jax.config import Config, ConfigError, UserError, validate
 from r2d2_jax.envs.journal import JournalWorld
 from r2d2_jax.envs.make import make_world
 from r2d2_jax.replay.checks import ReplayError
@@ -35,13 +36,14 @@ from r2d2_jax.system.chores import Chores
 from r2d2_jax.system.display import run_display
 from r2d2_jax.system.evaluation import Evaluation, evaluate, write_evaluation
 from r2d2_jax.system.health import BadRowsError, DivergedError
-from r2d2_jax.system.interrupts import deferred_interrupts
+from r2d2_jax.system.interrupts import StopRequest, heard_signals
 from r2d2_jax.system.learning import (
     Batch,
     LearnerLoop,
     Prefetcher,
     learner_mesh,
 )
+from r2d2_jax.system.output import unfailing
 from r2d2_jax.system.parameters import ParameterStore
 from r2d2_jax.system.plots import plot_learning_curve
 from r2d2_jax.system.preflight import check_run_fits
@@ -55,6 +57,7 @@ from r2d2_jax.system.resume import (
     world_seed,
 )
 from r2d2_jax.system.rundir import (
+    CRASH_FILE,
     checkpoints_dir,
     claimed_run_dir,
     write_config,
@@ -70,7 +73,6 @@ _TURN_SECONDS = 0.2
 _HEARTBEAT_SECONDS = 5.0
 # Games that the agent was not trained on: the training's seeds are far away.
 _EVAL_SEED_OFFSET = 1_000_003
-_CRASH_FILE = "crash.txt"
 # Errors whose message says it all.
 _EXPLAINED = (DivergedError, BadRowsError, ReplayError)
 
@@ -85,7 +87,7 @@ class TrainResult(NamedTuple):
   state: LearnerState  # host arrays
   steps: int  # agent steps, those before a resume included
   evaluation: Evaluation | None
-  interrupted: bool
+  interrupted: bool  # a signal asked it to stop
   replay_ratio: float  # as measured, see `ReplayRatio`
 
 
@@ -103,47 +105,77 @@ def train(
   never stopped (as long as the settings are the same); with threads the lanes
   begin new games.
 
-  Ctrl-C or SIGTERM saves and returns with `interrupted` set.
+  Ctrl-C, SIGTERM, SIGHUP or SIGUSR1 saves and returns with `interrupted` set; one
+  that the program ignores stays ignored. Until then their handlers are this
+  function's, afterwards the program's own again. A second signal, more than five
+  seconds after the first, ends the run without what it is doing; but nothing cuts
+  short a last save where there is no other checkpoint. Only the main thread of a
+  program hears signals.
 
   Args:
     config: all settings; checked first.
     run_dir: created if missing.
-    console: where progress is shown; None shows nothing.
+    console: where progress is shown; None shows nothing. Output that cannot be
+      written ends nothing.
 
   Raises:
     ConfigError: the settings cannot work, or run_dir cannot be used; nothing was
       started.
     CheckpointError: the directory's checkpoint cannot be read.
     RunError: the replay's server died, the training diverged, a thread failed,
-      the last checkpoint could not be written; the message says where the run
-      can go on from.
+      the last checkpoint could not be written, a second signal came; the message
+      says where the run can go on from.
+    KeyboardInterrupt: a signal came before the training began.
+    Exception: whatever a world or a network raises while it is built; the
+      traceback is in crash.txt too.
   """
   validate(config)
-  check_run_fits(config, run_dir)
-  with claimed_run_dir(run_dir, config):
-    run = _Run(config, run_dir, console or Console(quiet=True))
-    try:
-      run.build()
-      return run.run()
-    finally:
-      run.close()
+  console = console or Console(quiet=True)
+  with heard_signals() as stop, stop.deferred(), unfailing(console):
+    check_run_fits(config, run_dir)
+    with claimed_run_dir(run_dir, config):
+      run = _Run(config, run_dir, console, stop)
+      try:
+        run.start()
+        stop.check()
+        return run.run()
+      finally:
+        run.close()
 
 
 class _Run:
   """The parts of one run and the loops over them."""
 
-  def __init__(self, config: Config, run_dir: pathlib.Path, console: Console):
+  def __init__(
+      self,
+      config: Config,
+      run_dir: pathlib.Path,
+      console: Console,
+      stop_request: StopRequest,
+  ):
     self._config = config
     self._run_dir = run_dir
     self._console = console
+    self._stop_request = stop_request
     self._closers: list[Callable[[], None]] = []
     self._stop = threading.Event()
-    self._interrupted = False
     self._latest_batch: Batch | None = None
     self._saver = Background("saver")
     self._evaluator = Background("evaluator")
 
-  def build(self) -> None:
+  def start(self) -> None:
+    """Builds; an error that is not the user's leaves its traceback behind."""
+    try:
+      self._build()
+    except UserError:
+      raise
+    except ReplayError as error:
+      raise self._explained(error) from error
+    except Exception as error:
+      self._write_crash(error)
+      raise
+
+  def _build(self) -> None:
     """World, networks, learner, replay, actors: in the order of their needs."""
     config = self._config
     resumed = find_resumed(self._run_dir, config)
@@ -276,33 +308,34 @@ class _Run:
     """The training, the last save, the evaluation."""
     with run_display(self._console, self._config) as self._show:
       try:
-        with deferred_interrupts(self._ask_to_stop):
-          if self._config.run.lockstep:
-            self._run_lockstep()
-          else:
-            self._run_threads()
+        if self._config.run.lockstep:
+          self._run_lockstep()
+        else:
+          self._run_threads()
         self._report.end_training()
         self._learner.flush()
-      except Exception as error:
-        raise self._explained(error) from error
-      self._write_log()
-      self._finish_background()
-      try:
-        self._say("saving")
-        self._state.prepare_save()()
+        self._write_log()
+        with self._protected_save():
+          self._finish_background()
+          self._state.prepare_save()()
       except CheckpointError as error:
         raise RunError(str(error)) from error
+      except (Exception, KeyboardInterrupt) as error:
+        raise self._explained(error) from error
+      # Not before it: a terminal may hold what is written to it.
+      self._say("saved")
     evaluation = None
-    if self._config.evaluation.num_episodes and not self._interrupted:
+    if self._config.evaluation.num_episodes and not self._stop_request.asked:
       try:
         evaluation = self._evaluate()
-        self._write_log()
+        if evaluation is not None:
+          self._write_log()
       except KeyboardInterrupt:
-        self._interrupted = True
+        pass  # A second signal: all is saved.
       except Exception as error:
         raise self._explained(error) from error
     self._plot()
-    if self._interrupted:
+    if self._stop_request.asked:
       self._say(
           f"interrupted; saved in {self._run_dir}. To go on, start again with"
           f" --run.run-dir {self._run_dir}"
@@ -311,24 +344,36 @@ class _Run:
         self._learner.state(),
         self._ratio.env_steps,
         evaluation,
-        self._interrupted,
+        self._stop_request.asked,
         self._ratio.measured(),
     )
 
-  def _ask_to_stop(self) -> None:
-    self._interrupted = True
-    self._stop.set()
+  def _protected_save(self) -> contextlib.AbstractContextManager:
+    """Within it no signal cuts short what would be the only checkpoint."""
+    if list_checkpoints(checkpoints_dir(self._run_dir)):
+      return contextlib.nullcontext()
+    return self._stop_request.shielded()
 
-  def _explained(self, error: Exception) -> RunError:
+  def _write_crash(self, error: BaseException) -> str:
+    """Writes the traceback to a file; says where it is."""
+    path = self._run_dir / CRASH_FILE
+    text = "".join(traceback.format_exception(error))
+    try:
+      path.write_text(text)
+    except OSError as full:
+      return f"{path} cannot be written ({full}), so here it is:\n{text}"
+    return f"the traceback is in {path}"
+
+  def _explained(self, error: BaseException) -> RunError:
     """An error in the words of someone who wants the run to go on."""
     if isinstance(error, _EXPLAINED):
       what = str(error)
+    elif isinstance(error, KeyboardInterrupt):
+      what = "a second signal ended the run before its last save was done"
     else:
-      path = self._run_dir / _CRASH_FILE
-      path.write_text("".join(traceback.format_exception(error)))
       what = (
-          f"the run failed with {type(error).__name__}: {first_line(error)}; the"
-          f" traceback is in {path}"
+          f"the run failed with {type(error).__name__}: {first_line(error)};"
+          f" {self._write_crash(error)}"
       )
     saved = list_checkpoints(checkpoints_dir(self._run_dir))
     if not saved:
@@ -365,7 +410,7 @@ class _Run:
   def _run_lockstep(self) -> None:
     agent = self._config.agent
     chores = self._chores()
-    while not (self._is_over() or self._stop.is_set()):
+    while not (self._is_over() or self._stop_request.asked):
       if self._replay_is_filled() and self._ratio.learner_may_train():
         sample = self._replay.sample(agent.batch_size, timeout_seconds=10.0)
         self._learn(Batch(sample, agent.burn_in, self._mesh))
@@ -400,7 +445,11 @@ class _Run:
     chores = self._chores()
     chores.add_by_seconds(self._heartbeat, _HEARTBEAT_SECONDS)
     try:
-      while not self._stop.wait(chores.seconds_to_next()):
+      # A signal does not wake a thread that waits.
+      while not (
+          self._stop.wait(min(_TURN_SECONDS, chores.seconds_to_next()))
+          or self._stop_request.asked
+      ):
         chores.do()
     finally:
       self._stop.set()
@@ -528,7 +577,8 @@ class _Run:
       return
     job = self._state.prepare_save()
     if self._config.run.lockstep:
-      self._say_if_it_fails(job)
+      with self._protected_save():
+        self._say_if_it_fails(job)
     else:
       self._saver.start(lambda: self._say_if_it_fails(job))
 
@@ -558,7 +608,9 @@ class _Run:
         config=self._config,
         num_episodes=self._config.evaluation.num_episodes,
         seed=run.seed + _EVAL_SEED_OFFSET,
-        should_stop=lambda: training and self._stop.is_set(),
+        should_stop=lambda: (
+            self._stop_request.asked or training and self._stop.is_set()
+        ),
     )
     if len(evaluation.episodes) < self._config.evaluation.num_episodes:
       return None

@@ -1,13 +1,17 @@
 """What all commands share: help without jax, one line for an error, exit codes."""
 
+import io
+import os
 import pathlib
+import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 
-from experiments.command import check_new_file, run_command
-from r2d2_jax.config import ConfigError
+from experiments.command import check_new_file, exit_code, run_command
+from r2d2_jax.config import ConfigError, FileError, MissingPackageError
 from r2d2_jax.system.checkpoints import CheckpointError
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -44,8 +48,8 @@ def _run(error):
 
 
 @pytest.mark.parametrize("error", [
-    ConfigError("do this"), ValueError("do this"), ImportError("do this"),
-    CheckpointError("do this"), FileNotFoundError("do this"),
+    ConfigError("do this"), FileError("do this"), MissingPackageError("do this"),
+    CheckpointError("do this"),
 ])
 def test_what_the_user_can_mend_is_one_line(error, capsys):
   assert _run(error) == 2
@@ -75,13 +79,107 @@ def test_a_link_to_nowhere_is_no_name_for_a_file(tmp_path):
     check_new_file("--out", tmp_path / ("x" * 300 + ".png"), ".png")
 
 
+@pytest.mark.parametrize("fault", [
+    RuntimeError, TypeError, ValueError, ImportError, FileNotFoundError
+])
+def test_what_a_program_does_wrong_keeps_its_traceback(fault, capsys):
+  with pytest.raises(fault):
+    _run(fault("x"))
+  assert capsys.readouterr().err == ""
+
+
 def test_other_ends(capsys):
   assert _run(None) == 0
   assert _run(KeyboardInterrupt()) == 130
   assert capsys.readouterr().err == "interrupted\n"
-  for fault in (RuntimeError("x"), TypeError("x")):
-    with pytest.raises(type(fault)):
-      _run(fault)
   with pytest.raises(SystemExit) as exit_:
     run_command(lambda: None, prog="x", arguments=["--no-such-flag"])
   assert exit_.value.code == 2
+
+
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1],
+)
+def test_each_signal_that_asks_to_stop_ends_a_command(number, capsys):
+  before = signal.getsignal(number)
+  assert exit_code(lambda: os.kill(os.getpid(), number)) == 130
+  assert capsys.readouterr().err == "interrupted\n"
+  assert signal.getsignal(number) == before
+
+
+def test_a_command_runs_in_a_thread_that_is_not_the_main_one(capsys):
+  codes = []
+  thread = threading.Thread(
+      target=lambda: codes.append(exit_code(lambda: print("done")))
+  )
+  thread.start()
+  thread.join()
+  assert codes == [0]
+  assert capsys.readouterr().out == "done\n"
+
+
+class _Broken(io.StringIO):
+  """A disk that is full."""
+
+  def write(self, text):
+    raise OSError(28, "No space left on device")
+
+
+def test_output_that_cannot_be_written_is_told_once_and_ends_nothing(
+    monkeypatch, capsys
+):
+  done = []
+
+  def command():
+    for i in range(3):
+      print(i, flush=True)
+      done.append(i)
+
+  monkeypatch.setattr(sys, "stdout", _Broken())
+  assert exit_code(command) == 0
+  assert done == [0, 1, 2]
+  assert capsys.readouterr().err == (
+      "warning: output cannot be written ([Errno 28] No space left on device);"
+      " going on\n"
+  )
+
+
+def test_an_error_that_cannot_be_told_still_has_its_exit_code(monkeypatch):
+  monkeypatch.setattr(sys, "stdout", _Broken())
+  monkeypatch.setattr(sys, "stderr", _Broken())
+  assert _run(ConfigError("do this")) == 2
+  monkeypatch.setattr(sys, "stderr", None)  # closed when the process began
+  monkeypatch.setattr(sys, "stdout", None)
+  assert _run(ConfigError("do this")) == 2
+
+
+def test_what_cannot_be_encoded_is_written_with_backslashes(monkeypatch):
+  out = io.TextIOWrapper(io.BytesIO(), "ascii")
+  monkeypatch.setattr(sys, "stdout", out)
+  assert exit_code(lambda: print("größe")) == 0
+  assert out.buffer.getvalue() == b"gr\\xf6\\xdfe\n"
+
+
+def test_a_pipe_whose_reader_is_gone_leaves_the_exit_code():
+  code = (
+      "import sys\n"
+      "from experiments.command import exit_code\n"
+      "def command():\n"
+      "  sys.stdin.read()\n"  # until the reader is gone
+      "  for i in range(9): print('x' * 9999)\n"
+      "  return 7\n"
+      "sys.exit(exit_code(command))\n"
+  )
+  process = subprocess.Popen(
+      [sys.executable, "-c", code], cwd=ROOT, text=True,
+      stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+  )  # fmt: skip
+  process.stdout.close()
+  process.stdin.close()
+  said = process.stderr.read()
+  process.stderr.close()
+  assert process.wait(timeout=60) == 7
+  assert said == (
+      "warning: output cannot be written ([Errno 32] Broken pipe); going on\n"
+  )

@@ -1,16 +1,12 @@
-"""Periodic chores, background jobs, deferred interrupts."""
+"""Periodic chores and background jobs."""
 
-import os
-import signal
 import threading
 
 import pytest
 
 from r2d2_jax.system import chores as chores_module
-from r2d2_jax.system import interrupts as interrupts_module
 from r2d2_jax.system.background import Background
 from r2d2_jax.system.chores import Chores
-from r2d2_jax.system.interrupts import deferred_interrupts
 
 
 def test_counts_are_due_at_multiples_also_when_they_start_in_between():
@@ -57,30 +53,3 @@ def test_a_background_job_runs_beside_and_its_error_is_raised_once():
   with pytest.raises(OSError, match="disk"):
     job.raise_error()
   job.raise_error()
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_first_signal_asks_and_a_later_one_interrupts(number, monkeypatch):
-  now = [100.0]
-  monkeypatch.setattr(interrupts_module.time, "monotonic", lambda: now[0])
-  before = signal.getsignal(signal.SIGTERM)
-  signal.signal(signal.SIGTERM, signal.default_int_handler)
-  try:
-    asked = []
-    with pytest.raises(KeyboardInterrupt):
-      with deferred_interrupts(lambda: asked.append(1)):
-        os.kill(os.getpid(), number)
-        # At once: as to the whole process group.
-        now[0] += 0.5
-        os.kill(os.getpid(), number)
-        assert asked == [1]
-        now[0] += 1.0
-        os.kill(os.getpid(), number)
-    # Outside of it nothing is deferred.
-    with deferred_interrupts(lambda: asked.append(2)):
-      pass
-    with pytest.raises(KeyboardInterrupt):
-      os.kill(os.getpid(), number)
-    assert asked == [1]
-  finally:
-    signal.signal(signal.SIGTERM, before)

@@ -1,15 +1,24 @@
 """Whole runs, small: repeatable, resumable, loud when something breaks."""
 
 import csv
+import io
+import os
 import pathlib
+import signal
+import threading
+import types
 
 import jax
 import numpy as np
 import pytest
+from rich.console import Console
 
 from experiments.configs.presets import smoke
 from r2d2_jax.config import Config, ConfigError
+from r2d2_jax.system import checkpoints, interrupts
 from r2d2_jax.system import train as train_module
+from r2d2_jax.system.checkpoints import list_checkpoints
+from r2d2_jax.system.interrupts import SIGNALS
 from r2d2_jax.system.saved import load_agent
 from r2d2_jax.system.train import RunError, train
 
@@ -163,3 +172,192 @@ def test_recall_is_learned(tmp_path):
   config = small({"run.total_steps": 120_000, "evaluation.num_episodes": 100, "run.lockstep": True})
   result = train(config, run_dir=tmp_path / "run")
   assert result.evaluation.returns.mean() >= 0.9
+
+
+@pytest.fixture(name="signals_by_default")
+def _signals_by_default():
+  """Handlers as Python sets them: SIGTERM is left to the system."""
+  before = {number: signal.getsignal(number) for number in SIGNALS}
+  for number in SIGNALS:
+    signal.signal(number, signal.SIG_DFL)
+  signal.signal(signal.SIGINT, signal.default_int_handler)
+  yield
+  found = {number: signal.getsignal(number) for number in SIGNALS}
+  for number, handler in before.items():
+    signal.signal(number, handler)
+  assert found == dict.fromkeys(SIGNALS, signal.SIG_DFL) | {
+      signal.SIGINT: signal.default_int_handler
+  }, "not put back"
+
+
+def _signal_at_update(monkeypatch, update, *numbers):
+  """Sends signals to this process before an update."""
+  learn = train_module.LearnerLoop.step
+
+  def step(loop, batch):
+    if loop.num_updates == update:
+      for number in numbers:
+        os.kill(os.getpid(), number)
+    learn(loop, batch)
+
+  monkeypatch.setattr(train_module.LearnerLoop, "step", step)
+
+
+@pytest.mark.usefixtures("signals_by_default")
+@pytest.mark.parametrize("lockstep, number", [
+    (True, signal.SIGTERM), (True, signal.SIGHUP), (True, signal.SIGUSR1),
+    (False, signal.SIGTERM), (False, signal.SIGINT),
+])  # fmt: skip
+def test_a_signal_saves_also_where_a_program_calls_train(
+    lockstep, number, tmp_path, monkeypatch
+):
+  _signal_at_update(monkeypatch, 3, number)
+  config = small(lockstep=lockstep, total_steps=10**8)
+  result = train(config, run_dir=tmp_path / "run")
+  assert result.interrupted and result.evaluation is None
+  (saved,) = list_checkpoints(tmp_path / "run" / "checkpoints")
+  assert saved.num_updates == int(result.state.num_updates) >= 3
+  assert saved.steps == result.steps
+
+
+@pytest.mark.usefixtures("signals_by_default")
+def test_a_signal_while_the_run_is_built_is_not_forgotten(tmp_path, monkeypatch):
+  """What a handler raises in a destructor or a callback of the collector is lost."""
+  make_networks = train_module.make_networks
+
+  class Garbage:
+
+    def __del__(self):
+      os.kill(os.getpid(), signal.SIGINT)
+
+  def make(*args, **kwargs):
+    Garbage()
+    return make_networks(*args, **kwargs)
+
+  monkeypatch.setattr(train_module, "make_networks", make)
+  with pytest.raises(KeyboardInterrupt):
+    train(small(lockstep=True), run_dir=tmp_path / "run")
+  assert not (tmp_path / "run" / "log.csv").exists()
+
+
+@pytest.mark.usefixtures("signals_by_default")
+@pytest.mark.parametrize("saved_before", [False, True])
+def test_signals_in_the_last_save_cut_it_only_where_there_is_another(
+    saved_before, tmp_path, monkeypatch
+):
+  now = [0.0]
+  monkeypatch.setattr(
+      interrupts, "time", types.SimpleNamespace(monotonic=lambda: now[0])
+  )
+  run_dir = tmp_path / "run"
+  if saved_before:
+    first = small(lockstep=True, total_steps=500, eval_episodes=0)
+    train(first, run_dir=run_dir)
+  before = list_checkpoints(run_dir / "checkpoints")
+  saving = []
+  flush = checkpoints.flush_to_disk
+
+  def flush_slowly(path):
+    for seconds in (0.0, 0.3, 3.0, 6.0):  # only the last is another wish
+      now[0] = seconds
+      saving.append(seconds)
+      os.kill(os.getpid(), signal.SIGTERM)
+    flush(path)
+
+  monkeypatch.setattr(checkpoints, "flush_to_disk", flush_slowly)
+  longer = small(lockstep=True, total_steps=1_000)
+  if not saved_before:
+    result = train(longer, run_dir=run_dir)
+    assert result.interrupted
+    (saved,) = list_checkpoints(run_dir / "checkpoints")
+    assert saved.steps == result.steps
+  else:
+    with pytest.raises(RunError, match="second signal") as error:
+      train(longer, run_dir=run_dir)
+    assert f"last good checkpoint: {before[-1].path}" in str(error.value)
+    assert list_checkpoints(run_dir / "checkpoints") == before
+  assert saving == [0.0, 0.3, 3.0, 6.0]
+
+
+@pytest.mark.usefixtures("signals_by_default")
+def test_a_signal_in_the_last_evaluation_ends_it(tmp_path, monkeypatch):
+  games = []
+  evaluate = train_module.evaluate
+
+  def interrupted(*args, should_stop, **kwargs):
+    os.kill(os.getpid(), signal.SIGTERM)
+    evaluation = evaluate(*args, should_stop=should_stop, **kwargs)
+    games.append(len(evaluation.episodes))
+    return evaluation
+
+  monkeypatch.setattr(train_module, "evaluate", interrupted)
+  config = small(lockstep=True, total_steps=500)
+  result = train(config, run_dir=tmp_path / "run")
+  assert games == [0] and result.interrupted and result.evaluation is None
+  assert list_checkpoints(tmp_path / "run" / "checkpoints")
+
+
+class _GoneTerminal(io.StringIO):
+  """Written to for a while, then no more."""
+
+  def __init__(self):
+    super().__init__()
+    self.failures = 0
+
+  def write(self, text):
+    if "frames/s" in self.getvalue():
+      self.failures += 1
+      raise OSError(5, "Input/output error")
+    return super().write(text)
+
+
+def test_a_console_that_cannot_be_written_ends_nothing(tmp_path, capsys):
+  terminal = _GoneTerminal()
+  console = Console(file=terminal)
+  config = small(lockstep=True, total_steps=2_500, log_updates=1)
+  result = train(config, run_dir=tmp_path / "run", console=console)
+  assert terminal.failures > 3 and console.file is terminal
+  assert result.steps >= 2_500 and len(result.evaluation.returns) == 4
+  assert capsys.readouterr().err.count("output cannot be written") == 1
+  (saved,) = list_checkpoints(tmp_path / "run" / "checkpoints")
+  assert saved.steps == result.steps
+
+
+@pytest.mark.parametrize("error", [ValueError, ImportError, OSError])
+def test_an_error_of_a_part_that_is_built_keeps_its_traceback(
+    error, tmp_path, monkeypatch
+):
+  def torso(*args, **kwargs):
+    raise error("shapes (3, 4) and (5,)")
+
+  run_dir = tmp_path / "run"
+  with monkeypatch.context() as patch:
+    patch.setattr(train_module, "make_networks", torso)
+    with pytest.raises(error, match="shapes") as caught:
+      train(small(lockstep=True), run_dir=run_dir)
+  assert caught.traceback[-1].name == "torso"
+  assert "in torso" in (run_dir / "crash.txt").read_text()
+  # Mended, the same command trains.
+  config = small(lockstep=True, total_steps=500, eval_episodes=0)
+  assert train(config, run_dir=run_dir).steps >= 500
+
+
+def test_a_users_error_leaves_no_crash_behind(tmp_path, monkeypatch):
+  def refuse(*args, **kwargs):
+    raise ConfigError("no such world")
+
+  monkeypatch.setattr(train_module, "make_world", refuse)
+  with pytest.raises(ConfigError, match="no such world"):
+    train(small(lockstep=True), run_dir=tmp_path / "run")
+  assert not (tmp_path / "run" / "crash.txt").exists()
+
+
+def test_a_thread_that_is_not_the_main_one_trains_as_well(tmp_path):
+  results = []
+  config = small(lockstep=True, total_steps=500, eval_episodes=0)
+  thread = threading.Thread(
+      target=lambda: results.append(train(config, run_dir=tmp_path / "run"))
+  )
+  thread.start()
+  thread.join()
+  assert results[0].steps >= 500 and not results[0].interrupted
