@@ -1,6 +1,8 @@
 """Evaluating from the command line: checkpoints of tiny agents play `recall`."""
 
 import dataclasses
+import io
+import sys
 
 import jax
 import numpy as np
@@ -155,3 +157,39 @@ def test_slips_are_told_before_anything_is_played(make_run, tmp_path, capsys):
     assert _main(*arguments) == 2
     assert words in capsys.readouterr().err
   assert read_last_evaluation(run) is None
+
+
+def test_scores_of_a_run_that_cannot_be_written_are_announced_and_printed(
+    make_run, monkeypatch, capsys
+):
+  run = make_run("a", 3)
+
+  def read_only(*args, **kwargs):
+    raise OSError(30, "Read-only file system")
+
+  monkeypatch.setattr(evaluation.tempfile, "TemporaryFile", read_only)
+  monkeypatch.setattr(evaluation.RunLog, "write", read_only)
+  assert _main(run, "--episodes", 3, "--epsilon", 0) == 2
+  captured = capsys.readouterr()
+  before, told = captured.err.splitlines()
+  assert before == (
+      f"warning: {run}/evaluation.csv cannot be written: Read-only file system;"
+      " scores are printed only"
+  )
+  monkeypatch.undo()
+  assert _main(run, "--episodes", 3, "--epsilon", 0) == 0
+  scores = " ".join(f"{x:.12g}" for x in read_last_evaluation(run).returns)
+  assert told.startswith("error: the scores cannot be written")
+  assert told.endswith(f"they are: {scores}")
+
+
+def test_games_are_kept_where_nobody_reads_the_output(make_run, monkeypatch):
+  class Pipe(io.StringIO):
+
+    def write(self, text):
+      raise BrokenPipeError(32, "Broken pipe")
+
+  run = make_run("a", 3)
+  monkeypatch.setattr(sys, "stdout", Pipe())
+  assert _main(run, "--episodes", 3) == 0
+  assert len(read_last_evaluation(run).returns) == 3
