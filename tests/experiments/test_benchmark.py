@@ -6,8 +6,6 @@ import pathlib
 import subprocess
 import sys
 
-import jax
-from jax.experimental.compilation_cache import compilation_cache
 import pytest
 
 from experiments.benchmark import __main__ as command
@@ -25,25 +23,6 @@ ROOT = pathlib.Path(__file__).parents[2]
 # Without PyTorch in this environment, its counterpart is tested only where
 # TORCH_PYTHON names an interpreter that has it.
 TORCH_PYTHON = os.environ.get("TORCH_PYTHON", sys.executable)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_once(tmp_path_factory):
-  """The legs and their children compile the same few programs: once is enough."""
-  options = {
-      "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
-      "jax_persistent_cache_min_compile_time_secs": 0.0,
-  }
-  before = {name: getattr(jax.config, name) for name in options}
-  compilation_cache.reset_cache()  # it was looked for once, and not again
-  with pytest.MonkeyPatch.context() as patch:
-    for name, value in options.items():
-      jax.config.update(name, value)
-      patch.setenv(name.upper(), str(value))
-    yield
-  for name, value in before.items():
-    jax.config.update(name, value)
-  compilation_cache.reset_cache()
 
 
 def assert_well_formed(result):
