@@ -4,16 +4,18 @@ PYTHON ?= python3.11
 UV ?= uv
 VENV ?= .venv
 VENV_MODERN ?= .venv-modern
+VENV_LINT ?= .venv-lint
 MIN_DISK_MB ?= 4000
 MIN_DISK_MB_MODERN ?= 2500
+MIN_DISK_MB_LINT ?= 400
 # Tests that run at a time.
 WORKERS ?= 2
 # Passed on: make train ARGS='--env.task Breakout', make lock ARGS=--upgrade
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-full test-wheel test-slow drills bench lock venv \
-  venv-modern clean
+.PHONY: help train test test-full test-wheel test-slow lint drills bench lock \
+  venv venv-modern venv-lint clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' \
@@ -33,6 +35,11 @@ test-full: venv  ## the tests in the full environment
 test-wheel: venv-modern  ## the wheel, tested on the newest JAX and without the sources
 	.ci/test_wheel '$(VENV_MODERN)' $(parallel) $(ARGS)
 
+lint: venv venv-lint  ## style (ruff) and types (pyright's basic mode)
+	$(VENV_LINT)/bin/ruff check .
+	$(VENV_LINT)/bin/ruff format --check .
+	$(VENV_LINT)/bin/basedpyright --pythonpath '$(VENV)/bin/python'
+
 test-slow: venv  ## the tests of 20 seconds and more, left out of `make test`
 	$(VENV)/bin/python -m pytest -m slow $(ARGS)
 
@@ -49,20 +56,25 @@ venv-modern:  ## build .venv-modern: newest JAX, EnvPool, no Reverb (Python 3.11
 	@PYTHON='$(PYTHON)' .ci/make_venv '$(VENV_MODERN)' requirements-modern.txt \
 	  $(MIN_DISK_MB_MODERN)
 
+venv-lint:  ## build .venv-lint from requirements-lint.txt, for `make lint`
+	@PYTHON='$(PYTHON)' .ci/make_venv '$(VENV_LINT)' requirements-lint.txt \
+	  $(MIN_DISK_MB_LINT)
+
 uv_compile = $(UV) pip compile --quiet --python-version 3.11 \
   --no-emit-index-url --no-emit-find-links \
   --excludes requirements-excludes.txt \
   --custom-compile-command 'make lock' $(ARGS)
 
-lock:  ## recompile both locks with uv; ARGS=--upgrade takes newer versions
+lock:  ## recompile the locks with uv; ARGS=--upgrade takes newer versions
 	@command -v '$(UV)' >/dev/null || \
 	  { echo 'lock: uv is needed: pip install uv' >&2; exit 1; }
 	$(uv_compile) --python-platform x86_64-manylinux_2_28 \
 	  --override requirements-overrides.txt \
 	  requirements.in -o requirements.txt
 	$(uv_compile) --universal requirements-modern.in -o requirements-modern.txt
+	$(uv_compile) --universal requirements-lint.in -o requirements-lint.txt
 
 clean:  ## remove the environments and caches; runs/ stays
-	rm -rf '$(VENV)' '$(VENV_MODERN)' build .pytest_cache .hypothesis *.egg-info
+	rm -rf '$(VENV)' '$(VENV_MODERN)' '$(VENV_LINT)' build .pytest_cache .hypothesis *.egg-info
 	find r2d2_jax experiments tests -name __pycache__ -type d -prune \
 	  -exec rm -rf {} +

@@ -14,7 +14,9 @@ from packaging.requirements import Requirement
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-LOCKS = ["requirements.txt", "requirements-modern.txt"]
+LOCKS = [
+    "requirements.txt", "requirements-modern.txt", "requirements-lint.txt",
+]
 
 
 def _pins(lock: str) -> dict[str, str]:
