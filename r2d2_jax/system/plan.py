@@ -214,7 +214,7 @@ def make_plan(
       steps per update  = items of a batch x (m - 1) / replay_ratio
       updates           = (total_steps - steps to min_sequences) / steps per update
       checkpoint        = 16 bytes x parameters, + the replay if it is saved
-      disk              = (keep_checkpoints + 1 being written) x checkpoint
+      disk              = (max_to_keep + 1 being written) x checkpoint
                           + 16 bytes x parameters (the best one)
 
   in long episodes, all rows valid. Memory: see `sizes` and docs/planning.md.

@@ -404,8 +404,7 @@ def test_a_start_leaves_handlers_of_signals_as_they_were(make):
 
 def on_port(port):
   config = make_config()
-  return dataclasses.replace(
-      config, replay=dataclasses.replace(config.replay, port=port))
+  return config.updated({"replay.port": port})
 
 
 def test_a_port_that_is_taken_is_told(make):

@@ -80,7 +80,7 @@ def test_a_world_that_gives_nan_stops_the_run_and_is_named(
   monkeypatch.setattr(RecallWorld, "recv", spoilt)
   with pytest.raises(RunError) as caught:
     train(
-        small(total_steps=10**9, max_minutes=2.0, lockstep=lockstep),
+        small({"run.total_steps": 10**9, "run.max_minutes": 2.0, "run.lockstep": lockstep}),
         run_dir=tmp_path / "run",
     )
   assert "'recall', lane 3: expected finite numbers in r_t, got nan" in str(

@@ -212,7 +212,7 @@ def test_a_signal_saves_also_where_a_program_calls_train(
     lockstep, number, tmp_path, monkeypatch
 ):
   _signal_at_update(monkeypatch, 3, number)
-  config = small(lockstep=lockstep, total_steps=10**8)
+  config = small({"run.lockstep": lockstep, "run.total_steps": 10**8})
   result = train(config, run_dir=tmp_path / "run")
   assert result.interrupted and result.evaluation is None
   (saved,) = list_checkpoints(tmp_path / "run" / "checkpoints")
@@ -236,7 +236,7 @@ def test_a_signal_while_the_run_is_built_is_not_forgotten(tmp_path, monkeypatch)
 
   monkeypatch.setattr(train_module, "make_networks", make)
   with pytest.raises(KeyboardInterrupt):
-    train(small(lockstep=True), run_dir=tmp_path / "run")
+    train(small({"run.lockstep": True}), run_dir=tmp_path / "run")
   assert not (tmp_path / "run" / "log.csv").exists()
 
 
@@ -251,7 +251,7 @@ def test_signals_in_the_last_save_cut_it_only_where_there_is_another(
   )
   run_dir = tmp_path / "run"
   if saved_before:
-    first = small(lockstep=True, total_steps=500, eval_episodes=0)
+    first = small({"run.lockstep": True, "run.total_steps": 500, "evaluation.num_episodes": 0})
     train(first, run_dir=run_dir)
   before = list_checkpoints(run_dir / "checkpoints")
   saving = []
@@ -265,7 +265,7 @@ def test_signals_in_the_last_save_cut_it_only_where_there_is_another(
     flush(path)
 
   monkeypatch.setattr(checkpoints, "flush_to_disk", flush_slowly)
-  longer = small(lockstep=True, total_steps=1_000)
+  longer = small({"run.lockstep": True, "run.total_steps": 1_000})
   if not saved_before:
     result = train(longer, run_dir=run_dir)
     assert result.interrupted
@@ -291,7 +291,7 @@ def test_a_signal_in_the_last_evaluation_ends_it(tmp_path, monkeypatch):
     return evaluation
 
   monkeypatch.setattr(train_module, "evaluate", interrupted)
-  config = small(lockstep=True, total_steps=500)
+  config = small({"run.lockstep": True, "run.total_steps": 500})
   result = train(config, run_dir=tmp_path / "run")
   assert games == [0] and result.interrupted and result.evaluation is None
   assert list_checkpoints(tmp_path / "run" / "checkpoints")
@@ -314,7 +314,7 @@ class _GoneTerminal(io.StringIO):
 def test_a_console_that_cannot_be_written_ends_nothing(tmp_path, capsys):
   terminal = _GoneTerminal()
   console = Console(file=terminal)
-  config = small(lockstep=True, total_steps=2_500, log_updates=1)
+  config = small({"run.lockstep": True, "run.total_steps": 2_500, "log.period_updates": 1})
   result = train(config, run_dir=tmp_path / "run", console=console)
   assert terminal.failures > 3 and console.file is terminal
   assert result.steps >= 2_500 and len(result.evaluation.returns) == 4
@@ -334,11 +334,11 @@ def test_an_error_of_a_part_that_is_built_keeps_its_traceback(
   with monkeypatch.context() as patch:
     patch.setattr(train_module, "make_networks", torso)
     with pytest.raises(error, match="shapes") as caught:
-      train(small(lockstep=True), run_dir=run_dir)
+      train(small({"run.lockstep": True}), run_dir=run_dir)
   assert caught.traceback[-1].name == "torso"
   assert "in torso" in (run_dir / "crash.txt").read_text()
   # Mended, the same command trains.
-  config = small(lockstep=True, total_steps=500, eval_episodes=0)
+  config = small({"run.lockstep": True, "run.total_steps": 500, "evaluation.num_episodes": 0})
   assert train(config, run_dir=run_dir).steps >= 500
 
 
@@ -348,13 +348,13 @@ def test_a_users_error_leaves_no_crash_behind(tmp_path, monkeypatch):
 
   monkeypatch.setattr(train_module, "make_world", refuse)
   with pytest.raises(ConfigError, match="no such world"):
-    train(small(lockstep=True), run_dir=tmp_path / "run")
+    train(small({"run.lockstep": True}), run_dir=tmp_path / "run")
   assert not (tmp_path / "run" / "crash.txt").exists()
 
 
 def test_a_thread_that_is_not_the_main_one_trains_as_well(tmp_path):
   results = []
-  config = small(lockstep=True, total_steps=500, eval_episodes=0)
+  config = small({"run.lockstep": True, "run.total_steps": 500, "evaluation.num_episodes": 0})
   thread = threading.Thread(
       target=lambda: results.append(train(config, run_dir=tmp_path / "run"))
   )
