@@ -2,7 +2,7 @@
 
 import collections
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -11,6 +11,8 @@ from r2d2_jax.envs.world import EpisodeReport
 
 # Lanes that explore less than this show what the agent can do.
 _EXPLOIT_EPSILON = 0.02
+# A rate over less says nothing: the last row may follow another one at once.
+_MIN_RATE_SECONDS = 1.0
 _NAN = float("nan")
 
 _METRICS = (
@@ -47,6 +49,15 @@ _WAITS = ("wait_for_learner", "wait_for_data", "wait_for_actors")
 _LEGS = _ACTOR_LEGS + _PREFETCH_LEGS + _LEARNER_LEGS + _WAITS
 
 
+class _Mark(NamedTuple):
+  """Where the counts stood at a row, or at the start."""
+
+  time: float
+  steps: int
+  updates: int
+  leg_seconds: dict[str, float]
+
+
 class RunReport:
   """Counts episodes and rates, and puts everything into a row."""
 
@@ -70,8 +81,7 @@ class RunReport:
     self._minutes_before = 0.0
     self._start = time.monotonic()
     self._end: float | None = None
-    self._final_row: dict[str, Any] | None = None
-    self._last = (self._start, 0, 0, {})
+    self._begin_rates(0, 0)
 
   def state_dict(self) -> dict[str, Any]:
     """What a resumed run goes on counting from (JSON)."""
@@ -99,7 +109,7 @@ class RunReport:
     self._exploit_returns.extend(state["exploit_returns"])
     self._eval_return = state["eval_return"]
     self._start = time.monotonic()
-    self._last = (self._start, steps, updates, {})
+    self._begin_rates(steps, updates)
 
   def count_episode(self, episode: EpisodeReport) -> None:
     """Counts a finished training game; called by the actors."""
@@ -111,6 +121,11 @@ class RunReport:
   def add_evaluation(self, mean_return: float) -> None:
     """Puts the mean raw return of an evaluation into the next row."""
     self._eval_return = mean_return
+
+  def take_evaluation(self) -> float:
+    """What `add_evaluation` was given since the last row; NaN if nothing."""
+    eval_return, self._eval_return = self._eval_return, _NAN
+    return eval_return
 
   def minutes(self) -> float:
     """Wall-clock minutes of training, those before a resume included."""
@@ -136,7 +151,11 @@ class RunReport:
       metrics: dict[str, float],
       leg_seconds: dict[str, float],
   ) -> dict[str, float | int | str]:
-    """The state of the run now; rates and shares are those since the last row.
+    """The state of the run now.
+
+    Rates and shares are those since the last row, or since an earlier one where
+    that was less than a second ago. What an earlier life of the run did never
+    counts.
 
     Args:
       steps: agent steps, all lanes together.
@@ -149,23 +168,25 @@ class RunReport:
     Returns:
       Columns in a fixed order. return_mean: last 100 training games of all
       lanes; return_exploit: last 30 of those lanes that explore least;
-      eval_return: of an evaluation that ended since the last row; share_x: part of the wall-clock time that leg x was busy.
+      eval_return: of an evaluation that ended since the last row; share_x: part
+      of the wall-clock time that leg x was busy.
     """
-    if self._final_row is not None:
-      # Nothing has happened since but, perhaps, the last evaluation.
-      self._final_row["eval_return"], self._eval_return = self._eval_return, _NAN
-      return dict(self._final_row)
     now = time.monotonic()
-    then, steps_then, updates_then, legs_then = self._last
-    self._last = (now, steps, updates, leg_seconds)
-    eval_return, self._eval_return = self._eval_return, _NAN
-    seconds = max(now - then, 1e-9)
+    while (
+        len(self._marks) > 1
+        and now - self._marks[1].time >= _MIN_RATE_SECONDS
+    ):
+      self._marks.popleft()
+    then = self._marks[0]
+    self._marks.append(_Mark(now, steps, updates, leg_seconds))
+    seconds = max(now - then.time, 1e-9)
     share = {
-        leg: (leg_seconds.get(leg, 0.0) - legs_then.get(leg, 0.0)) / seconds
+        leg: (leg_seconds.get(leg, 0.0) - then.leg_seconds.get(leg, 0.0))
+        / seconds
         for leg in _LEGS
     }
-    steps_per_second = (steps - steps_then) / seconds
-    row = {
+    steps_per_second = (steps - then.steps) / seconds
+    return {
         "minutes": self.minutes(),
         "steps": steps,
         "frames": steps * self._frame_skip,
@@ -173,19 +194,19 @@ class RunReport:
         "episodes": self._num_episodes,
         "return_mean": _mean(self._returns),
         "return_exploit": _mean(self._exploit_returns),
-        "eval_return": eval_return,
+        "eval_return": self.take_evaluation(),
         "frames_per_second": steps_per_second * self._frame_skip,
-        "updates_per_second": (updates - updates_then) / seconds,
+        "updates_per_second": (updates - then.updates) / seconds,
         "replay_size": replay_size,
         "replay_ratio": replay_ratio,
         **{name: metrics.get(name, _NAN) for name in _METRICS},
         **{f"share_{leg}": value for leg, value in share.items()},
-        "bottleneck": _bottleneck(share, learning=updates > updates_then),
+        "bottleneck": _bottleneck(share, learning=updates > then.updates),
         "minutes_left": self._minutes_left(steps, steps_per_second),
     }
-    if self.has_ended:
-      self._final_row = row
-    return row
+
+  def _begin_rates(self, steps: int, updates: int) -> None:
+    self._marks = collections.deque([_Mark(self._start, steps, updates, {})])
 
   @classmethod
   def columns(cls, config: Config) -> list[str]:

@@ -15,6 +15,7 @@ import traceback
 from typing import Callable, NamedTuple
 
 import jax
+import numpy as np
 from rich.console import Console
 
 from r2d2_jax.agent.learning import init_learner_state, make_optimizer
@@ -91,6 +92,18 @@ class TrainResult(NamedTuple):
   replay_ratio: float  # as measured, see `ReplayRatio`
 
 
+class _Row(NamedTuple):
+  """What the run says of itself at one moment."""
+
+  columns: dict[str, float | int | str]
+  histograms: dict[str, np.ndarray]
+
+  @property
+  def counts(self) -> tuple[int, int]:
+    """Steps and updates."""
+    return self.columns["steps"], self.columns["updates"]
+
+
 def train(
     config: Config,
     *,
@@ -160,6 +173,7 @@ class _Run:
     self._closers: list[Callable[[], None]] = []
     self._stop = threading.Event()
     self._latest_batch: Batch | None = None
+    self._logged: tuple[int, int] | None = None  # counts of the last row
     self._saver = Background("saver")
     self._evaluator = Background("evaluator")
 
@@ -314,9 +328,18 @@ class _Run:
           self._run_threads()
         self._report.end_training()
         self._learner.flush()
-        self._write_log()
+        last_row = self._row()
+        if not self._is_logged(last_row):
+          self._show(last_row.columns)
         with self._protected_save():
           self._finish_background()
+          # Asked here: a signal may have come while the last row was made.
+          is_evaluated = bool(
+              self._config.evaluation.num_episodes
+              and not self._stop_request.asked
+          )
+          if not is_evaluated:
+            self._write_last(last_row)
           self._state.prepare_save()()
       except CheckpointError as error:
         raise RunError(str(error)) from error
@@ -325,15 +348,15 @@ class _Run:
       # Not before it: a terminal may hold what is written to it.
       self._say("saved")
     evaluation = None
-    if self._config.evaluation.num_episodes and not self._stop_request.asked:
+    if is_evaluated:
       try:
         evaluation = self._evaluate()
-        if evaluation is not None:
-          self._write_log()
       except KeyboardInterrupt:
         pass  # A second signal: all is saved.
       except Exception as error:
         raise self._explained(error) from error
+      finally:
+        self._write_last(last_row)
     self._plot()
     if self._stop_request.asked:
       self._say(
@@ -514,9 +537,9 @@ class _Run:
     updates = lambda: self._learner.num_updates
     chores = Chores()
     if self._config.log.period_updates:
-      chores.add_by_count(self._write_log, self._config.log.period_updates, updates)
+      chores.add_by_count(self._log_row, self._config.log.period_updates, updates)
     else:
-      chores.add_by_seconds(self._write_log, self._config.log.period_seconds)
+      chores.add_by_seconds(self._log_row, self._config.log.period_seconds)
     if self._config.evaluation.period_steps and self._config.evaluation.num_episodes:
       chores.add_by_count(
           self._evaluate_meanwhile,
@@ -535,11 +558,18 @@ class _Run:
     self._saver.raise_error()
     self._evaluator.raise_error()
 
-  def _write_log(self) -> None:
+  def _log_row(self) -> None:
+    if not self._is_over():  # else the last row, which is to come, says it
+      row = self._row()
+      self._show(row.columns)
+      self._write(row)
+
+  def _row(self) -> _Row:
+    """The state of the run now; what it adds up begins anew."""
     sampled, histograms = self._samples.pop()
     if (by_row := self._learner.td_abs_by_row()) is not None:
       histograms["td_abs_by_row"] = by_row
-    row = self._report.row(
+    columns = self._report.row(
         steps=self._ratio.env_steps,
         updates=self._learner.num_updates,
         replay_size=self._replay.size(),
@@ -555,13 +585,28 @@ class _Run:
             **self._learner.timer.seconds(),
         },
     )
+    return _Row(columns, histograms)
+
+  def _write(self, row: _Row) -> None:
+    self._logged = row.counts
     try:
-      self._log.write(row)
+      self._log.write(row.columns)
     except OSError as error:
       self._say(f"cannot write the log: {first_line(error)}")
     for sink in self._sinks:
-      sink.write(row, histograms)
-    self._show(row)
+      sink.write(row.columns, row.histograms)
+
+  def _is_logged(self, row: _Row) -> bool:
+    return row.counts == self._logged
+
+  def _write_last(self, row: _Row) -> None:
+    """The run as its training ended, with what was evaluated since: one row."""
+    mean = self._report.take_evaluation()
+    if mean == mean:
+      row.columns["eval_return"] = mean
+    elif self._is_logged(row):
+      return
+    self._write(row)
 
   def _measure_dq(self) -> dict[str, float]:
     params, batch = self._parameters.latest().params, self._latest_batch

@@ -70,6 +70,49 @@ def test_a_resumed_run_counts_on(clock):
   assert now["frames_per_second"] == 40.0 and now["updates_per_second"] == 1.0
 
 
+def test_a_row_that_follows_at_once_is_measured_from_an_earlier_one(clock):
+  _, report = make_report(clock)
+  clock.now += 10
+  row(report, steps=200, updates=20, step=4.0)
+  clock.now += 1e-5
+  at_once = row(report, steps=216, updates=20, step=4.0)
+  assert at_once["frames_per_second"] == pytest.approx(4 * 216 / 10, rel=1e-5)
+  assert at_once["updates_per_second"] == pytest.approx(2.0, rel=1e-5)
+  assert at_once["share_step"] == pytest.approx(0.4, rel=1e-5)
+  assert at_once["minutes_left"] == pytest.approx(784 / 21.6 / 60, rel=1e-5)
+  # The next one is measured from the last row again.
+  clock.now += 2
+  later = row(report, steps=300, updates=25, step=4.5)
+  assert later["frames_per_second"] == pytest.approx(4 * 84 / 2)
+  assert later["updates_per_second"] == pytest.approx(2.5)
+
+
+def test_a_resumed_runs_last_row_counts_nothing_of_its_earlier_life(clock):
+  _, before = make_report(clock)
+  _, report = make_report(clock)
+  clock.now += 30  # what was restored meanwhile is not training
+  report.load_state_dict(before.state_dict(), steps=50_000, updates=3_000)
+  clock.now += 0.5
+  first = row(report, steps=50_016, updates=3_001)
+  assert first["frames_per_second"] == 128.0
+  assert first["updates_per_second"] == 2.0
+  clock.now += 1e-5
+  last = row(report, steps=50_032, updates=3_001)
+  assert last["frames_per_second"] == pytest.approx(256.0, rel=1e-4)
+
+
+def test_an_evaluation_is_in_one_row_or_taken(clock):
+  _, report = make_report(clock)
+  report.add_evaluation(3.5)
+  clock.now += 10
+  assert row(report, steps=10, updates=0)["eval_return"] == 3.5
+  assert np.isnan(report.take_evaluation())
+  report.add_evaluation(4.5)
+  assert report.take_evaluation() == 4.5
+  clock.now += 10
+  assert np.isnan(row(report, steps=20, updates=0)["eval_return"])
+
+
 def test_the_final_evaluation_is_not_training_time(clock):
   _, report = make_report(clock)
   clock.now += 60
