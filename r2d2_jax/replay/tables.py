@@ -66,7 +66,9 @@ from r2d2_jax.replay.sequences import (
 
 _TABLE = "items"
 _SAVED = "reverb"  # Reverb's files within a saved replay
-_CALL_SECONDS = 10.0  # without an answer for so long, a server counts as dead
+# Without an answer for so long a server counts as dead: as long as three of a run's
+# heartbeats take. A machine that swaps, or a table that is being saved, is slow.
+_CALL_SECONDS = 30.0
 _POLL_SECONDS = 0.2  # how often those who wait look whether to stop
 _CLOSE_SECONDS = 0.9
 _START_SECONDS = 60.0  # for a server, which starts in a tenth of a second

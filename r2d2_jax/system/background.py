@@ -1,4 +1,4 @@
-"""One job at a time in a thread beside the run: saving, evaluating."""
+"""One job at a time in a thread beside the run: saving, evaluating, closing."""
 
 import threading
 from typing import Callable
@@ -32,10 +32,10 @@ class Background:
     self._thread = threading.Thread(target=run, name=self._name, daemon=True)
     self._thread.start()
 
-  def join(self) -> None:
-    """Waits for the job, if there is one."""
+  def join(self, timeout_seconds: float | None = None) -> None:
+    """Waits for the job, if there is one; at most so long, None for ever."""
     if self._thread is not None:
-      self._thread.join()
+      self._thread.join(timeout_seconds)
 
   def raise_error(self) -> None:
     """Raises what a job has raised, once."""

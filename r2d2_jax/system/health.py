@@ -1,8 +1,13 @@
-"""When a run's numbers stop making sense: noticing it, and saying why."""
+"""When a run goes wrong or stands still: noticing it, and saying why."""
+
+import contextlib
+import threading
+from typing import Callable, Iterator
 
 import jax
 import numpy as np
 
+from r2d2_jax.replay.checks import ReplayError
 from r2d2_jax.types import LearnerState, ReplaySample, Timestep
 
 
@@ -38,6 +43,70 @@ def check_rows_are_finite(timestep: Timestep, *, task: str) -> None:
         + (f" at place {place}" if values.shape[1] > 1 else "")
         + "; mend the environment, or replace such numbers where it is wrapped"
     )
+
+
+class Heartbeat:
+  """Asks for a sign of life: one that is missing is a slow machine, three in a
+  row are a death."""
+
+  def __init__(self, check_alive: Callable[[], None], *, max_missing: int = 3):
+    """Args:
+      check_alive: raises ReplayError where there was no answer in time.
+      max_missing: how many in a row are believed.
+    """
+    self._check_alive = check_alive
+    self._max_missing = max_missing
+    self._num_missing = 0
+
+  def ask(self) -> None:
+    """Asks once.
+
+    Raises:
+      ReplayError: of the last of `max_missing` calls in a row that failed.
+    """
+    try:
+      self._check_alive()
+      self._num_missing = 0
+    except ReplayError:
+      self._num_missing += 1
+      if self._num_missing >= self._max_missing:
+        raise
+
+
+@contextlib.contextmanager
+def watchdog(
+    progress: Callable[[], object],
+    say: Callable[[float], None],
+    *,
+    period_minutes: float,
+) -> Iterator[None]:
+  """Within it a thread looks every so often whether anything has moved.
+
+  A thread of its own, since any other one may be what hangs.
+
+  Args:
+    progress: what differs after any step.
+    say: told the minutes without one, at least, at each look that found none.
+    period_minutes: between two looks.
+  """
+  stop = threading.Event()
+
+  def watch() -> None:
+    before, minutes = progress(), 0.0
+    while not stop.wait(60 * period_minutes):
+      now = progress()
+      minutes = minutes + period_minutes if now == before else 0.0
+      before = now
+      if minutes:
+        say(minutes)
+
+  thread = threading.Thread(target=watch, name="watchdog", daemon=True)
+  thread.start()
+  try:
+    yield
+  finally:
+    stop.set()
+    thread.join()
 
 
 def check_priorities_are_sane(

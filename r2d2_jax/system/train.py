@@ -36,7 +36,12 @@ from r2d2_jax.system.checkpoints import (
 from r2d2_jax.system.chores import Chores
 from r2d2_jax.system.display import run_display
 from r2d2_jax.system.evaluation import Evaluation, evaluate, write_evaluation
-from r2d2_jax.system.health import BadRowsError, DivergedError
+from r2d2_jax.system.health import (
+    BadRowsError,
+    DivergedError,
+    Heartbeat,
+    watchdog,
+)
 from r2d2_jax.system.interrupts import StopRequest, heard_signals
 from r2d2_jax.system.learning import (
     Batch,
@@ -72,6 +77,11 @@ from r2d2_jax.types import LearnerState
 _TURN_SECONDS = 0.2
 # How often the replay is asked for a sign of life, and how long it has for it.
 _HEARTBEAT_SECONDS = 5.0
+# How long what was told to stop may take for the step at hand.
+_HANG_SECONDS = 10.0
+# An evaluation's step may be its first one, which is compiled.
+_EVALUATION_HANG_SECONDS = 60.0
+_WATCHDOG_MINUTES = 5.0
 # Games that the agent was not trained on: the training's seeds are far away.
 _EVAL_SEED_OFFSET = 1_000_003
 # Errors whose message says it all.
@@ -107,7 +117,7 @@ class _Row(NamedTuple):
 def train(
     config: Config,
     *,
-    run_dir: pathlib.Path,
+    run_dir: str | pathlib.Path,
     console: Console | None = None,
 ) -> TrainResult:
   """Trains, and at the end evaluates; everything lands in run_dir.
@@ -142,6 +152,7 @@ def train(
     Exception: whatever a world or a network raises while it is built; the
       traceback is in crash.txt too.
   """
+  run_dir = pathlib.Path(run_dir)
   validate(config)
   console = console or Console(quiet=True)
   with heard_signals() as stop, stop.deferred(), unfailing(console):
@@ -170,8 +181,10 @@ class _Run:
     self._run_dir = run_dir
     self._console = console
     self._stop_request = stop_request
-    self._closers: list[Callable[[], None]] = []
+    self._closers = contextlib.ExitStack()
     self._stop = threading.Event()
+    self._actors_hang = False
+    self._num_evaluation_steps = 0
     self._latest_batch: Batch | None = None
     self._logged: tuple[int, int] | None = None  # counts of the last row
     self._saver = Background("saver")
@@ -203,11 +216,12 @@ class _Run:
         steps=resumed.checkpoint.steps if resumed else 0,
         say=self._say,
     )
-    self._closers += [sink.close for sink in self._sinks]
+    for sink in self._sinks:
+      self._closers.callback(sink.close)
     self._mesh = learner_mesh(config)
     params_key, actor_key = jax.random.split(jax.random.key(config.run.seed))
     world = make_world(config.env, seed=world_seed(config.run.seed, starts))
-    self._closers.append(world.close)
+    self._closers.callback(_close_in_time, world.close)
     if config.run.lockstep:
       world = JournalWorld(world)
     networks = make_networks(world.spec, config=config.network)
@@ -223,7 +237,7 @@ class _Run:
       self._say(f"learner: {used} of {found} devices")
     core_state = jax.device_get(networks.initial_core_state(1))
     self._replay = self._make_replay(world.spec, core_state, resumed)
-    self._closers.append(self._replay.close)
+    self._closers.callback(self._replay.close)
     self._parameters = ParameterStore(state.params, int(state.num_updates))
     self._ratio = ReplayRatio(
         config.replay.replay_ratio,
@@ -322,10 +336,11 @@ class _Run:
     """The training, the last save, the evaluation."""
     with run_display(self._console, self._config) as self._show:
       try:
-        if self._config.run.lockstep:
-          self._run_lockstep()
-        else:
-          self._run_threads()
+        with self._watchdog():
+          if self._config.run.lockstep:
+            self._run_lockstep()
+          else:
+            self._run_threads()
         self._report.end_training()
         self._learner.flush()
         last_row = self._row()
@@ -347,6 +362,18 @@ class _Run:
         raise self._explained(error) from error
       # Not before it: a terminal may hold what is written to it.
       self._say("saved")
+      try:
+        self._raise_background_errors()
+      except Exception as error:
+        raise self._explained(error) from error
+    if is_evaluated and self._actors_hang:
+      self._write_last(last_row)
+      raise RunError(
+          f"the environments of {self._config.env.task!r} hang: what they were"
+          f" told to do was not done within {_HANG_SECONDS:.0f} seconds. The run"
+          f" is saved in {self._run_dir}, its end is not evaluated: train again"
+          " in this directory (run.run_dir)"
+      )
     evaluation = None
     if is_evaluated:
       try:
@@ -360,8 +387,8 @@ class _Run:
     self._plot()
     if self._stop_request.asked:
       self._say(
-          f"interrupted; saved in {self._run_dir}. To go on, start again with"
-          f" --run.run-dir {self._run_dir}"
+          f"interrupted; saved in {self._run_dir}. To go on, train again in this"
+          " directory (run.run_dir)"
       )
     return TrainResult(
         self._learner.state(),
@@ -466,7 +493,11 @@ class _Run:
     for thread in threads:
       thread.start()
     chores = self._chores()
-    chores.add_by_seconds(self._heartbeat, _HEARTBEAT_SECONDS)
+    # Calls of a dead server block without an error: so it is asked.
+    heartbeat = Heartbeat(
+        lambda: self._replay.check_alive(timeout_seconds=_HEARTBEAT_SECONDS)
+    )
+    chores.add_by_seconds(heartbeat.ask, _HEARTBEAT_SECONDS)
     try:
       # A signal does not wake a thread that waits.
       while not (
@@ -474,11 +505,17 @@ class _Run:
           or self._stop_request.asked
       ):
         chores.do()
+        # The actors ask as well, at every step; but they may hang in one.
+        if self._is_over():
+          self._stop.set()
+        if not self._stop.is_set():  # else they are told after the last save
+          self._raise_background_errors()
     finally:
       self._stop.set()
-      deadline = time.monotonic() + 10.0
+      deadline = time.monotonic() + _HANG_SECONDS
       for thread in threads:
         thread.join(timeout=max(0.0, deadline - time.monotonic()))
+      self._actors_hang = threads[0].is_alive()
     if not failures.empty():
       raise self._root_cause([failures.get() for _ in range(failures.qsize())])
 
@@ -552,11 +589,26 @@ class _Run:
       chores.add_by_seconds(self._save, 60 * self._config.checkpoint.period_minutes)
     return chores
 
-  def _heartbeat(self) -> None:
-    """Calls of a dead server block without an error: so it is asked."""
-    self._replay.check_alive(timeout_seconds=_HEARTBEAT_SECONDS)
+  def _raise_background_errors(self) -> None:
     self._saver.raise_error()
     self._evaluator.raise_error()
+
+  def _watchdog(self) -> contextlib.AbstractContextManager[None]:
+    """Says so when the environments stand still."""
+    return watchdog(
+        lambda: (self._ratio.env_steps, self._num_evaluation_steps),
+        lambda minutes: self._say(
+            f"warning: no step for {minutes:.0f} minutes: "
+            + (
+                f"the environments of {self._config.env.task!r} give no rows"
+                if self._ratio.actors_may_step()
+                else "the learner, for which the actors wait, does not move"
+            )
+            + ". If that lasts, stop the run and start it again: it goes on from"
+            " its last checkpoint"
+        ),
+        period_minutes=_WATCHDOG_MINUTES,
+    )
 
   def _log_row(self) -> None:
     if not self._is_over():  # else the last row, which is to come, says it
@@ -646,16 +698,20 @@ class _Run:
     state, steps = self._learner.state(), self._ratio.env_steps
     updates = int(state.num_updates)
     training = not self._report.has_ended
-    self._say(f"update {updates}: evaluating {self._config.evaluation.num_episodes} whole games")
+
+    def should_stop() -> bool:
+      self._num_evaluation_steps += 1
+      return self._stop_request.asked or training and self._stop.is_set()
+
+    num_episodes = self._config.evaluation.num_episodes
+    self._say(f"update {updates}: evaluating {num_episodes} whole games")
     evaluation = evaluate(
         jax.device_put(state.params),
         networks=self._networks,
         config=self._config,
         num_episodes=self._config.evaluation.num_episodes,
         seed=run.seed + _EVAL_SEED_OFFSET,
-        should_stop=lambda: (
-            self._stop_request.asked or training and self._stop.is_set()
-        ),
+        should_stop=should_stop,
     )
     if len(evaluation.episodes) < self._config.evaluation.num_episodes:
       return None
@@ -673,23 +729,41 @@ class _Run:
     return evaluation
 
   def _finish_background(self) -> None:
-    self._evaluator.join()
+    # It asks at every step whether to stop.
+    self._evaluator.join(_EVALUATION_HANG_SECONDS)
+    if self._evaluator.is_busy:
+      self._say("warning: an evaluation hangs, and is left behind")
     if self._saver.is_busy:
       self._say("waiting for a save to finish")
       self._saver.join()
 
   def _plot(self) -> None:
     path = self._run_dir / "learning_curve.png"
-    plot_learning_curve(
-        self._run_dir / "log.csv", path, title=self._config.env.task
-    )
-    self._say(f"wrote {path}")
+    try:
+      plot_learning_curve(
+          self._run_dir / "log.csv", path, title=self._config.env.task
+      )
+    # A picture is never worth an error, whatever matplotlib stumbles over.
+    except Exception as error:  # pylint: disable=broad-except
+      self._say(f"warning: cannot draw {path}: {first_line(error)}")
+    else:
+      self._say(f"wrote {path}")
 
   def _say(self, text: str) -> None:
     self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
   def close(self) -> None:
-    """Stops and closes every part, the last built first."""
+    """Stops and closes every part, the last built first.
+
+    One that raises keeps none of the others open.
+    """
     self._stop.set()
-    while self._closers:
-      self._closers.pop()()
+    self._closers.close()
+
+
+def _close_in_time(close: Callable[[], None]) -> None:
+  """Closes what may hang: it is then left to end with the process."""
+  closer = Background("closer")
+  closer.start(close)
+  closer.join(_HANG_SECONDS)
+  closer.raise_error()

@@ -7,14 +7,17 @@ import numpy as np
 import pytest
 
 from r2d2_jax.envs.recall import RecallWorld
+from r2d2_jax.replay.checks import ReplayError
 from r2d2_jax.replay.local import LocalReplay
 from r2d2_jax.system import train as train_module
 from r2d2_jax.system.checkpoints import list_checkpoints
 from r2d2_jax.system.health import (
     BadRowsError,
     DivergedError,
+    Heartbeat,
     check_priorities_are_sane,
     check_rows_are_finite,
+    watchdog,
 )
 from r2d2_jax.system.train import RunError, train
 from r2d2_jax.types import Timestep
@@ -62,6 +65,46 @@ def test_a_row_that_is_not_finite_is_named(field, place, words, bad):
 @pytest.mark.parametrize("dtype", [np.uint8, np.int32, bool])
 def test_whole_numbers_are_always_finite(dtype):
   check_rows_are_finite(rows(dtype), task="Odd-v0")
+
+
+def test_three_heartbeats_in_a_row_must_be_missing():
+  def answers(*missing):
+    """Asks once for each; the number of answers before the error, or all."""
+    left = list(missing)
+
+    def check_alive():
+      if left.pop(0):
+        raise ReplayError("dead or out of reach")
+
+    heartbeat = Heartbeat(check_alive)
+    for i in range(len(missing)):
+      try:
+        heartbeat.ask()
+      except ReplayError as error:
+        assert "dead or out of reach" in str(error)
+        return i
+    return len(missing)
+
+  slow, fine = True, False
+  assert answers(slow, slow, fine, slow, slow, fine) == 6
+  assert answers(fine, slow, slow, slow) == 3
+  assert answers(slow, slow, fine, slow, slow, slow) == 5
+
+
+def test_the_watchdog_speaks_while_nothing_moves_and_only_then():
+  said, looks = [], []
+  at_rest, done = [1, 1, 1], threading.Event()
+
+  def progress():
+    looks.append(1)
+    if len(looks) > 20:
+      done.set()
+    # Moves, rests for two further looks, moves again.
+    return at_rest if 5 <= len(looks) < 8 else object()
+
+  with watchdog(progress, said.append, period_minutes=1e-5):
+    assert done.wait(60)
+  assert said == [1e-5, 2e-5]
 
 
 @pytest.mark.parametrize("lockstep", [True, False])

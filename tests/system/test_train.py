@@ -6,6 +6,7 @@ import os
 import pathlib
 import signal
 import threading
+import time
 import types
 
 import jax
@@ -15,6 +16,8 @@ from rich.console import Console
 
 from experiments.configs.presets import smoke
 from r2d2_jax.config import Config, ConfigError
+from r2d2_jax.envs.recall import RecallWorld
+from r2d2_jax.replay.local import LocalReplay
 from r2d2_jax.system import checkpoints, interrupts
 from r2d2_jax.system import train as train_module
 from r2d2_jax.system.checkpoints import list_checkpoints
@@ -73,6 +76,9 @@ def test_threads_train_keep_the_ratio_and_leave_everything_behind(tmp_path):
   assert rows[-1]["steps"] == str(result.steps)
   assert int(rows[-1]["updates"]) == int(result.state.num_updates)
   assert float(rows[-1]["eval_return"]) == result.evaluation.returns.mean()
+  # The end is one row, not one before the evaluation and one after it.
+  counts = [(int(row["steps"]), int(row["updates"])) for row in rows[-3:]]
+  assert len(counts) == len(set(counts))
   # Mistake 25: frames = steps x frame skip; recall has none.
   assert all(row["frames"] == row["steps"] for row in rows)
 
@@ -139,6 +145,90 @@ def test_an_exception_in_any_thread_ends_the_run_with_it(
     train(small({"run.total_steps": 10**9}), run_dir=tmp_path / "run")
   assert isinstance(caught.value.__cause__, Boom)
   assert "in boom" in (tmp_path / "run" / "crash.txt").read_text()
+
+
+def test_an_evaluation_that_fails_in_the_last_moments_is_reported(
+    tmp_path, monkeypatch
+):
+  evaluate, calls = train_module.evaluate, []
+  begun, step = threading.Event(), train_module.ActorLoop.step
+
+  def step_when_begun(actors):
+    if actors._num_calls == 10:  # pylint: disable=protected-access
+      assert begun.wait(60)
+    return step(actors)
+
+  def fail_at_the_end(*args, should_stop, **kwargs):
+    calls.append(1)
+    if len(calls) > 1:
+      return evaluate(*args, should_stop=should_stop, **kwargs)
+    begun.set()
+    while not should_stop():
+      time.sleep(0.01)
+    raise ValueError("too late")
+
+  monkeypatch.setattr(train_module, "evaluate", fail_at_the_end)
+  monkeypatch.setattr(train_module.ActorLoop, "step", step_when_begun)
+  config = small({"run.total_steps": 500, "evaluation.period_steps": 50, "evaluation.num_episodes": 1})
+  with pytest.raises(RunError, match="ValueError: too late.*crash.txt") as caught:
+    train(config, run_dir=tmp_path / "run")
+  # The last save comes first.
+  (saved,) = list_checkpoints(tmp_path / "run" / "checkpoints")
+  assert saved.steps >= 500 and str(saved.path) in str(caught.value)
+
+
+def test_the_time_limit_is_kept_where_a_world_hangs(tmp_path, monkeypatch):
+  released = threading.Event()
+
+  def hang(world):
+    del world
+    released.wait()
+    raise RuntimeError("released")
+
+  monkeypatch.setattr(RecallWorld, "recv", hang)
+  monkeypatch.setattr(train_module, "_HANG_SECONDS", 0.5)
+  monkeypatch.setattr(train_module, "_WATCHDOG_MINUTES", 0.1 / 60)
+  console = Console(record=True, width=300)
+  config = small({"run.total_steps": 10**9, "run.max_minutes": 0.01})
+  try:
+    with pytest.raises(RunError, match="the environments of 'recall' hang"):
+      train(config, run_dir=tmp_path / "run", console=console)
+  finally:
+    released.set()
+  words = "no step for 0 minutes: the environments of 'recall' give no rows"
+  assert words in console.export_text()
+  assert list_checkpoints(tmp_path / "run" / "checkpoints")
+
+
+def test_a_part_that_cannot_be_closed_keeps_no_other_one_open(
+    tmp_path, monkeypatch
+):
+  closed = []
+
+  class Sink:
+
+    def write(self, row, histograms):
+      pass
+
+    def close(self):
+      closed.append("sink")
+
+  def fail(world):
+    closed.append("world")
+    raise RuntimeError("stuck")
+
+  close_replay = LocalReplay.close
+  monkeypatch.setattr(
+      LocalReplay,
+      "close",
+      lambda replay: (closed.append("replay"), close_replay(replay)),
+  )
+  monkeypatch.setattr(train_module, "make_sinks", lambda *_, **__: [Sink()] * 2)
+  monkeypatch.setattr(RecallWorld, "close", fail)
+  config = small({"run.total_steps": 16, "run.lockstep": True, "evaluation.num_episodes": 0})
+  with pytest.raises(RuntimeError, match="stuck"):
+    train(config, run_dir=tmp_path / "run")
+  assert closed == ["replay", "world", "sink", "sink"]
 
 
 @pytest.mark.reverb
