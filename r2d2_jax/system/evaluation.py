@@ -170,8 +170,14 @@ class PastEvaluation(NamedTuple):
   returns: np.ndarray  # raw whole-game returns, float64 [episodes]
 
 
-def read_last_evaluation(run_dir: pathlib.Path) -> PastEvaluation | None:
+def read_last_evaluation(
+    run_dir: pathlib.Path, *, num_updates: int | None = None
+) -> PastEvaluation | None:
   """The evaluation that was written last; None if there was none yet.
+
+  Args:
+    run_dir: directory of a run.
+    num_updates: of the parameters that played; None for any.
 
   Raises:
     FileError: evaluation.csv does not hold what `write_evaluation` writes.
@@ -184,12 +190,19 @@ def read_last_evaluation(run_dir: pathlib.Path) -> PastEvaluation | None:
     raise FileError(
         f"{path}: expected columns updates, game and return, got {list(log)}"
     )
-  games = np.array(log["game"])
-  returns = np.array(log["return"])
+  updates = np.array(log["updates"])
+  asked = updates == (updates if num_updates is None else num_updates)
+  # NaN, as what is damaged is read, differs from itself: not to be left out.
+  asked |= np.isnan(updates)
+  if not asked.any():
+    return None
+  games, returns, updates = (
+      np.array(log[name])[asked] for name in ("game", "return", "updates")
+  )
   # Each evaluation counts its games from 0.
   (starts,) = np.nonzero(games == 0)
   last = starts[-1] if starts.size else 0
-  numbers = np.append(returns[last:], log["updates"][last])
+  numbers = np.append(returns[last:], updates[last])
   if not starts.size or not np.isfinite(numbers).all():
     raise FileError(f"{path}: damaged; mend or remove it, evaluate again")
-  return PastEvaluation(int(log["updates"][last]), returns[last:])
+  return PastEvaluation(int(updates[last]), returns[last:])

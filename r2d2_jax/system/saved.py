@@ -17,7 +17,7 @@ from r2d2_jax.system.checkpoints import (
 )
 from r2d2_jax.system.preflight import find_devices
 from r2d2_jax.system.rundir import best_dir, checkpoints_dir, read_config
-from r2d2_jax.types import EnvSpec, Params
+from r2d2_jax.types import EnvSpec, LearnerState, Params
 
 
 class SavedAgent(NamedTuple):
@@ -48,15 +48,7 @@ def load_agent(run_dir: pathlib.Path, *, which: str = "latest") -> SavedAgent:
   checkpoint = _find(run_dir, which)
   read_record(checkpoint)  # that it is what its name says
   find_devices()
-  spec = world_spec(config.env)
-  networks = make_networks(spec, config=config.network)
-  like = jax.eval_shape(
-      lambda key: init_learner_state(
-          key, networks=networks, optimizer=make_optimizer(config.agent)
-      ),
-      jax.random.key(0),
-  )
-  state = restore_learner(checkpoint, like)
+  spec, networks, state = load_learner(config, checkpoint)
   return SavedAgent(
       config,
       spec,
@@ -65,6 +57,25 @@ def load_agent(run_dir: pathlib.Path, *, which: str = "latest") -> SavedAgent:
       checkpoint.num_updates,
       checkpoint.steps,
   )
+
+
+def load_learner(
+    config: Config, checkpoint: SavedCheckpoint
+) -> tuple[EnvSpec, Networks, LearnerState]:
+  """The learner of a checkpoint, and what it was learning for.
+
+  Raises:
+    CheckpointError: it belongs to other settings, or cannot be read.
+  """
+  spec = world_spec(config.env)
+  networks = make_networks(spec, config=config.network)
+  like = jax.eval_shape(
+      lambda key: init_learner_state(
+          key, networks=networks, optimizer=make_optimizer(config.agent)
+      ),
+      jax.random.key(0),
+  )
+  return spec, networks, restore_learner(checkpoint, like)
 
 
 def _find(run_dir: pathlib.Path, which: str) -> SavedCheckpoint:

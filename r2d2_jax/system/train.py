@@ -13,6 +13,7 @@ import threading
 import time
 import traceback
 from typing import Callable, NamedTuple
+import warnings
 
 import jax
 import numpy as np
@@ -35,7 +36,13 @@ from r2d2_jax.system.checkpoints import (
 )
 from r2d2_jax.system.chores import Chores
 from r2d2_jax.system.display import run_display
-from r2d2_jax.system.evaluation import Evaluation, evaluate, write_evaluation
+from r2d2_jax.system.evaluation import (
+    Evaluation,
+    PastEvaluation,
+    evaluate,
+    read_last_evaluation,
+    write_evaluation,
+)
 from r2d2_jax.system.health import (
     BadRowsError,
     DivergedError,
@@ -68,8 +75,9 @@ from r2d2_jax.system.rundir import (
     claimed_run_dir,
     write_config,
 )
-from r2d2_jax.system.runlog import RunLog
+from r2d2_jax.system.runlog import RunLog, read_log
 from r2d2_jax.system.samples import SampleStats
+from r2d2_jax.system.saved import load_learner
 from r2d2_jax.system.sinks import make_sinks
 from r2d2_jax.types import LearnerState
 
@@ -97,7 +105,8 @@ class TrainResult(NamedTuple):
 
   state: LearnerState  # host arrays
   steps: int  # agent steps, those before a resume included
-  evaluation: Evaluation | None
+  # At the end of the training; read back where the run had ended before.
+  evaluation: Evaluation | PastEvaluation | None
   interrupted: bool  # a signal asked it to stop
   replay_ratio: float  # as measured, see `ReplayRatio`
 
@@ -135,11 +144,14 @@ def train(
   short a last save where there is no other checkpoint. Only the main thread of a
   program hears signals.
 
+  A run that has reached `run.total_steps` or `run.max_minutes`, and was evaluated,
+  has nothing left to do: it says so, writes nothing, and gives what it ended with.
+
   Args:
     config: all settings; checked first.
     run_dir: created if missing.
-    console: where progress is shown; None shows nothing. Output that cannot be
-      written ends nothing.
+    console: where progress is shown; None shows nothing (a run with nothing left
+      to do then warns). Output that cannot be written ends nothing.
 
   Raises:
     ConfigError: the settings cannot work, or run_dir cannot be used; nothing was
@@ -154,10 +166,19 @@ def train(
   """
   run_dir = pathlib.Path(run_dir)
   validate(config)
-  console = console or Console(quiet=True)
+  if console is None:
+    tell, console = warnings.warn, Console(quiet=True)
+  else:
+    tell = functools.partial(
+        console.print, highlight=False, markup=False, soft_wrap=True
+    )
   with heard_signals() as stop, stop.deferred(), unfailing(console):
     check_run_fits(config, run_dir)
     with claimed_run_dir(run_dir, config):
+      if finished := _find_finished(config, run_dir):
+        words, result = finished
+        tell(words)
+        return result
       run = _Run(config, run_dir, console, stop)
       try:
         run.start()
@@ -165,6 +186,58 @@ def train(
         return run.run()
       finally:
         run.close()
+
+
+def _find_finished(
+    config: Config, run_dir: pathlib.Path
+) -> tuple[str, TrainResult] | None:
+  """Why a run has nothing left to do, and how it ended; None if it has.
+
+  Raises:
+    CheckpointError: its checkpoint cannot be read.
+    FileError: a log is damaged.
+  """
+  run = config.run
+  resumed = find_resumed(run_dir, config)
+  if resumed is None:
+    return None
+  checkpoint, record = resumed.checkpoint, resumed.record
+  steps, minutes = checkpoint.steps, record["report"]["minutes"]
+  if steps >= run.total_steps:
+    reached = f"{steps} of {run.total_steps} steps (run.total_steps)"
+  elif 0 < run.max_minutes <= minutes:
+    reached = f"{minutes:.1f} of {run.max_minutes:g} minutes (run.max_minutes)"
+  else:
+    return None
+  # Its end is the last row, written last: a kill may have come before it.
+  path = run_dir / "log.csv"
+  logged = read_log(path, ("steps",)) if path.exists() else {}
+  if not logged or logged["steps"][-1] < steps:
+    return None
+  evaluation = None
+  num_episodes = config.evaluation.num_episodes
+  if num_episodes:
+    evaluation = read_last_evaluation(
+        run_dir, num_updates=checkpoint.num_updates
+    )
+    # One that was cut off, or is asked for now, is still to be done.
+    if not evaluation or len(evaluation.returns) < num_episodes:
+      return None
+  _, _, state = load_learner(config, checkpoint)
+  ratio = ReplayRatio(config.replay.replay_ratio, slack_rows=0)
+  ratio.load_state_dict(record["ratio"])
+  words = (
+      f"nothing left to do in {run_dir}: {reached} are done"
+      + (", and evaluated" if evaluation else "")
+      + "; with more it goes on"
+  )
+  return words, TrainResult(
+      jax.device_get(state),
+      steps,
+      evaluation,
+      interrupted=False,
+      replay_ratio=ratio.measured(),
+  )
 
 
 class _Run:

@@ -206,6 +206,11 @@ def test_the_last_evaluation_is_read_back(tmp_path):
   assert last.num_updates == 20
   # ... and with all digits of a score in the millions.
   np.testing.assert_array_equal(last.returns, [1234567.5, -4.0])
+  # Of certain parameters.
+  past = read_last_evaluation(tmp_path, num_updates=10)
+  assert past.num_updates == 10
+  np.testing.assert_array_equal(past.returns, [1.0, 2.0])
+  assert read_last_evaluation(tmp_path, num_updates=15) is None
 
 
 def test_another_table_is_no_evaluation(tmp_path):

@@ -4,6 +4,7 @@ import csv
 import io
 import os
 import pathlib
+import re
 import signal
 import threading
 import time
@@ -22,6 +23,7 @@ from r2d2_jax.system import checkpoints, interrupts
 from r2d2_jax.system import train as train_module
 from r2d2_jax.system.checkpoints import list_checkpoints
 from r2d2_jax.system.interrupts import SIGNALS
+from r2d2_jax.system.runlog import read_log
 from r2d2_jax.system.saved import load_agent
 from r2d2_jax.system.train import RunError, train
 
@@ -99,6 +101,62 @@ def test_threads_train_keep_the_ratio_and_leave_everything_behind(tmp_path):
   with pytest.raises(ConfigError, match="another task or network"):
     train(other, run_dir=tmp_path / "run")
   assert sorted((tmp_path / "run").rglob("*")) == before
+
+
+def files(run_dir: pathlib.Path) -> dict[pathlib.Path, bytes]:
+  return {p: p.read_bytes() for p in run_dir.rglob("*") if p.is_file()}
+
+
+def test_a_finished_run_that_is_started_again_is_done_and_says_so(
+    tmp_path, monkeypatch
+):
+  run_dir = str(tmp_path / "run")
+  config = small({"run.total_steps": 1_500, "run.lockstep": True, "evaluation.num_episodes": 3})
+  console = Console(record=True, width=300)
+  # A picture is never worth an error.
+  (tmp_path / "run").mkdir()
+  draw = train_module.plot_learning_curve
+
+  def draw_on_a_directory(log, png, **kwargs):
+    png.mkdir()
+    draw(log, png, **kwargs)
+
+  monkeypatch.setattr(train_module, "plot_learning_curve", draw_on_a_directory)
+  first = train(config, run_dir=run_dir, console=console)
+  text = console.export_text()
+  assert "warning: cannot draw" in text and "learning_curve.png" in text
+  # The last line once, though the evaluation comes after it.
+  progress = [x for x in text.splitlines() if "frames/s" in x]
+  assert len(progress) == len(set(progress))
+
+  before = files(tmp_path / "run")
+  words = f"{first.steps} of 1500 steps (run.total_steps) are done, and evaluated"
+  with pytest.warns(UserWarning, match=re.escape(words)):
+    again = train(config, run_dir=run_dir)
+  assert files(tmp_path / "run") == before
+  assert_same(again.state, first.state)
+  assert again.steps == first.steps and not again.interrupted
+  assert again.replay_ratio == first.replay_ratio
+  np.testing.assert_array_equal(
+      again.evaluation.returns, first.evaluation.returns
+  )
+  # The same where time is what was reached; said on the console if there is one.
+  short = small({"run.total_steps": 10**6, "run.max_minutes": 1e-6, "run.lockstep": True, "evaluation.num_episodes": 3})
+  console = Console(record=True, width=300)
+  assert train(short, run_dir=run_dir, console=console).steps == first.steps
+  text = console.export_text()
+  assert "nothing left to do in" in text and "(run.max_minutes) are done" in text
+  assert files(tmp_path / "run") == before
+  # A kill after the games, and before the last row, which comes last.
+  log = tmp_path / "run" / "log.csv"
+  log.write_text("".join(log.read_text().splitlines(keepends=True)[:-1]))
+  assert len(train(config, run_dir=run_dir).evaluation.returns) == 3
+  assert read_log(log)["eval_return"][-1] == first.evaluation.returns.mean()
+  before = files(tmp_path / "run")
+  # An evaluation of more games was never played.
+  more = small({"run.total_steps": 1_500, "run.lockstep": True, "evaluation.num_episodes": 4})
+  assert len(train(more, run_dir=run_dir).evaluation.returns) == 4
+  assert files(tmp_path / "run") != before
 
 
 def test_with_row_states_dq_is_that_of_the_sampled_batches(tmp_path):
