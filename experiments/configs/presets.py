@@ -130,8 +130,10 @@ def smoke() -> Config:
       ),
       agent=AgentConfig(
           burn_in=0,
-          trace_length=16,
-          overlap=8,
+          # The longest episode; and not the batch's size, so that axes that
+          # were swapped are noticed.
+          trace_length=12,
+          overlap=6,
           batch_size=16,
           n_step=3,
           learning_rate=1e-3,

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from r2d2_jax.agent.arguments import check_config, check_item_rows
+from r2d2_jax.agent.donation import Donating
 from r2d2_jax.agent.networks import Networks
 from r2d2_jax.agent.priorities import sequence_priorities
 from r2d2_jax.agent.targets import n_step_td_error
@@ -102,11 +104,18 @@ def actor_step(
 
 
 def make_actor(
-    *, networks: Networks
+    *, networks: Networks, donate: bool = True
 ) -> Callable[..., tuple[ActorState, ActorOutput]]:
-  """`actor_step`, jit-compiled, its state donated (use the returned one)."""
-  return jax.jit(
-      functools.partial(actor_step, networks=networks), donate_argnums=1
+  """`actor_step`, jit-compiled, its state donated: go on with the returned one.
+
+  Args:
+    networks: from `make_networks`.
+    donate: False copies the state instead, so that the caller keeps its own.
+  """
+  return Donating(
+      functools.partial(actor_step, networks=networks),
+      argument=1,
+      donate=donate,
   )
 
 
@@ -126,7 +135,7 @@ def initial_priorities(
   section 3.
 
   Args:
-    q_t: float32 [B, L, A], recorded by the actor.
+    q_t: float32 [B, L, A], recorded by the actor, L = burn_in + trace_length.
     a_t: int32 [B, L].
     r_t: float32 [B, L].
     discount_t: float32 [B, L].
@@ -135,7 +144,21 @@ def initial_priorities(
 
   Returns:
     float32 [B], before the exponent.
+
+  Raises:
+    ValueError: the axes are not [B, L].
   """
+  check_config(config, AgentConfig)
+  check_item_rows(
+      {
+          "q_t": q_t,
+          "a_t": a_t,
+          "r_t": r_t,
+          "discount_t": discount_t,
+          "valid_t": valid_t,
+      },
+      config=config,
+  )
   q_t, a_t, r_t, discount_t, valid_t = (
       jnp.swapaxes(x, 0, 1)[config.burn_in :]
       for x in (q_t, a_t, r_t, discount_t, valid_t)

@@ -7,10 +7,18 @@ import dataclasses
 import functools
 from typing import Callable, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 
 from r2d2_jax.agent.acting import actor_step, init_actor_state
+from r2d2_jax.agent.arguments import (
+    check_config,
+    check_item_rows,
+    check_items,
+    check_state,
+)
+from r2d2_jax.agent.donation import Donating
 from r2d2_jax.agent.loss import start_state
 from r2d2_jax.agent.networks import Networks
 from r2d2_jax.config import AgentConfig
@@ -38,7 +46,12 @@ def first_and_last_row(valid_t: Array, *, config: AgentConfig) -> Array:
   Returns:
     int32 [B, 2], rows of the item: burn_in, and the last valid one from there on
     (burn_in again where there is none: `q_discrepancy` masks it).
+
+  Raises:
+    ValueError: the axes are not [B, L].
   """
+  check_config(config, AgentConfig)
+  check_item_rows({"valid_t": valid_t}, config=config)
   row = jnp.arange(valid_t.shape[1], dtype=jnp.int32)
   last = jnp.where(valid_t, row, config.burn_in).max(axis=1)
   return jnp.stack([jnp.full_like(last, config.burn_in), last], axis=1)
@@ -71,8 +84,9 @@ def q_discrepancy(
   Args:
     params: today's.
     sequence: items [B, L, ...], L = burn_in + trace_length.
-    row_lstm: `CoreState.lstm` of the actor before each row, leaves [B, L, D];
-      ignored where is_first_t.
+    row_lstm: `CoreState.lstm` of the actor before each row, leaves [B, L, D], as
+      `ReplaySample.row_lstm` is with `replay.row_states`; ignored where is_first_t,
+      and of a feed-forward core.
     rows: int32 [B, R], or [R] for all items alike: rows of the item, burn-in
       counted, at which to measure; see `first_and_last_row`.
     networks: from `make_networks`.
@@ -81,13 +95,29 @@ def q_discrepancy(
   Returns:
     dq: float32 [B, R], 0 where the mask is False.
     mask: bool [B, R], False where the row is padding.
+
+  Raises:
+    ValueError: there are no states of the rows though the core has one, or the
+      axes are not [B, L].
   """
-  batch_size = sequence.valid_t.shape[0]
+  check_config(config, AgentConfig)
+  check_items(sequence, config=config)
+  batch_size, num_rows = sequence.valid_t.shape
   rows = jnp.broadcast_to(rows, (batch_size, rows.shape[-1]))
   at_rows = functools.partial(_take_rows, rows=rows)
   mask = at_rows(sequence.valid_t)
-  if not jax.tree.leaves(row_lstm):
+  zero = jax.eval_shape(lambda: networks.initial_core_state(batch_size))
+  if not zero.lstm:  # a core without state
     return jnp.zeros(mask.shape, jnp.float32), mask  # not even rounding
+  if row_lstm is None:
+    raise ValueError(
+        "row_lstm: expected the actor's LSTM state before each row, got None;"
+        " replay keeps it with replay.row_states"
+    )
+  of_row = lambda x: jax.ShapeDtypeStruct(
+      (batch_size, num_rows, *x.shape[1:]), x.dtype
+  )
+  check_state("row_lstm", row_lstm, jax.tree.map(of_row, zero.lstm))
 
   q_hat, _ = networks.unroll_without_gradient(
       params,
@@ -256,14 +286,15 @@ def horizon_actor_step(
 
 
 def make_horizon_actor(
-    *, horizon: int, networks: Networks
+    *, horizon: int, networks: Networks, donate: bool = True
 ) -> Callable[..., tuple[ActorState, HorizonOutput]]:
   """`horizon_actor_step`, jit-compiled, its state donated (see `make_actor`)."""
-  return jax.jit(
+  return Donating(
       functools.partial(
           horizon_actor_step, horizon=horizon, networks=networks
       ),
-      donate_argnums=1,
+      argument=1,
+      donate=donate,
   )
 
 
@@ -285,5 +316,6 @@ def compare_q(q_full: Array, q_horizon: Array) -> tuple[Array, Array]:
     max_q_gap: float32 [...], rescaled unit, at least 0.
     same_greedy: bool [...], whether argmax_a is the same (the first of equals).
   """
+  chex.assert_equal_shape([q_full, q_horizon])
   gap = jnp.abs(q_full.max(axis=-1) - q_horizon.max(axis=-1))
   return gap, jnp.argmax(q_full, axis=-1) == jnp.argmax(q_horizon, axis=-1)

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import optax
 
+from r2d2_jax.agent.arguments import check_config, check_one_per_item
+from r2d2_jax.agent.donation import Donating
 from r2d2_jax.agent.loss import LossOutput, sequence_loss
 from r2d2_jax.agent.networks import Networks
 from r2d2_jax.agent.priorities import importance_weights, sequence_priorities
@@ -23,6 +25,7 @@ Loss = Callable[..., tuple[Array, LossOutput]]
 
 def make_optimizer(config: AgentConfig) -> optax.GradientTransformation:
   """Adam behind a clip of the global gradient norm (table 2)."""
+  check_config(config, AgentConfig)
   return optax.chain(
       optax.clip_by_global_norm(config.max_grad_norm),
       optax.adam(config.learning_rate, eps=config.adam_epsilon),
@@ -89,7 +92,12 @@ def learner_step(
       importance_weight_mean;
       effective_sample_size: (sum w)^2 / (B sum w^2) of the importance weights,
         in (0, 1]: the share of the batch that counts, 1 where all weigh the same.
+
+  Raises:
+    ValueError: the axes of the batch are not [B, L], or probabilities not [B].
   """
+  check_config(config, AgentConfig)
+  check_one_per_item("probability", batch.probability, batch.sequence)
   if axis_name is None:
     mean = total = largest = lambda tree: tree
   else:
@@ -159,6 +167,7 @@ def make_learner(
     config: AgentConfig,
     loss: Loss = sequence_loss,
     mesh: Mesh | None = None,
+    donate: bool = True,
 ) -> LearnerStep:
   """`learner_step` of R2D2, jit-compiled: see `compile_learner`.
 
@@ -168,10 +177,13 @@ def make_learner(
     config: the agent's settings.
     loss: as `sequence_loss`.
     mesh: see `compile_learner`.
+    donate: see `compile_learner`.
 
   Raises:
     ValueError: the mesh has another axis, or does not divide the batch.
+    TypeError: config is not an AgentConfig.
   """
+  check_config(config, AgentConfig)
   step = functools.partial(
       learner_step,
       networks=networks,
@@ -179,13 +191,19 @@ def make_learner(
       config=config,
       loss=loss,
   )
-  return compile_learner(step, batch_size=config.batch_size, mesh=mesh)
+  return compile_learner(
+      step, batch_size=config.batch_size, mesh=mesh, donate=donate
+  )
 
 
 def compile_learner(
-    step: LearnerStep, *, batch_size: int, mesh: Mesh | None = None
+    step: LearnerStep,
+    *,
+    batch_size: int,
+    mesh: Mesh | None = None,
+    donate: bool = True,
 ) -> LearnerStep:
-  """A learner step, jit-compiled, its state donated (use the returned one).
+  """A learner step, jit-compiled, its state donated: go on with the returned one.
 
   Call it with `keys=None` in the batch: keys stay on the host.
 
@@ -195,6 +213,8 @@ def compile_learner(
     mesh: the devices that split each batch between them, along its one axis
       `BATCH_AXIS`; each keeps a copy of the state. None for one device, the one
       that holds the arguments.
+    donate: False copies the state instead, so that the caller keeps its own; for
+      notebooks, where a cell runs twice. Memory then holds both.
 
   Returns:
     step(state, batch). Under a mesh it wants the shardings of
@@ -206,7 +226,7 @@ def compile_learner(
     ValueError: the mesh has another axis, or does not divide the batch.
   """
   if mesh is None:
-    return jax.jit(step, donate_argnums=0)
+    return Donating(step, argument=0, donate=donate)
   if mesh.axis_names != (BATCH_AXIS,):
     raise ValueError(
         f"expected a mesh with the one axis {BATCH_AXIS!r}, got"
@@ -218,7 +238,7 @@ def compile_learner(
         f" agent.batch_size {batch_size}; change either"
     )
   whole, split = PartitionSpec(), PartitionSpec(BATCH_AXIS)
-  return jax.jit(
+  return Donating(
       # Explicit: each device sees its own items alone, and what crosses between
       # devices is what learner_step says. Under check_vma the gradient of the
       # replicated parameters would arrive summed over the devices (learner_step
@@ -236,8 +256,9 @@ def compile_learner(
           ),
           check_vma=False,
       ),
+      argument=0,
+      donate=donate,
       in_shardings=learner_shardings(mesh),
-      donate_argnums=0,
   )
 
 

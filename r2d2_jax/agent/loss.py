@@ -6,6 +6,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from r2d2_jax.agent.arguments import (
+    check_config,
+    check_items,
+    check_one_per_item,
+)
 from r2d2_jax.agent.networks import Networks
 from r2d2_jax.agent.targets import n_step_td_error
 from r2d2_jax.config import AgentConfig
@@ -55,6 +60,7 @@ def start_state(
 
   'zero' empties the LSTM; the frames, being observations, stay.
   """
+  check_config(config, AgentConfig)
   if config.start_state == "stored":
     return core_state
   return core_state._replace(
@@ -97,7 +103,13 @@ def sequence_loss(
 
   Returns:
     The loss, float32 [], and its parts.
+
+  Raises:
+    ValueError: the axes are not [B, L].
   """
+  check_config(config, AgentConfig)
+  check_items(sequence, config=config)
+  check_one_per_item("weights", weights, sequence)
   inputs, a_t, discount_t, valid_t = jax.tree.map(
       lambda x: jnp.swapaxes(x, 0, 1),
       (sequence.inputs, sequence.a_t, sequence.discount_t, sequence.valid_t),

@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from r2d2_jax.agent.arguments import check_config, check_inputs
 from r2d2_jax.agent.convolution import even_chunk
 from r2d2_jax.agent.cores import CORES
 from r2d2_jax.agent.torsos import TORSOS, Torso
@@ -36,6 +37,8 @@ class Networks:
       the previous action and the previous reward are null, whatever was given.
     unroll_without_gradient: the same values, no gradient to the parameters, and
       on CPU less memory and time for long batches.
+
+  The last three raise ValueError where inputs and state don't fit together.
   """
 
   init: Callable[[Array], Params]
@@ -61,7 +64,9 @@ def make_networks(spec: EnvSpec, *, config: NetworkConfig) -> Networks:
   Raises:
     ConfigError: there is no such torso or core, or the torso cannot read
       observations of this shape.
+    TypeError: config is not a NetworkConfig.
   """
+  check_config(config, NetworkConfig)
   torso = factory("network.torso", config.torso, TORSOS)
   if not isinstance(torso, Torso):
     torso = Torso(torso)
@@ -86,15 +91,23 @@ def make_networks(spec: EnvSpec, *, config: NetworkConfig) -> Networks:
     )
     return CoreState(frames, core.initial_carry(config, batch_size))
 
+  def check(inputs, core_state, axes):
+    batch_size = inputs.is_first_t.shape[-1] if inputs.is_first_t.ndim else 0
+    zero = jax.eval_shape(lambda: initial_core_state(batch_size))
+    check_inputs(inputs, core_state, zero=zero, axes=axes)
+
   def unroll(params, inputs, core_state):
+    check(inputs, core_state, "TB")
     return module.apply(params, inputs, core_state)
 
   def unroll_without_gradient(params, inputs, core_state):
+    check(inputs, core_state, "TB")
     return without_gradient.apply(
         jax.lax.stop_gradient(params), inputs, core_state
     )
 
   def step(params, inputs, core_state):
+    check(inputs, core_state, "B")
     q, core_state = unroll(
         params, jax.tree.map(lambda x: x[None], inputs), core_state
     )

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from r2d2_jax.agent._rlax import n_step_bootstrapped_returns
 from r2d2_jax.agent._rlax import signed_hyperbolic
+from r2d2_jax.agent.arguments import check_config, check_time_first
 from r2d2_jax.config import AgentConfig
 from r2d2_jax.types import Array
 
@@ -95,10 +96,16 @@ def n_step_td_error(
     td_error: float32 [T-1, B], exactly 0 where the mask is False; the gradient
       flows through q_t[a_t] alone.
     mask: bool [T-1, B].
+
+  Raises:
+    ValueError: the axes are in the order [B, T].
+    AssertionError: the shapes don't fit together.
   """
+  check_config(config, AgentConfig)
   chex.assert_rank([q, target_q], 3)
   chex.assert_equal_shape([q, target_q])
   chex.assert_equal_shape([a_t, r_t, discount_t, valid_t, q[..., 0]])
+  check_time_first(q, config=config)
   if config.value_rescaling:
     eps = config.value_rescaling_epsilon
     apply, apply_inverse = (
