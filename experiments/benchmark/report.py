@@ -5,7 +5,6 @@ import pathlib
 from typing import Any
 
 from rich.console import Console
-import rich.table
 
 from experiments.benchmark.results import (
     Comparison,
@@ -13,6 +12,7 @@ from experiments.benchmark.results import (
     Table,
     cell,
 )
+from experiments.tables import print_table
 
 _COMPARISONS = ("comparison", "measured", "aim", "met")
 
@@ -33,14 +33,15 @@ def write(directory: pathlib.Path, about: dict, legs: dict[str, dict]) -> None:
 
 
 def show(console: Console, result: LegResult) -> None:
-  """Prints a leg's tables."""
+  """Prints a leg's tables, as wide as they are."""
   for table in _tables(result):
-    shown = rich.table.Table(*table.columns, title=table.title)
-    for row in table.rows:
-      shown.add_row(*(cell(x) for x in row))
-    console.print(shown)
+    print_table(
+        console, table.title, table.columns, [map(cell, r) for r in table.rows]
+    )
   for line in result.skipped:
-    console.print(f"left out: {line}", markup=False)
+    console.print(
+        f"left out: {line}", markup=False, highlight=False, soft_wrap=True
+    )
 
 
 def _tables(result: LegResult) -> list[Table]:

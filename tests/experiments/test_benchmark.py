@@ -1,5 +1,6 @@
 """The benchmark runs, at toy size; what it computes besides; no timings."""
 
+import io
 import json
 import os
 import pathlib
@@ -7,9 +8,10 @@ import subprocess
 import sys
 
 import pytest
+import rich.console
 
 from experiments.benchmark import __main__ as command
-from experiments.benchmark import children, results
+from experiments.benchmark import children, report, results
 from experiments.benchmark.learner import has_torch
 from experiments.benchmark.legs import Settings, measure_leg
 from experiments.benchmark.workload import (
@@ -134,6 +136,20 @@ def test_a_leg_that_breaks_leaves_the_others(tmp_path, monkeypatch, capsys):
   assert "| x | 3 [3, 3] |" in text
   assert "Failed: RuntimeError: no world" in text
   assert "Left out: something: not there" in text
+
+
+def test_tables_are_as_wide_as_they_need_to_be():
+  """Through a pipe a console has 80 columns, and cut all of them to two letters."""
+  columns = tuple(f"a rather long head of column {i}" for i in range(12))
+  row = ("impala (burn-in 40)", *[results.spread([123456.75 + i]) for i in range(11)])
+  result = results.LegResult([], [results.Table("t", columns, [row])], ["x" * 99])
+  text = io.StringIO()
+  report.show(rich.console.Console(file=text, width=80), result)
+  lines = text.getvalue().splitlines()
+  for name in columns:
+    assert any(name in line for line in lines)
+  assert sum("123,458 [123,458, 123,458]" in line for line in lines) == 1
+  assert f"left out: {'x' * 99}" in lines
 
 
 def test_the_command_compares_the_learner_with_torch(tmp_path):
