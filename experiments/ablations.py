@@ -94,7 +94,7 @@ def plot(records: Sequence, path: pathlib.Path) -> None:
     known = "" if agent is None else f" (agent: {agent.mean:.3g})"
     bars.set_title(f"{task}{known}", fontsize="medium")
     curves.set_title(f"{task}: raw return, all lanes", fontsize="medium")
-    plots.label_frames(curves)
+    plots.label_frames(curves, arms)
     for axes in (bars, curves):
       axes.grid(alpha=0.3)
       plots.note_empty(axes)

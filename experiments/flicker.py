@@ -129,7 +129,7 @@ def plot(records: Sequence, path: pathlib.Path) -> None:
     bars.set_xlim(-0.6, 1.6)
     bars.set_title(f"{task}: final score, range of the seeds", fontsize="medium")
     curves.set_title("raw return, all lanes (dashed: flicker)", fontsize="medium")
-    plots.label_frames(curves)
+    plots.label_frames(curves, arms)
     for axes in (bars, curves):
       axes.grid(alpha=0.3)
       plots.note_empty(axes)

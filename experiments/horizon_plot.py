@@ -29,7 +29,7 @@ def plot_horizons(
   """Draws return, gap and unchanged choices against k, a row for each task.
 
   The axis is log2(k + 1), so that 0 is on it; 'all' is its right end. Runs that
-  differ in nothing but section `run` of their settings are one curve, their mean,
+  differ in nothing that changes the training but the seed are one curve, their mean,
   and a band from the lowest to the highest. Runs of a study bear their arm's name.
 
   Args:

@@ -67,19 +67,24 @@ def plot(records: Sequence, path: pathlib.Path) -> None:
     for axes in (first, last):
       axes.set_yscale("log", nonpositive="mask")
     for arm in colors:
-      style = dict(color=colors[arm], label=arm.replace("_", " "))
+      style = dict(
+          color=colors[arm], label=arm.replace("_", " "),
+          # In short games it is the same run as the other one with burn-in.
+          linestyle="--" if arm == "stored_burn_in" else "-",
+      )  # fmt: skip
       for axes, column, smooth in (
           (returns, "return_mean", 1), (first, "dq_first", 9),
           (last, "dq_last", 9),
       ):  # fmt: skip
         plots.draw_curve(axes, arms.get(arm, []), column, smooth=smooth, **style)
     returns.set_title(f"{task}: raw return, all lanes", fontsize="medium")
+    first.set_ylabel("dQ")
     # Not on a logarithmic axis.
     first.set_title("dQ, first trained row (stored: 0)", fontsize="medium")
     last.set_title("dQ, last trained row", fontsize="medium")
     for axes in (returns, first, last):
       axes.grid(alpha=0.3)
-      plots.label_frames(axes)
+      plots.label_frames(axes, arms)
   plots.legend_below(figure, grid.flat, columns=4)
   figure.savefig(path, dpi=130)
 

@@ -1,11 +1,11 @@
 """What the plots of the studies share: groups of seeds, curves, ranges, legends."""
 
-from typing import NamedTuple, Sequence
+from typing import Mapping, NamedTuple, Sequence
 
 import numpy as np
 
 from experiments.studies.results import Record
-from r2d2_jax.system.plots import draw_curves
+from r2d2_jax.system.plots import draw_curves, frames_or_steps, in_thousands
 
 # matplotlib is imported where it is used: it takes a second.
 
@@ -79,12 +79,16 @@ def error_bars(spreads: Sequence[Spread]) -> list[list[float]]:
   return [(mean - least).tolist(), (greatest - mean).tolist()]
 
 
-def label_frames(axes) -> None:
-  """Frames below the horizontal axis, in thousands or millions."""
-  axes.set_xlabel("frames")
-  axes.xaxis.set_major_formatter(
-      lambda x, _: f"{x / 1e6:g}M" if x >= 1e6 else f"{x / 1e3:g}k"
-  )
+def label_frames(axes, arms: Mapping[str, Sequence[Record]]) -> None:
+  """Frames below the horizontal axis, in thousands or millions.
+
+  Args:
+    axes: of one task.
+    arms: its runs; a task without frame skip has steps.
+  """
+  logs = [record.log for records in arms.values() for record in records]
+  axes.set_xlabel(frames_or_steps(*logs))
+  axes.xaxis.set_major_formatter(in_thousands)
   axes.locator_params(axis="x", nbins=5)
 
 

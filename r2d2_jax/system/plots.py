@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 import math
 import pathlib
+import textwrap
+from typing import NamedTuple
 
 import numpy as np
 
 from r2d2_jax.config import ConfigError
-from r2d2_jax.system.comparison import group_runs
+from r2d2_jax.system.comparison import group_runs, same_runs
 from r2d2_jax.system.rundir import read_config
 from r2d2_jax.system.runlog import read_log
 
@@ -16,6 +18,48 @@ from r2d2_jax.system.runlog import read_log
 
 _NOTHING = (np.zeros(0), np.zeros(0))
 _CIRCLES = dict(marker="o", markersize=4, fillstyle="none", linestyle="none")
+# Drawn where no column is asked for: the first that has numbers.
+_RETURNS = ("return_exploit", "return_mean", "eval_return")
+# Runs whose lengths differ by less than this part ended together.
+_SAME_LENGTH = 0.98
+# Columns of the log in words, with their unit where that is not plain.
+_WORDS = {
+    "minutes": "minutes of training",
+    "episodes": "games ended in training",
+    "return_mean": "raw return, all lanes",
+    "return_exploit": "raw return, lanes that explore least",
+    "eval_return": "raw return, evaluations",
+    "replay_size": "items in the replay",
+    "replay_ratio": "trained rows per environment step",
+    "grad_norm": "norm of the gradient",
+    "update_norm": "norm of an update",
+    "params_norm": "norm of the parameters",
+    "td_abs_mean": "mean |td| (rescaled unit)",
+    "td_abs_max": "largest |td| (rescaled unit)",
+    "td_first": "|td|, first trained row (rescaled unit)",
+    "td_last": "|td|, last trained row (rescaled unit)",
+    "q_max_mean": "mean of the highest q (rescaled unit)",
+    "importance_weight_mean": "mean importance weight",
+    "effective_sample_size": "effective sample size (share of the batch)",
+    "dq_first": "dQ, first trained row",
+    "dq_last": "dQ, last trained row",
+    "lag_p10": "parameter lag, 10 % (updates)",
+    "lag_p50": "parameter lag, median (updates)",
+    "lag_p90": "parameter lag, 90 % (updates)",
+    "age_steps_mean": "age of what is sampled (steps)",
+    "reuse_mean": "times that an item was sampled",
+    "sampled_eps_1": "share of samples, most exploring quarter of the lanes",
+    "sampled_eps_2": "share of samples, second quarter of the lanes",
+    "sampled_eps_3": "share of samples, third quarter of the lanes",
+    "sampled_eps_4": "share of samples, least exploring quarter of the lanes",
+}
+
+
+class Drawn(NamedTuple):
+  """What a reader of a plot must know beside it."""
+
+  left_out: list[pathlib.Path]  # runs that have nothing to draw yet
+  notes: list[str]  # one line each
 
 
 def plot_learning_curve(
@@ -28,10 +72,11 @@ def plot_learning_curve(
     png_path: where to write.
     title: the task.
   """
-  log = read_log(log_path)
+  log = {name: np.array(x) for name, x in read_log(log_path).items()}
   figure = _figure(7, 4.2)
   axes = figure.subplots()
-  frames = np.array(log.get("frames", [])) / 1e6
+  frames = log.get("frames", np.zeros(0))
+  unit = frames_or_steps(log)
   for column, label, style in (
       ("return_mean", "training, all lanes", dict(color="tab:gray")),
       (
@@ -45,14 +90,25 @@ def plot_learning_curve(
           dict(color="tab:red", marker="o", linestyle="none"),
       ),
   ):
-    values = np.array(log.get(column, []))
-    known = ~np.isnan(values)
-    if known.any():
-      axes.plot(frames[known], values[known], label=label, **style)
+    xs, ys = _finite(log, "frames", column)
+    if len(xs):
+      marked = {"marker": "."} if len(xs) == 1 else {}
+      axes.plot(xs, ys, label=label, **marked | style)
   if frames.size:
-    title += f": {frames[-1]:.2f}M frames in {log['minutes'][-1]:.0f} minutes"
-  axes.set_xlabel("frames (millions)")
+    minutes = log["minutes"][-1]
+    title += (
+        f": {rounded(frames[-1])} {unit} in"
+        f" {minutes:.{0 if minutes >= 10 else 1}f} min"
+    )
+  if not any(len(_finite(log, "frames", name)[0]) for name in _RETURNS[:2]):
+    axes.text(
+        0.5, 0.06, "no game ended in training", ha="center", va="center",
+        color="gray", transform=axes.transAxes,
+    )  # fmt: skip
+  axes.set_xlabel(unit)
+  axes.xaxis.set_major_formatter(in_thousands)
   axes.set_ylabel("raw return")
+  axes.yaxis.set_major_formatter(in_thousands)
   axes.set_title(title)
   axes.grid(alpha=0.3)
   if axes.lines:
@@ -64,74 +120,123 @@ def plot_runs(
     run_dirs: list[pathlib.Path],
     png_path: pathlib.Path,
     *,
-    column: str = "return_exploit",
+    column: str = "",
     x: str = "frames",
     title: str = "",
-) -> list[pathlib.Path]:
+) -> Drawn:
   """Draws many runs: the mean of each group of seeds, and its range.
 
-  Each task has a panel. In it, runs whose settings differ in nothing but section
-  `run` (seed, directory) form a group, named after the settings in which the
-  groups differ (where more than three do, after the first one's directory).
-  Where a training return is drawn, the mean returns of evaluations are added as
-  circles, one for each run and evaluation.
+  Each task has a panel. In it, runs whose settings differ in nothing that changes
+  the training but the seed form a group, named after the settings in which the
+  groups differ (where more than three do, after the first one's directory). Runs
+  that have the seed in common too are one: the longest is drawn. Where a training
+  return is drawn, the mean returns of evaluations are added as circles, one for
+  each run and evaluation.
 
   Args:
     run_dirs: directories of runs.
     png_path: where to write.
-    column: of log.csv, for the vertical axis.
+    column: of log.csv, for the vertical axis; empty takes return_exploit or,
+      where no run has numbers in it yet, return_mean or eval_return.
     x: column for the horizontal axis: frames, steps, updates or minutes.
     title: above the plot.
 
   Returns:
-    The runs that were left out, for they have nothing to draw yet.
+    The runs that were left out, and notes.
 
   Raises:
     ConfigError: a directory holds no run, a log lacks the column, or no run has
       numbers in it.
   """
   configs = {d: read_config(d) for d in run_dirs}
-  curves, points = {}, {}
-  for run_dir in run_dirs:
-    log = _read_columns(run_dir / "log.csv", (x, column, "eval_return"))
-    curves[run_dir] = _curve(log, x, column, run_dir)
-    points[run_dir] = (
-        _curve(log, x, "eval_return", run_dir)
-        if column.startswith(("return_", "eval_")) and "eval_return" in log
-        else _NOTHING
-    )
-  drawn = [run_dir for run_dir in curves if len(curves[run_dir][0])]
+  wanted = {x, "steps", "frames", "eval_return", *([column] if column else _RETURNS)}
+  logs = {d: _read_columns(d / "log.csv", wanted) for d in run_dirs}
+  notes = []
+  if not column:
+    column = next((c for c in _RETURNS if _has_numbers(logs, x, c)), _RETURNS[0])
+    if column != _RETURNS[0]:
+      notes.append(
+          f"no run has numbers in {_RETURNS[0]} yet: {column} is drawn instead"
+      )
+  curves = {d: _curve(log, x, column, d) for d, log in logs.items()}
+  drawn = {d: configs[d] for d, (xs, _) in curves.items() if len(xs)}
   if not drawn:
-    raise ConfigError(f"no log has numbers in column {column!r} yet")
-  panels = group_runs({run_dir: configs[run_dir] for run_dir in drawn})
+    raise ConfigError(_nothing_to_draw(run_dirs, x, column))
+  left_out = [run_dir for run_dir in curves if run_dir not in drawn]
+  for same in same_runs(drawn):
+    if len(same) > 1:
+      longest = max(same, key=lambda d: curves[d][0][-1])
+      notes.append(
+          f"{', '.join(map(str, same))}: same seed and settings, one run of them"
+          f" is drawn, {longest}"
+      )
+      drawn = {d: c for d, c in drawn.items() if d not in same or d == longest}
+  points = {
+      run_dir: _finite(logs[run_dir], x, "eval_return")
+      if column.startswith(("return_", "eval_"))
+      else _NOTHING
+      for run_dir in drawn
+  }
+  panels = group_runs(drawn)
+  units = {
+      task: x if x != "frames"
+      else frames_or_steps(*(logs[d] for runs in groups.values() for d in runs))
+      for task, groups in panels.items()
+  }  # fmt: skip
   labels = sorted({label for groups in panels.values() for label in groups})
   colors = dict(zip(labels, _colors(len(labels))))
+  uneven = set()
   figure, grid = _panels(len(panels))
-  for axes, (task, groups) in zip(grid.flat, panels.items()):
+  for i, (axes, (task, groups)) in enumerate(zip(grid.flat, panels.items())):
     for label, members in groups.items():
       draw_curves(axes, [curves[d] for d in members], color=colors[label])
       for xs, ys in (points[d] for d in members if len(points[d][0])):
         axes.plot(xs, ys, color=colors[label], **_CIRCLES)
+      ends = [curves[d][0][-1] for d in members]
+      if min(ends) < _SAME_LENGTH * max(ends):
+        uneven.add(label)
+        notes.append(
+            f"{task}{f', {label}' if label else ''}: runs of"
+            f" {rounded(min(ends))} to {rounded(max(ends))}"
+            f" {units[task]}, their mean is drawn as far as the shortest goes"
+        )
     axes.set_title(task, fontsize="medium")
     axes.grid(alpha=0.3)
-    if x != "minutes":
-      axes.xaxis.set_major_formatter(_in_thousands)
+    axes.xaxis.set_major_formatter(in_thousands)
+    axes.yaxis.set_major_formatter(in_thousands)
+    is_lowest = i + grid.shape[1] >= len(panels)
+    if is_lowest or len(set(units.values())) > 1:
+      axes.set_xlabel(_words(units[task]))
   for axes in grid[:, 0]:
-    axes.set_ylabel(column.replace("_", " "))
-  for i in range(grid.shape[1]):  # the lowest panel of each column
-    grid[(len(panels) - 1 - i) // grid.shape[1], i].set_xlabel(x)
+    axes.set_ylabel(
+        textwrap.fill(_words(column), 40 if len(panels) == 1 else 20)
+    )
   _legend(
-      figure, colors, panels, circles=any(len(xs) for xs, _ in points.values())
-  )
+      figure, colors, panels, uneven,
+      circles=any(len(xs) for xs, _ in points.values()),
+  )  # fmt: skip
   if title:
     figure.suptitle(title)
   figure.savefig(png_path, dpi=130)
-  return [run_dir for run_dir in curves if run_dir not in drawn]
+  return Drawn(left_out, notes)
 
 
-def _read_columns(
-    path: pathlib.Path, names: tuple[str, ...]
-) -> dict[str, np.ndarray]:
+def _words(column: str) -> str:
+  """What an axis is called."""
+  if column.startswith("share_"):
+    return f"seconds per second: {column[6:].replace('_', ' ')}"
+  return _WORDS.get(column, column.replace("_", " "))
+
+
+def frames_or_steps(*logs: dict[str, np.ndarray]) -> str:
+  """What column `frames` counts: steps where a task has no frame skip."""
+  known = [log for log in logs if "steps" in log and "frames" in log]
+  if known and all((log["steps"] == log["frames"]).all() for log in known):
+    return "steps"
+  return "frames"
+
+
+def _read_columns(path: pathlib.Path, names: set[str]) -> dict[str, np.ndarray]:
   """Those of the columns that the log has; {} where there is no row yet."""
   if not path.exists():
     return {}
@@ -143,13 +248,42 @@ def _curve(
     log: dict[str, np.ndarray], x: str, column: str, run_dir: pathlib.Path
 ) -> tuple[np.ndarray, np.ndarray]:
   """The rows in which both columns are finite; none of an empty log."""
-  if not log:
-    return _NOTHING
   for name in (x, column):
-    if name not in log:
+    if log and name not in log:
       raise ConfigError(f"{run_dir}/log.csv: expected a column {name!r}, got none")
+  return _finite(log, x, column)
+
+
+def _finite(
+    log: dict[str, np.ndarray], x: str, column: str
+) -> tuple[np.ndarray, np.ndarray]:
+  """The same; none where a column is not there."""
+  if x not in log or column not in log:
+    return _NOTHING
   known = np.isfinite(log[x]) & np.isfinite(log[column])
   return log[x][known], log[column][known]
+
+
+def _has_numbers(
+    logs: dict[pathlib.Path, dict[str, np.ndarray]], x: str, column: str
+) -> bool:
+  return any(len(_finite(log, x, column)[0]) for log in logs.values())
+
+
+def _nothing_to_draw(
+    run_dirs: Sequence[pathlib.Path], x: str, column: str
+) -> str:
+  """Why, and what could be drawn."""
+  logs = {}
+  for run_dir in run_dirs:
+    path = run_dir / "log.csv"
+    columns = read_log(path) if path.exists() else {}
+    logs[run_dir] = {name: np.array(values) for name, values in columns.items()}
+  names = dict.fromkeys(name for log in logs.values() for name in log)
+  known = [name for name in names if name != x and _has_numbers(logs, x, name)]
+  return f"no log has numbers in column {column!r} yet" + (
+      f"; these have some: {', '.join(known)}" if known else ""
+  )
 
 
 def draw_curves(
@@ -164,7 +298,10 @@ def draw_curves(
   """
   end = min(xs[-1] for xs, _ in curves)
   start = min(max(xs[0] for xs, _ in curves), end)
-  grid = np.linspace(start, end, 200)
+  # A single point is no line.
+  grid = np.linspace(start, end, 200) if start < end else np.array([end])
+  if start == end:
+    style = {"marker": "."} | style
   values = np.stack([np.interp(grid, xs, ys) for xs, ys in curves])
   draw_range(axes, grid, values, **style)
 
@@ -204,31 +341,48 @@ def _colors(number: int) -> list:
   return list(colormaps["turbo"](np.linspace(0.05, 0.95, number)))
 
 
-def _legend(figure, colors: dict, panels: dict, *, circles: bool) -> None:
+def _legend(
+    figure, colors: dict, panels: dict, uneven: set[str], *, circles: bool
+) -> None:
   """Below the panels, once for all of them."""
-  from matplotlib.lines import Line2D  # pylint: disable=g-import-not-at-top
+  # pylint: disable=g-import-not-at-top
+  from matplotlib.lines import Line2D
+  from matplotlib.patches import Patch
 
-  handles = []
+  handles, most = [], 1
   for label, color in colors.items():
     runs = {len(groups[label]) for groups in panels.values() if label in groups}
     few, many = min(runs), max(runs)
-    count = f"{few} to {many} runs" if few < many else f"{many} run(s)"
-    text = f"{label}, {count}" if label else count
+    most = max(most, many)
+    text = f"{few} to {many} runs" if few < many else f"{many} runs"
+    text = f"mean of {text}" if many > 1 else "1 run"
+    if label in uneven:
+      text += ", as far as the shortest goes"
+    text = f"{label}, {text}" if label else text
     handles.append(Line2D([], [], color=color, label=text))
+  if most > 1:
+    handles.append(Patch(facecolor="gray", alpha=0.2, label="range of the runs"))
   if circles:
     handles.append(
         Line2D([], [], color="gray", label="evaluation", **_CIRCLES)
     )
+  longest = max(len(handle.get_label()) for handle in handles)
+  columns = int(figure.get_figwidth() / (0.07 * longest + 0.6))
   figure.legend(
       handles=handles, loc="outside lower center", frameon=False,
-      ncols=min(len(handles), 3), fontsize="small",
+      ncols=max(1, min(columns, len(handles))), fontsize="small",
   )  # fmt: skip
 
 
-def _in_thousands(x: float, position: int) -> str:
-  """2500000 -> '2.5M'."""
+def in_thousands(x: float, position: int = 0) -> str:
+  """2500000 -> '2.5M'; also as matplotlib's formatter of an axis."""
   del position
   for unit, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
     if abs(x) >= unit:
       return f"{x / unit:g}{letter}"
   return f"{x:g}"
+
+
+def rounded(x: float) -> str:
+  """Three digits are enough for people: 1234567 -> '1.23M'."""
+  return in_thousands(float(f"{x:.3g}"))
