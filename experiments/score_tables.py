@@ -3,9 +3,8 @@
 import csv
 import pathlib
 
-from rich import box
+import numpy as np
 from rich.console import Console
-from rich.table import Table
 
 from experiments.aggregates import METRICS
 from experiments.scores import PUBLISHED_AGENTS, published_scores
@@ -15,6 +14,8 @@ from experiments.standings import (
     Standings,
     published_percent,
 )
+from experiments.tables import print_table
+from r2d2_jax.system.plots import rounded
 
 _LEVELS = ("random", "human", *PUBLISHED_AGENTS)
 
@@ -27,10 +28,10 @@ def show(standings: Standings, console: Console) -> None:
     console: lines are as long as they need to be, whatever its width, so that
       numbers are never cut.
   """
-  _print_table(
+  print_table(
       console,
       "Raw scores over the games of each run's last evaluation",
-      ["game", "seeds", "games", "mean", "median", "human %", "random", "human",
+      ["game", "seeds", "frames", "games", "mean", "median", "human %", "random", "human",
        *PUBLISHED_AGENTS.values()],
       [_cells(game) for game in standings.games],
   )  # fmt: skip
@@ -38,8 +39,10 @@ def show(standings: Standings, console: Console) -> None:
     games = standings.published
     seeds = {len(game.run_returns) for game in games}
     few, many = min(seeds), max(seeds)
-    spread = f"{few} to {many} seeds" if few < many else f"{many} seed(s)"
-    _print_table(
+    spread = f"{few} to {many} seeds" if few < many else f"{many} seeds"
+    if many == 1:
+      spread = "1 seed"
+    print_table(
         console,
         "Human-normalised scores in % (95 % interval), over"
         f" {len(games)} of {len(published_scores())} games, {spread} each",
@@ -67,6 +70,8 @@ def write_csv(standings: Standings, path: pathlib.Path) -> list[pathlib.Path]:
     row = {
         "game": game.name,
         "seeds": len(game.run_returns),
+        "frames_min": _number(game.run_frames.min()),
+        "frames_max": _number(game.run_frames.max()),
         "games": game.num_games,
         "mean": game.score,
         "median": game.median,
@@ -97,26 +102,11 @@ def write_csv(standings: Standings, path: pathlib.Path) -> list[pathlib.Path]:
   return [path, beside]
 
 
-def _print_table(
-    console: Console, title: str, columns: list[str], rows: list[list[str]]
-) -> None:
-  table = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False)
-  for column in table.columns[1:]:
-    column.justify = "right"
-  for row in rows:
-    table.add_row(*row)
-  wide = Console(
-      file=console.file, force_terminal=console.is_terminal, width=1000,
-      markup=False,
-  )  # fmt: skip
-  wide.print(title, highlight=False)
-  wide.print(table, highlight=False)
-
-
 def _cells(game: GameScores) -> list[str]:
   cells = [
       game.name,
       str(len(game.run_returns)),
+      frames_text(game.run_frames),
       str(game.num_games),
   ]
   if not game.published:  # of any size, often between 0 and 1
@@ -130,6 +120,18 @@ def _cells(game: GameScores) -> list[str]:
       f"{game.human_normalised.mean():.1f}",
       *(f"{published[level]:.1f}" for level in _LEVELS),
   ]
+
+
+def frames_text(frames: np.ndarray) -> str:
+  """'80k', or '80k to 1.2M'; '?' where a run has no log of them."""
+  least, most = (
+      "?" if np.isnan(x) else rounded(x) for x in (frames.min(), frames.max())
+  )
+  return least if least == most else f"{least} to {most}"
+
+
+def _number(x: float) -> float | str:
+  return "" if np.isnan(x) else float(x)
 
 
 def _ends(aggregate: Aggregate) -> list[tuple[float, float] | None]:

@@ -1,6 +1,6 @@
 """Scores of evaluated runs beside the published ones: reads, plays nothing.
 
-    python -m experiments.scoreboard runs/atari57/* --csv scores.csv --plots .
+    python -m experiments.scoreboard runs/atari57 --csv scores.csv --plots .
 
 docs/evaluation.md says what each number means.
 """
@@ -22,10 +22,11 @@ def scoreboard(
 ) -> None:
   """Shows the last evaluation of each run beside the published scores.
 
-  Runs of the same game are its seeds.
+  Runs of the same game are its seeds; of those with the same seed and settings,
+  copies for example, the longest counts.
 
   Args:
-    run_dirs: directories of runs that were evaluated.
+    run_dirs: directories of runs that were evaluated, or parents of such.
     csv: file to write the scores to; the aggregates go beside it, to
       ...-aggregates.csv.
     plots: directory to draw performance_profile.png and games.png in.

@@ -1,5 +1,6 @@
 """What the evaluations of some runs say, beside what was published."""
 
+import dataclasses
 import pathlib
 from typing import NamedTuple
 
@@ -13,9 +14,15 @@ from experiments.scores import (
     published_scores,
 )
 from r2d2_jax.config import Config, ConfigError, EnvConfig
-from r2d2_jax.system.comparison import differing_settings, settings_of
-from r2d2_jax.system.evaluation import read_last_evaluation
+from r2d2_jax.system.comparison import (
+    differing_settings,
+    find_runs,
+    same_runs,
+    training_settings,
+)
+from r2d2_jax.system.evaluation import PastEvaluation, read_last_evaluation
 from r2d2_jax.system.rundir import read_config
+from r2d2_jax.system.runlog import read_log
 
 # Settings of the published evaluations; scores under others are not comparable.
 _PROTOCOL = (
@@ -28,12 +35,19 @@ _PROTOCOL = (
 )
 
 
+_FRAMES_NOTE = (
+    "frames: trained on before the evaluation; the published R2D2 has about 10"
+    " billion for each game"
+)
+
+
 class GameScores(NamedTuple):
   """The last evaluation of each run of one game."""
 
   name: str  # 'ms_pacman' if it is among the 57, else the task
   published: bool  # among the 57
   run_returns: list[np.ndarray]  # raw, float64 [games] of each run
+  run_frames: np.ndarray  # float64 [runs], trained before it; NaN if not logged
 
   @property
   def run_means(self) -> np.ndarray:
@@ -61,6 +75,14 @@ class GameScores(NamedTuple):
     return human_normalised(self.name, self.run_means)
 
 
+class _Run(NamedTuple):
+  """One run that was evaluated."""
+
+  config: Config  # with the game's name as its task
+  evaluation: PastEvaluation
+  frames: float
+
+
 class Aggregate(NamedTuple):
   """Aggregates of one agent over games, per cent of the human's score."""
 
@@ -86,45 +108,95 @@ class Standings(NamedTuple):
 def read_standings(run_dirs: list[pathlib.Path]) -> Standings:
   """Gathers the last evaluation of each run; runs of one game are its seeds.
 
+  Of runs with the same seed and settings, copies of one another for example, only
+  the one that was trained longest counts.
+
   Aggregates of the published agents are over the same games, one score each.
 
   Args:
-    run_dirs: directories of runs; one given twice counts once.
+    run_dirs: directories of runs, or parents of such; one given twice counts once.
 
   Raises:
     ConfigError: a directory holds no run, or none of them was evaluated.
     FileError: an evaluation.csv is damaged.
   """
-  returns: dict[str, list[np.ndarray]] = {}
-  configs: dict[str, list[Config]] = {}
+  runs: dict[str, dict[pathlib.Path, _Run]] = {}
   absent = []
-  for run_dir in {path.resolve(): path for path in run_dirs}.values():
+  for run_dir in find_runs(run_dirs):
     config = read_config(run_dir)
     evaluation = read_last_evaluation(run_dir)
     if evaluation is None:
       absent.append(str(run_dir))
       continue
     name = game_of_task(config.env.task) or config.env.task
-    returns.setdefault(name, []).append(evaluation.returns)
-    configs.setdefault(name, []).append(config)
-  if not returns:
+    # 'Pong' and 'pong-v5' are one game.
+    config = dataclasses.replace(
+        config, env=dataclasses.replace(config.env, task=name)
+    )
+    frames = _frames(run_dir, evaluation.num_updates)
+    runs.setdefault(name, {})[run_dir] = _Run(config, evaluation, frames)
+  if not runs:
     raise ConfigError(
         "expected evaluated runs, got none; evaluate them first: python -m"
         f" experiments.evaluate {' '.join(absent) or 'RUN'}"
     )
+  notes = []
+  for name in sorted(runs):
+    runs[name], more = _one_of_each_seed(runs[name])
+    notes += more
   games = sorted(
-      (GameScores(n, n in published_scores(), returns[n]) for n in returns),
+      (
+          GameScores(
+              name,
+              name in published_scores(),
+              [run.evaluation.returns for run in members.values()],
+              np.array([run.frames for run in members.values()]),
+          )
+          for name, members in runs.items()
+      ),
       key=lambda game: (not game.published, game.name),
   )
-  notes = _notes(configs)
+  notes += _notes(
+      {n: [run.config for run in members.values()] for n, members in runs.items()}
+  )
   if absent:
     notes.append(f"not evaluated, left out: {', '.join(absent)}")
   among_57 = [game for game in games if game.published]
   table = []
+  if among_57:
+    notes.append(_FRAMES_NOTE)
   if len(among_57) > 1:
     table, more = _aggregates(among_57)
     notes += more
   return Standings(games, table, notes)
+
+
+def _frames(run_dir: pathlib.Path, num_updates: int) -> float:
+  """Frames trained on before so many updates were done; NaN if nothing says it."""
+  path = run_dir / "log.csv"
+  log = read_log(path, ("updates", "frames")) if path.exists() else {}
+  if not {"updates", "frames"} <= set(log):
+    return float("nan")
+  before = np.array(log["updates"]) <= num_updates
+  return np.array(log["frames"])[before].max(initial=0.0)
+
+
+def _one_of_each_seed(
+    runs: dict[pathlib.Path, _Run],
+) -> tuple[dict[pathlib.Path, _Run], list[str]]:
+  """The longest of those with the same seed and settings; notes on the others."""
+  notes = []
+  for same in same_runs({run_dir: run.config for run_dir, run in runs.items()}):
+    if len(same) > 1:
+      longest = max(
+          same, key=lambda d: (runs[d].evaluation.num_updates, runs[d].frames)
+      )
+      notes.append(
+          f"{', '.join(map(str, same))}: same seed and settings, counted once, as"
+          f" {longest}"
+      )
+      runs = {d: r for d, r in runs.items() if d not in same or d == longest}
+  return runs, notes
 
 
 def _notes(configs: dict[str, list[Config]]) -> list[str]:
@@ -143,9 +215,7 @@ def _notes(configs: dict[str, list[Config]]) -> list[str]:
               f" {expected}",
               [],
           ).append(name)
-    differing = differing_settings([settings_of(c) for c in configs[name]])
-    # 'Pong' and 'pong-v5' are one game.
-    if differing := [n for n in differing if n != "env.task"]:
+    if differing := differing_settings(list(map(training_settings, configs[name]))):
       games.setdefault(
           "runs are counted as seeds of one agent, but differ in"
           f" {', '.join(differing)}",

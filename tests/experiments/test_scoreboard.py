@@ -19,12 +19,33 @@ from r2d2_jax.system.rundir import write_config
 pytest.importorskip("rliable")
 
 
-def make_run(path, returns, *, updates=100, core="lstm", **env):
-  """A run directory with an evaluation of these returns."""
-  path.mkdir()
+FRAMES_NOTE = (
+    "frames: trained on before the evaluation; the published R2D2 has about 10"
+    " billion for each game"
+)
+
+
+def make_run(
+    path, returns, *, updates=100, core="lstm", seed=0, frames=80_000, run=None,
+    **env
+):  # fmt: skip
+  """A run directory with a log, and an evaluation of these returns."""
+  path.mkdir(parents=True)
   config = Config(env=EnvConfig(**env))
   network = dataclasses.replace(config.network, core=core)
-  write_config(path, dataclasses.replace(config, network=network))
+  settings = dataclasses.replace(config.run, seed=seed, **(run or {}))
+  write_config(
+      path, dataclasses.replace(config, network=network, run=settings)
+  )
+  if frames:
+    # The evaluation's moment, and what was trained after it.
+    (path / "log.csv").write_text(
+        "frames,updates\n" + "".join(
+            f"{x},{y}\n" for x, y in (
+                (0, 0), (frames, updates), (2 * frames, 2 * updates)
+            )
+        )
+    )  # fmt: skip
   rows = [f"{updates},{i},{r},10,0\n" for i, r in enumerate(returns)]
   (path / "evaluation.csv").write_text(
       "updates,game,return,frames,truncated\n" + "".join(rows)
@@ -67,7 +88,9 @@ def test_the_human_gets_100_and_random_play_0(tmp_path):
   assert apex.agent == "Ape-X" and impala.agent == "IMPALA"
   np.testing.assert_allclose(apex.values[0], (588.0739 + 117.8470) / 2, rtol=1e-6)
   assert r2d2.above_human == 2 and r2d2.values[3] == 0.0
-  assert standings.notes == ["no intervals: they need two seeds or more of a game"]
+  assert standings.notes == [
+      FRAMES_NOTE, "no intervals: they need two seeds or more of a game"
+  ]  # fmt: skip
 
 
 def test_all_57_give_the_papers_numbers_beside(tmp_path):
@@ -81,7 +104,7 @@ def test_all_57_give_the_papers_numbers_beside(tmp_path):
   assert apex.values[0] == pytest.approx(434.1, rel=0.002)
   assert own.above_human == r2d2.above_human == 52
   text = shown(read_standings(runs))
-  assert "over 57 of 57 games, 1 seed(s) each" in text
+  assert "over 57 of 57 games, 1 seed each" in text
   assert "52 of 57" in text
 
 
@@ -89,7 +112,7 @@ def test_runs_of_a_game_are_its_seeds(tmp_path, no_intervals):
   del no_intervals
   runs = [
       make_run(tmp_path / "0", [0.0, 2.0], task="Pong"),
-      make_run(tmp_path / "1", [5.0], task="pong-v5"),
+      make_run(tmp_path / "1", [5.0], task="pong-v5", seed=1),
       make_run(tmp_path / "2", [100.0], task="Breakout"),
   ]
   # The same directory twice, in two spellings, is one run.
@@ -100,6 +123,7 @@ def test_runs_of_a_game_are_its_seeds(tmp_path, no_intervals):
   # The mean of the runs' means 1 and 5; the median of 0, 2, 5.
   assert (pong.score, pong.median, pong.num_games) == (3.0, 2.0, 3)
   assert standings.notes == [
+      FRAMES_NOTE,
       "no intervals, rliable cannot be imported: pandas is too new"
   ]
   text = shown(standings)
@@ -107,10 +131,60 @@ def test_runs_of_a_game_are_its_seeds(tmp_path, no_intervals):
   assert "note: no intervals" in text
 
 
+def test_a_copy_counts_once(tmp_path):
+  runs = [
+      make_run(tmp_path / "a", [0.0], task="Pong", frames=50_000),
+      # Another spelling, another log, trained and evaluated further.
+      make_run(
+          tmp_path / "b", [4.0], task="pong-v5", updates=200,
+          run={"log_seconds": 3.0},
+      ),
+      make_run(tmp_path / "c", [6.0], task="Pong", seed=1),
+      make_run(
+          tmp_path / "d", [8.0], task="Pong", run={"total_steps": 7}
+      ),
+  ]  # fmt: skip
+  standings = read_standings(runs[:3])
+  (pong,) = standings.games
+  assert pong.run_means.tolist() == [4.0, 6.0]
+  assert standings.notes == [
+      f"{runs[0]}, {runs[1]}: same seed and settings, counted once, as {runs[1]}",
+      FRAMES_NOTE,
+  ]
+  # Other lengths are no copies, but no seeds of one agent either.
+  assert read_standings(runs[2:]).notes == [
+      "pong: runs are counted as seeds of one agent, but differ in"
+      " run.total_steps",
+      FRAMES_NOTE,
+  ]
+
+
+def test_frames_are_shown_beside_the_scores(tmp_path):
+  for seed, frames in enumerate((80_000, 1_234_567)):
+    make_run(
+        tmp_path / f"runs/pong/{seed}", [1.0], task="Pong", seed=seed,
+        frames=frames,
+    )  # fmt: skip
+  make_run(tmp_path / "runs/boxing", [1.0], task="boxing", frames=0)
+  standings = read_standings([tmp_path / "runs"])
+  head, _, boxing, pong = shown(standings).splitlines()[2:6]
+  assert head.split()[:4] == ["game", "seeds", "frames", "games"]
+  assert boxing.split()[:4] == ["boxing", "1", "?", "1"]
+  assert pong.split()[:6] == ["pong", "2", "80k", "to", "1.23M", "2"]
+  assert f"note: {FRAMES_NOTE}" in shown(standings)
+  path, _ = write_csv(standings, tmp_path / "scores.csv")
+  with path.open(newline="") as f:
+    boxing, pong = csv.DictReader(f)
+  assert (float(pong["frames_min"]), float(pong["frames_max"])) == (
+      80_000, 1_234_567
+  )  # fmt: skip
+  assert boxing["frames_min"] == boxing["frames_max"] == ""
+
+
 def test_intervals_are_shown_and_written(tmp_path):
   pytest.importorskip("rliable.library", exc_type=ImportError)
   runs = [
-      make_run(tmp_path / f"{game}{seed}", [score + seed], task=game)
+      make_run(tmp_path / f"{game}{seed}", [score + seed], task=game, seed=seed)
       for game, score in (("pong", 0.0), ("breakout", 20.0))
       for seed in range(3)
   ]
@@ -121,6 +195,7 @@ def test_intervals_are_shown_and_written(tmp_path):
   assert (low <= own.values).all() and (own.values <= high).all()
   assert all(row.interval is None for row in published)
   assert standings.notes == [
+      FRAMES_NOTE,
       "1 of 3 games have one seed and add nothing to the intervals, which are"
       " too narrow"
   ]
@@ -149,9 +224,10 @@ def test_other_tasks_have_raw_scores_only(tmp_path):
       "recall: not among the 57 games, raw score only",
       "recall: runs are counted as seeds of one agent, but differ in"
       " network.core",
+      FRAMES_NOTE,
   ]
   row = next(l for l in shown(standings).splitlines() if "recall " in l).split()
-  assert row == ["recall", "2", "3", "0.3125", "0.25", *"------"]
+  assert row == ["recall", "2", "80k", "3", "0.3125", "0.25", *"------"]
   (path,) = write_csv(standings, tmp_path / "scores.csv")
   with path.open(newline="") as f:
     pong, recall = csv.DictReader(f)
@@ -166,7 +242,8 @@ def test_other_rules_than_the_published_are_said(tmp_path):
   )
   assert read_standings([run]).notes == [
       "pong: played with sticky_action_probability 0.25, the published scores"
-      " with 0.0"
+      " with 0.0",
+      FRAMES_NOTE,
   ]
 
 
@@ -174,7 +251,8 @@ def test_a_run_without_evaluation_is_named(tmp_path):
   done = make_run(tmp_path / "done", [1.0], task="Pong")
   new = make_run(tmp_path / "new", [], task="Pong")
   assert read_standings([done, new]).notes == [
-      f"not evaluated, left out: {new}"
+      f"not evaluated, left out: {new}",
+      FRAMES_NOTE,
   ]
   with pytest.raises(ConfigError, match=f"experiments.evaluate {new}"):
     read_standings([new])
@@ -191,7 +269,7 @@ def test_the_command_writes_table_and_plots(tmp_path, capsys, no_intervals):
   del no_intervals
   # Above, between and below: a score that no human and no agent has.
   runs = [
-      str(make_run(tmp_path / str(i), [score], task=task))
+      str(make_run(tmp_path / str(i), [score], task=task, seed=i))
       for i, (task, score) in enumerate(
           [("pong", 1e6), ("pong", 0.0), ("boxing", 5.0), ("skiing", -30000.0)]
       )
@@ -211,7 +289,7 @@ def test_the_command_writes_table_and_plots(tmp_path, capsys, no_intervals):
 
 def test_the_command_refuses(tmp_path, capsys):
   assert command.main([]) == 2
-  assert command.main([str(tmp_path)]) == 2
+  assert command.main([str(tmp_path / "none")]) == 2
   run = make_run(tmp_path / "a", [1.0], task="recall")
   assert command.main([str(run), "--plots", str(tmp_path)]) == 2
   (run / "evaluation.csv").write_text("updates,game,return\n1,0,1.5\n1,1,\n")
