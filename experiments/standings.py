@@ -130,9 +130,7 @@ def read_standings(run_dirs: list[pathlib.Path]) -> Standings:
       continue
     name = game_of_task(config.env.task) or config.env.task
     # 'Pong' and 'pong-v5' are one game.
-    config = dataclasses.replace(
-        config, env=dataclasses.replace(config.env, task=name)
-    )
+    config = config.updated({"env.task": name})
     frames = _frames(run_dir, evaluation.num_updates)
     runs.setdefault(name, {})[run_dir] = _Run(config, evaluation, frames)
   if not runs:

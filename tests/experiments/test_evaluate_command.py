@@ -22,9 +22,7 @@ from r2d2_jax.system.rundir import best_dir, checkpoints_dir, write_config
 
 def _config(seed=0):
   config = smoke()
-  config = dataclasses.replace(
-      config, run=dataclasses.replace(config.run, seed=seed)
-  )
+  config = config.updated({"run.seed": seed})
   network = dataclasses.replace(
       config.network, torso_channels=(4,), core_units=4, head_units=4
   )
