@@ -137,7 +137,7 @@ def test_a_copy_counts_once(tmp_path):
       # Another spelling, another log, trained and evaluated further.
       make_run(
           tmp_path / "b", [4.0], task="pong-v5", updates=200,
-          run={"log_seconds": 3.0},
+          settings={"log.period_seconds": 3.0},
       ),
       make_run(tmp_path / "c", [6.0], task="Pong", seed=1),
       make_run(
