@@ -43,7 +43,7 @@ def make_replay(config: Config, spec: types.EnvSpec,
   try:
     # Here and not above: importing TensorFlow takes seconds and half a gigabyte.
     from r2d2_jax.replay.tables import ReverbReplay  # pylint: disable=g-import-not-at-top
-  except ImportError as error:
+  except Exception as error:  # where memory is short, TensorFlow's own kinds
     raise MissingPackageError(
         "the replay backend 'reverb' needs dm-reverb and TensorFlow, which cannot "
         f"be imported ({error}). Install them (see README) and give them a "

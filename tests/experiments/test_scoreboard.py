@@ -26,17 +26,16 @@ FRAMES_NOTE = (
 
 
 def make_run(
-    path, returns, *, updates=100, core="lstm", seed=0, frames=80_000, run=None,
+    path, returns, *, updates=100, core="lstm", seed=0, frames=80_000, settings=None,
     **env
 ):  # fmt: skip
   """A run directory with a log, and an evaluation of these returns."""
   path.mkdir(parents=True)
   config = Config(env=EnvConfig(**env))
-  network = dataclasses.replace(config.network, core=core)
-  settings = dataclasses.replace(config.run, seed=seed, **(run or {}))
-  write_config(
-      path, dataclasses.replace(config, network=network, run=settings)
-  )
+  config = config.updated({
+      "network.core": core, "run.seed": seed, **(settings or {})
+  })  # fmt: skip
+  write_config(path, config)
   if frames:
     # The evaluation's moment, and what was trained after it.
     (path / "log.csv").write_text(
@@ -141,7 +140,7 @@ def test_a_copy_counts_once(tmp_path):
       ),
       make_run(tmp_path / "c", [6.0], task="Pong", seed=1),
       make_run(
-          tmp_path / "d", [8.0], task="Pong", run={"total_steps": 7}
+          tmp_path / "d", [8.0], task="Pong", settings={"run.total_steps": 7}
       ),
   ]  # fmt: skip
   standings = read_standings(runs[:3])

@@ -359,7 +359,7 @@ def test_a_server_that_gets_no_threads_is_not_started(make, monkeypatch):
 
   monkeypatch.setattr(threading.Thread, "start", start_five)
   with pytest.raises(
-      ReplayError, match="room for 32 more threads, 5 could .*'local'"):
+      ReplayError, match="room for 64 more threads, 5 could .*'local'"):
     make()
   assert threading.active_count() == before
 
@@ -370,7 +370,7 @@ def test_a_server_is_not_started_where_memory_is_short():
       [sys.executable, "-c", _SHORT_OF_MEMORY], check=False, text=True,
       timeout=120, capture_output=True)
   assert process.returncode == 1
-  assert re.search("ReplayError: .* room for 32 more threads, .*'local'",
+  assert re.search("ReplayError: .* room for 64 more threads, .*'local'",
                    process.stderr)
 
 
