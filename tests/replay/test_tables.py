@@ -421,7 +421,8 @@ def test_a_port_that_is_taken_is_told(make):
   replay = make(on_port(port))
   assert replay.address == f"localhost:{port}"
   replay.close()
-  assert make(on_port(port)).size() == 0  # it is free again at once
+  # Free again at once, though this process's connections are slow to notice.
+  assert make(on_port(port)).address == f"localhost:{port}"
 
 
 _SERVER = """
