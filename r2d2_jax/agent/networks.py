@@ -15,7 +15,7 @@ from r2d2_jax.agent.arguments import check_config, check_inputs
 from r2d2_jax.agent.convolution import even_chunk
 from r2d2_jax.agent.cores import CORES
 from r2d2_jax.agent.torsos import TORSOS, Torso
-from r2d2_jax.config import NetworkConfig
+from r2d2_jax.config import ConfigError, NetworkConfig
 from r2d2_jax.factories import factory
 from r2d2_jax.types import AgentInputs, Array, CoreState, EnvSpec, Params
 
@@ -67,6 +67,13 @@ def make_networks(spec: EnvSpec, *, config: NetworkConfig) -> Networks:
     TypeError: config is not a NetworkConfig.
   """
   check_config(config, NetworkConfig)
+  # As a Gymnasium Dict space has it: shape None.
+  if not isinstance(spec.obs_shape, tuple):
+    raise ConfigError(
+        "expected observations of one array, spec.obs_shape a tuple of sizes,"
+        f" got {spec.obs_shape!r}; a world whose observations have several parts"
+        " (a Dict) has to join them, or leave out all but one"
+    )
   torso = factory("network.torso", config.torso, TORSOS)
   if not isinstance(torso, Torso):
     torso = Torso(torso)

@@ -20,7 +20,8 @@ def make_world(config: EnvConfig, *, seed: int) -> World:
       their number, the batch size and the threads; another seed gives others.
 
   Raises:
-    ConfigError: unknown task (names the nearest), or an option does not suit it.
+    ConfigError: unknown task (names the nearest); the task does not suit this
+      agent, or an option the task.
     MissingPackageError: EnvPool, or a library that the task needs, is not
       installed.
   """
@@ -67,6 +68,22 @@ def world_spec(config: EnvConfig) -> EnvSpec:
   return envpool_world.task_interface(task, config)[1].spec
 
 
+def _envpool_world(task: str):
+  """The module of that name, where EnvPool can be imported."""
+  # pylint: disable=import-outside-toplevel, unused-import
+  try:
+    import envpool
+  except (ImportError, OSError) as error:  # OSError: without its assets
+    raise MissingPackageError(
+        f"task {task!r} needs EnvPool, which cannot be imported here ({error}): "
+        "pip install 'r2d2_jax[envpool]', or take the built-in 'recall' or "
+        "'recall-long', which need nothing."
+    ) from error
+  from r2d2_jax.envs import envpool_world
+
+  return envpool_world
+
+
 def _make_envpool_world(config: EnvConfig, seed: int) -> World:
   # pylint: disable=import-outside-toplevel
   from r2d2_jax.envs.child_world import ChildWorld
@@ -77,18 +94,3 @@ def _make_envpool_world(config: EnvConfig, seed: int) -> World:
   if is_vizdoom(envpool_world.task_spec(task).config):
     return ChildWorld(task, config, seed=seed)
   return envpool_world.EnvPoolWorld(task, config, seed=seed)
-
-
-def _envpool_world(task: str):
-  """The module, where EnvPool is installed."""
-  # pylint: disable=import-outside-toplevel
-  try:
-    from r2d2_jax.envs import envpool_world
-  except ModuleNotFoundError as error:
-    if error.name != "envpool":
-      raise
-    raise MissingPackageError(
-        f"env.task: {task!r} needs EnvPool, which is not installed: pip install"
-        " envpool; 'recall' and 'recall-long' do without"
-    ) from error
-  return envpool_world

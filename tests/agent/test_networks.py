@@ -373,6 +373,7 @@ def test_unroll_without_gradient(torso, monkeypatch):
     (IMAGES, dict(torso="nature", torso_channels=(1, 1)), "three"),
     (SPEC, dict(torso="grid"), "MiniGrid"),
     (GRID, dict(torso="grid", frame_stack=2), "frame_stack 1"),
+    (SPEC._replace(obs_shape=None), {}, "obs_shape .* got None; .*several parts"),
 ])  # fmt: skip
 def test_observations_that_do_not_fit_are_refused(spec, settings, message):
   with pytest.raises(ValueError, match=message):

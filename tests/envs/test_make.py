@@ -5,9 +5,9 @@ import sys
 
 import pytest
 
-from r2d2_jax.config import EnvConfig
+from r2d2_jax.config import ConfigError, EnvConfig
 from r2d2_jax.envs.flicker import FlickerWorld
-from r2d2_jax.envs.make import make_world
+from r2d2_jax.envs.make import make_world, world_spec
 from r2d2_jax.envs.recall import RecallWorld
 
 
@@ -48,3 +48,14 @@ def test_recall_needs_no_envpool():
           "make_world(EnvConfig(task='recall', num_envs=2), seed=0).reset()\n"
           "assert 'jax' not in sys.modules")
   subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_without_envpool_the_reason_and_the_way_out(monkeypatch):
+  monkeypatch.setitem(sys.modules, "envpool", None)
+  for ask in (world_spec, lambda config: make_world(config, seed=0)):
+    with pytest.raises(ConfigError) as caught:
+      ask(EnvConfig(task="CartPole-v1", num_envs=2))
+    message = str(caught.value)
+    assert message.startswith("task 'CartPole-v1' needs EnvPool")
+    assert "pip install 'r2d2_jax[envpool]'" in message
+    assert "'recall'" in message and "\n" not in message
