@@ -37,7 +37,7 @@ class ChildWorld:
 
     Raises:
       RuntimeError: no launch succeeded.
-      ConfigError, MissingPackageError: as `EnvPoolWorld` raises them.
+      ConfigError: as `EnvPoolWorld` raises it.
     """
     self.num_envs = config.num_envs
     self.batch_size = config.batch_size or config.num_envs

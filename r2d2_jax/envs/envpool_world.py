@@ -5,7 +5,7 @@ from typing import Any
 import envpool
 import numpy as np
 
-from r2d2_jax.config import EnvConfig, MissingPackageError
+from r2d2_jax.config import ConfigError, EnvConfig, MissingPackageError
 from r2d2_jax.envs import families
 from r2d2_jax.envs.lane_random import lane_uniform
 from r2d2_jax.envs.tasks import resolve_task
@@ -32,6 +32,7 @@ def task_spec(task: str, **options):
 
   Raises:
     MissingPackageError: a library that the task needs is not installed.
+    ConfigError: a file of it (a ROM, a scenario) is missing.
   """
   try:
     return envpool.make_spec(task, **options)
@@ -39,6 +40,10 @@ def task_spec(task: str, **options):
     raise MissingPackageError(
         f"{task} cannot start here: {error} Procgen is the family that needs Qt 5; "
         "all the others run without."
+    ) from error
+  except RuntimeError as error:
+    raise ConfigError(
+        f"{task} cannot start here, EnvPool says: {error} Take another task."
     ) from error
 
 
@@ -54,17 +59,14 @@ def task_interface(
     config: options.
 
   Raises:
-    ConfigError: the task does not suit this agent, or an option the task.
-    MissingPackageError: a library that the task needs is not installed.
+    ConfigError: the task cannot start here, does not suit this agent, or an
+      option does not suit the task.
   """
   defaults = task_spec(task).config
   options = families.family_options(task, defaults, config)
   spaces = task_spec(task, **options)
   return options, families.family_interface(
-      task,
-      spaces.observation_space,
-      spaces.action_space,
-      families.frame_skip(defaults, config),
+      task, spaces, families.frame_skip(defaults, config)
   )
 
 
@@ -94,8 +96,7 @@ class EnvPoolWorld:
       seed: non-negative; lane i plays the same in every pool of this seed.
 
     Raises:
-      ConfigError: the task does not suit this agent, or an option the task.
-      MissingPackageError: a library that the task needs is not installed.
+      ConfigError: as `task_interface` raises it.
     """
     options, interface = task_interface(task, config)
     self.spec = interface.spec

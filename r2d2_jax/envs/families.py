@@ -8,8 +8,10 @@
 | Procgen | | uint8 [64, 64, 3] |
 | any other with a Box or Discrete observation (Catch, FrozenLake, CartPole) | | as it comes, floats as float32, a state number as one-hot float32 |
 
-Where a family has no option, its own default holds and spec.frame_skip is 1. The
-frame cap shortens a task's own time limit, never lengthens it; Atari's is the cap.
+One player, one observation array, one number as the action: a task that has
+more of any is refused. Where a family has no option, its own default holds and
+spec.frame_skip is 1. The frame
+cap shortens a task's own time limit, never lengthens it; Atari's is the cap.
 """
 
 from collections.abc import Callable
@@ -22,6 +24,9 @@ from r2d2_jax.types import EnvSpec
 
 # Left, right, forward: all that the corridor of MiniGrid's Memory tasks needs.
 _MINIGRID_MEMORY_ACTIONS = 3
+# A number below this is one of so many states, shown as one-hot; a larger bound
+# is no bound, and the number a quantity.
+_MAX_STATES = 2**16
 
 
 def family_options(task: str, defaults: Any, config: EnvConfig) -> dict[str, Any]:
@@ -89,52 +94,113 @@ class Interface(NamedTuple):
   convert: Callable[[Any], np.ndarray]  # EnvPool's observation -> [B, *obs_shape]
 
 
-def family_interface(
-    task: str, observation_space: Any, action_space: Any, skip: int
-) -> Interface:
-  """What the agent sees and may do, from EnvPool's (gymnasium) spaces.
+def family_interface(task: str, spaces: Any, skip: int) -> Interface:
+  """What the agent sees and may do, from EnvPool's spec.
+
+  Read from its array specs: building its gymnasium spaces fails for some tasks
+  and warns about rounded bounds for many.
 
   Args:
     task: EnvPool's id.
-    observation_space: of the task with its options.
-    action_space: of the task with its options.
+    spaces: EnvPool's spec of the task with its options.
     skip: raw frames per agent step.
 
   Raises:
-    ConfigError: actions are not a discrete set, or the observation is of a kind
-      that no torso reads.
+    ConfigError: there are several players, actions are not a discrete set, or
+      an observation is not one array.
   """
-  if type(action_space).__name__ != "Discrete":
+  if spaces.config.max_num_players != 1:
     raise ConfigError(
-        f"{task} has actions {action_space}: R2D2 chooses among a discrete set, "
-        "take another task."
+        f"{task} has {spaces.config.max_num_players} players in each "
+        "environment: R2D2 plays alone, take another task."
     )
-  num_actions = int(action_space.n)
-  if task.startswith("MiniGrid-Memory"):
-    num_actions = _MINIGRID_MEMORY_ACTIONS
+  num_actions = _num_actions(task, spaces.action_array_spec)
+  shape, dtype, convert = _observation(task, spaces.state_array_spec)
+  return Interface(
+      EnvSpec(tuple(shape), np.dtype(dtype), num_actions, skip), convert
+  )
 
-  if task.startswith("MiniGrid-"):
-    image = observation_space["image"]
-    shape, dtype = image.shape, image.dtype
-    convert = lambda obs: obs["image"]
-  elif type(observation_space).__name__ == "Discrete":
-    shape, dtype = (int(observation_space.n),), np.float32
-    convert = lambda obs: np.eye(shape[0], dtype=np.float32)[obs]
-  elif type(observation_space).__name__ == "Box":
-    shape, dtype = observation_space.shape, observation_space.dtype
-    if dtype == np.uint8 and len(shape) == 3 and shape[0] == 1:
-      shape, convert = shape[1:], lambda obs: obs[:, 0]
-    elif dtype == np.uint8 and len(shape) == 3 and shape[0] == 3:
-      shape = (*shape[1:], 3)
-      convert = lambda obs: np.ascontiguousarray(np.moveaxis(obs, 1, -1))
-    elif dtype == np.uint8:
-      convert = lambda obs: obs
-    else:
-      dtype = np.float32
-      convert = lambda obs: obs.astype(np.float32)
-  else:
+
+def _num_actions(task: str, arrays: dict[str, Any]) -> int:
+  actions = {
+      name: array
+      for name, array in arrays.items()
+      if name not in ("env_id", "players.env_id")
+  }
+  array = next(iter(actions.values()))
+  if len(actions) != 1 or not _is_number(array) or array.minimum != 0:
     raise ConfigError(
-        f"{task} has observations {observation_space}: expected a Box or a "
-        "Discrete space, take another task."
+        f"{task} has actions {_described(actions)}: R2D2 chooses one of a "
+        "discrete set numbered from 0, take another task."
     )
-  return Interface(EnvSpec(tuple(shape), np.dtype(dtype), num_actions, skip), convert)
+  if task.startswith("MiniGrid-Memory"):
+    return _MINIGRID_MEMORY_ACTIONS
+  return int(array.maximum) + 1
+
+
+def _observation(
+    task: str, arrays: dict[str, Any]
+) -> tuple[tuple[int, ...], Any, Callable[[Any], np.ndarray]]:
+  """Shape and dtype of one observation as the agent sees it; how to get there."""
+  parts = {
+      name.removeprefix("obs:"): array
+      for name, array in arrays.items()
+      if name == "obs" or name.startswith("obs:")
+  }
+  if task.startswith("MiniGrid-"):
+    image = parts["image"]
+    return image.shape, image.dtype, lambda obs: obs["image"]
+  array = next(iter(parts.values()))
+  if len(parts) != 1:
+    raise ConfigError(
+        f"{task} has observations of several parts ({_described(parts)}): the "
+        "network reads one array, take another task."
+    )
+  if _is_number(array) and array.maximum < _MAX_STATES:
+    return _one_hot(task, int(array.minimum), int(array.maximum))
+  shape = tuple(n for n in array.shape if n != -1)
+  if array.dtype != np.uint8:
+    return shape, np.float32, lambda obs: obs.astype(np.float32)
+  if len(shape) == 3 and shape[0] == 1:
+    return shape[1:], np.uint8, lambda obs: obs[:, 0]
+  if len(shape) == 3 and shape[0] == 3:
+    return (*shape[1:], 3), np.uint8, lambda obs: np.ascontiguousarray(
+        np.moveaxis(obs, 1, -1)
+    )
+  return shape, np.uint8, lambda obs: obs
+
+
+def _one_hot(task: str, low: int, high: int):
+  """As `_observation`, of a state number in [low, high]."""
+
+  def convert(obs: np.ndarray) -> np.ndarray:
+    if obs.min() < low or obs.max() > high:
+      raise ConfigError(
+          f"{task} shows states {obs.min()} to {obs.max()}, EnvPool's spec says "
+          f"{low} to {high}: take another task."
+      )
+    return np.eye(high - low + 1, dtype=np.float32)[obs - low]
+
+  return (high - low + 1,), np.float32, convert
+
+
+def _is_number(array: Any) -> bool:
+  """Whether an EnvPool array spec is one integer (-1: one for each player)."""
+  # VizDoom's choice among buttons is a float64 that says is_discrete.
+  whole = array.is_discrete or np.issubdtype(array.dtype, np.integer)
+  return whole and list(array.shape) in ([], [-1])
+
+
+def _described(arrays: dict[str, Any]) -> str:
+  """'float32 [3]', or where there are several 'image uint8 [7, 7, 3], ...'."""
+  words = []
+  for name, array in arrays.items():
+    shape = [n for n in array.shape if n != -1]
+    words.append(
+        " ".join([
+            *([name] if len(arrays) > 1 else []),
+            np.dtype(array.dtype).name,
+            *([str(shape)] if shape else []),
+        ])
+    )
+  return ", ".join(words)

@@ -7,7 +7,7 @@ import pytest
 
 envpool = pytest.importorskip("envpool")
 # pylint: disable=wrong-import-position
-from r2d2_jax.config import EnvConfig
+from r2d2_jax.config import ConfigError, EnvConfig
 from r2d2_jax.envs.envpool_world import envpool_seed
 from r2d2_jax.envs.make import make_world
 from r2d2_jax.envs.tasks import atari57_games
@@ -395,11 +395,18 @@ def test_state_numbers_come_as_one_hot():
 
 @pytest.mark.parametrize("task, options, message", [
     ("Pnog", {}, "unknown task 'Pnog': did you mean Pong-v5"),
-    ("Pendulum-v1", {}, "discrete set"),
+    ("Pendulum-v1", {}, "actions float32 .1.: R2D2 chooses one of a discrete set"),
+    ("Minesweeper-v0", {}, "actions int32 .2.: R2D2 chooses one of a discrete set"),
+    ("FingerSpin-v1", {}, "actions float64 .2.: R2D2 chooses one of a discrete set"),
+    ("Backgammon-v1", {}, "Backgammon-v1 has 2 players"),
+    ("IntersectionMultiAgent-v0", {}, "has 2 players"),
+    ("Game2048-v1", {},
+     "several parts .board int32 .4, 4., action_mask bool .4..: the network"),
+    ("VizdoomCustom-v1", {}, "VizdoomCustom-v1 cannot start here.*cfg.*not exist"),
     ("Catch-v0", dict(life_loss="roll"), "Catch-v0 has no lives"),
 ])
 def test_refuses(task, options, message):
-  with pytest.raises(ValueError, match=message):
+  with pytest.raises(ConfigError, match=message):
     make_world(EnvConfig(task=task, num_envs=1, **options), seed=0)
 
 
@@ -407,7 +414,7 @@ def test_procgen_runs_or_says_what_to_install():
   config = EnvConfig(task="CoinrunEasy-v0", num_envs=1)
   try:
     world = make_world(config, seed=0)
-  except ImportError as error:
+  except ConfigError as error:
     assert "CoinrunEasy-v0 cannot start here" in str(error)
     assert "Qt 5" in str(error) and "qtbase5-dev" in str(error)
     return

@@ -1,11 +1,13 @@
 """What a world says of itself is known before it stands."""
 
+import collections
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
-from r2d2_jax.config import EnvConfig
+from r2d2_jax.config import ConfigError, EnvConfig
 from r2d2_jax.envs.make import make_world, world_spec
 
 
@@ -60,3 +62,44 @@ def test_no_lane_is_started(monkeypatch):
   assert world_spec(EnvConfig(task="Pong")).num_actions == 18
   with pytest.raises(ValueError, match="did you mean Pong-v5"):
     world_spec(EnvConfig(task="Pnog"))
+
+
+@pytest.mark.slow
+@pytest.mark.envpool
+def test_every_task_has_a_spec_or_one_sentence_that_says_why_not():
+  """And of each kind that has one, a task shows what its spec says."""
+  envpool = pytest.importorskip("envpool")
+  from envpool.registration import registry  # pylint: disable=import-outside-toplevel
+
+  kinds, accepted = {}, collections.Counter()
+  for task in envpool.list_all_envs():
+    try:
+      spec = world_spec(EnvConfig(task=task))
+    except ConfigError as error:
+      assert task in str(error) and "\n" not in str(error), (task, str(error))
+      assert len(str(error)) < 500, (task, str(error))
+      continue
+    assert all(isinstance(n, int) and n > 0 for n in spec.obs_shape), task
+    assert spec.obs_dtype in (np.uint8, np.float32), task
+    assert spec.num_actions > 1, task
+    package = registry.specs[task][0].removeprefix("envpool.")
+    accepted[package] += 1
+    kinds[package, spec] = task
+  for package, least in dict(
+      atari=100, minigrid=60, gfootball=10, highway=10, toy_text=10, vizdoom=10,
+      classic_control=5, box2d=2,
+  ).items():
+    assert accepted[package] >= least, accepted
+
+  for (package, spec), task in kinds.items():
+    if package == "vizdoom":
+      continue  # seconds each, see test_child_world.py
+    world = make_world(
+        EnvConfig(task=task, num_envs=2, max_episode_frames=8), seed=0)
+    world.reset()
+    for _ in range(20):
+      t = world.recv()
+      assert t.obs_t.shape == (2, *spec.obs_shape), task
+      assert t.obs_t.dtype == spec.obs_dtype, task
+      world.send(np.full(2, spec.num_actions - 1, np.int32), t.env_id)
+    world.close()
