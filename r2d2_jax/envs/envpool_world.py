@@ -1,6 +1,6 @@
 """EnvPool's environments as a `World`. The only importer of envpool."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import envpool
 import numpy as np
@@ -70,6 +70,17 @@ def task_interface(
   )
 
 
+class _Rows(NamedTuple):
+  """What EnvPool hands out, of some lanes [B]."""
+
+  env_id: np.ndarray  # int32
+  obs: np.ndarray  # [B, *obs_shape], as the agent sees it
+  r_t: np.ndarray
+  terminated: np.ndarray  # bool; the game is over, time limit or not
+  done: np.ndarray  # bool; EnvPool begins a new game at the next send
+  lives: np.ndarray  # 0 where the task has none
+
+
 class EnvPoolWorld:
   """Lanes of one EnvPool task, stepped by EnvPool's threads.
 
@@ -81,6 +92,9 @@ class EnvPoolWorld:
   Lives: 'roll' sets discount_t to 0 in the row in which a life was lost and does
   nothing else; 'reset' also makes that row last and first. The game goes on in
   both, and its report covers the whole of it.
+
+  Cap: counted here. EnvPool knows nothing of it (but in Atari): it is told to
+  reset the lanes that were cut, where it would have played on.
 
   Frames: a report's episode_frames are agent steps x frame skip. The no-ops that
   begin an Atari game, counted by noop_max in raw frames, are in neither; nor do
@@ -100,14 +114,19 @@ class EnvPoolWorld:
     """
     options, interface = task_interface(task, config)
     self.spec = interface.spec
+    self._task = task
     self.num_envs = config.num_envs
     self.batch_size = config.batch_size or config.num_envs
     self._convert = interface.convert
     self._life_loss = config.life_loss
     self._log = EpisodeLog(self.num_envs, self.spec.frame_skip)
     self._lives = np.zeros(self.num_envs, np.int64)
+    self._cap_steps = families.cap_steps(task_spec(task).config, config)
+    self._steps = np.zeros(self.num_envs, np.int64)  # of the game that is played
     self._game_over = np.ones(self.num_envs, bool)  # the next row is a first one
+    self._cut = np.zeros(self.num_envs, bool)  # EnvPool would play on
     self._num_waiting = 0  # lanes that owe a row
+    self._reset_rows: list[_Rows] = []  # of lanes that were cut, lock-step only
     self._pool = envpool.make(
         task,
         env_type="gymnasium",
@@ -138,31 +157,35 @@ class EnvPoolWorld:
     Raises:
       RuntimeError: fewer than `batch_size` lanes have been sent an action
         (EnvPool would wait for ever).
+      ConfigError: the rows are not what EnvPool's spec of the task says.
     """
     if self._num_waiting < self.batch_size:
       raise RuntimeError(
           f"recv needs {self.batch_size} lanes, {self._num_waiting} are under "
           "way: call reset() or send() first."
       )
-    obs, r_t, terminated, truncated, info = self._pool.recv()
-    env_id = info["env_id"]
+    env_id, obs, r_t, terminated, done, lives = self._receive()
     self._num_waiting -= len(env_id)
 
     game_first = self._game_over[env_id]
-    terminated = (terminated | (info.get("terminated", 0) != 0)) & ~game_first
-    truncated = truncated & ~terminated & ~game_first
+    self._steps[env_id] = np.where(game_first, 0, self._steps[env_id] + 1)
+    capped = self._steps[env_id] >= self._cap_steps
+    terminated = terminated & ~game_first
+    truncated = (done | capped) & ~terminated & ~game_first
     game_last = terminated | truncated
-    self._game_over[env_id] = game_last
+    self._cut[env_id] = game_last & ~done
+    # done in a first row: EnvPool resets once more, to another first row.
+    self._game_over[env_id] = game_last | done
     r_t = np.where(game_first, 0, r_t).astype(np.float32)
     self._log.add(env_id, r_t, game_first, game_last, truncated)
 
     life_lost = np.zeros(len(env_id), bool)
     if self._life_loss != "ignore":
-      life_lost = (info["lives"] < self._lives[env_id]) & ~game_first
-      self._lives[env_id] = info["lives"]
+      life_lost = (lives < self._lives[env_id]) & ~game_first
+      self._lives[env_id] = lives
     cut = life_lost & (self._life_loss == "reset")
     return Timestep(
-        obs_t=self._convert(obs),
+        obs_t=obs,
         r_t=r_t,
         discount_t=np.where(terminated | life_lost, 0, 1).astype(np.float32),
         is_first_t=game_first | (cut & ~game_last),
@@ -174,7 +197,51 @@ class EnvPoolWorld:
     """Acts in the rows just received; see `World.send`."""
     check_actions(a_t, env_id, self.spec.num_actions)
     self._num_waiting += len(env_id)
-    self._pool.send(a_t.astype(np.int32), env_id.astype(np.int32))
+    a_t, env_id = a_t.astype(np.int32), env_id.astype(np.int32)
+    cut = self._cut[env_id]
+    if cut.any():
+      # `async_reset` is this with all lanes; there is no public way to name some.
+      self._pool._reset(env_id[cut])  # pylint: disable=protected-access
+      if self.batch_size == self.num_envs:
+        # Here EnvPool files rows by their place in what was sent, so that
+        # those of two calls would overwrite each other.
+        self._reset_rows.append(self._from_pool())
+      a_t, env_id = a_t[~cut], env_id[~cut]
+    if env_id.size:
+      self._pool.send(a_t, env_id)
+
+  def _receive(self) -> _Rows:
+    rows, self._reset_rows = self._reset_rows, []
+    if not rows:
+      return self._from_pool()
+    if sum(len(r.env_id) for r in rows) < self.num_envs:
+      rows.append(self._from_pool())
+    order = np.argsort(np.concatenate([r.env_id for r in rows]))
+    return _Rows(*(np.concatenate(x)[order] for x in zip(*rows, strict=True)))
+
+  def _from_pool(self) -> _Rows:
+    obs, r_t, terminated, truncated, info = self._pool.recv()
+    env_id = info["env_id"]
+    obs = self._convert(obs)
+    expected = (len(env_id), *self.spec.obs_shape)
+    if (
+        (obs.shape, obs.dtype) != (expected, self.spec.obs_dtype)
+        or r_t.shape != env_id.shape
+    ):
+      raise ConfigError(
+          f"{self._task} does not show what EnvPool's spec of it says: expected "
+          f"observations {self.spec.obs_dtype} {expected} and rewards "
+          f"{env_id.shape}, got {obs.dtype} {obs.shape} and {r_t.shape}. Take "
+          "another task."
+      )
+    return _Rows(
+        env_id=env_id,
+        obs=obs,
+        r_t=r_t,
+        terminated=terminated | (info.get("terminated", 0) != 0),
+        done=terminated | truncated,
+        lives=info.get("lives", np.zeros_like(env_id)),
+    )
 
   def pop_episodes(self) -> list[EpisodeReport]:
     """See `World.pop_episodes`."""

@@ -10,8 +10,12 @@
 
 One player, one observation array, one number as the action: a task that has
 more of any is refused. Where a family has no option, its own default holds and
-spec.frame_skip is 1. The frame
-cap shortens a task's own time limit, never lengthens it; Atari's is the cap.
+spec.frame_skip is 1.
+
+The frame cap is counted by `EnvPoolWorld`, not by EnvPool: some families ignore
+max_episode_steps, some count one step more, some report the end of a game as
+truncated from that step on, and MiniGrid's rewards depend on it. A task's own
+time limit stays as it is; Atari has none but the cap.
 """
 
 from collections.abc import Callable
@@ -43,12 +47,10 @@ def family_options(task: str, defaults: Any, config: EnvConfig) -> dict[str, Any
   Raises:
     ConfigError: life_loss is asked for where there are no lives.
   """
-  skip = frame_skip(defaults, config)
-  cap_steps = max(1, config.max_episode_frames // skip)
   if is_atari(defaults):
     return dict(
-        max_episode_steps=cap_steps,
-        frame_skip=skip,
+        max_episode_steps=cap_steps(defaults, config),
+        frame_skip=config.frame_skip,
         stack_num=1,  # the stack is part of the agent's recurrent state
         gray_scale=True,
         full_action_space=config.full_action_space,
@@ -66,10 +68,11 @@ def family_options(task: str, defaults: Any, config: EnvConfig) -> dict[str, Any
         f"life_loss={config.life_loss!r} is for Atari games, {task} has no "
         "lives: use life_loss='ignore'."
     )
-  options = dict(max_episode_steps=min(cap_steps, defaults.max_episode_steps))
   if is_vizdoom(defaults):
-    options |= dict(frame_skip=skip, stack_num=1, use_combined_action=True)
-  return options
+    return dict(
+        frame_skip=config.frame_skip, stack_num=1, use_combined_action=True
+    )
+  return {}
 
 
 def is_atari(defaults: Any) -> bool:
@@ -85,6 +88,11 @@ def is_vizdoom(defaults: Any) -> bool:
 def frame_skip(defaults: Any, config: EnvConfig) -> int:
   """Raw frames per agent step: 1 where the family has no such option."""
   return config.frame_skip if is_atari(defaults) or is_vizdoom(defaults) else 1
+
+
+def cap_steps(defaults: Any, config: EnvConfig) -> int:
+  """Agent steps after which an episode is truncated: the whole ones in the cap."""
+  return max(1, config.max_episode_frames // frame_skip(defaults, config))
 
 
 class Interface(NamedTuple):

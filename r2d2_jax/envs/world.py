@@ -34,6 +34,9 @@ class World(Protocol):
   The row after a last one is the first row of the lane's next episode, whatever
   action was sent; a row that is last *and* first (see `Timestep`) is the
   exception: there the game goes on, and the action counts.
+
+  No game is longer than the frame cap, which the world counts itself: it makes
+  the row last (discount_t stays 1) and begins a new game, whoever would play on.
   """
 
   spec: EnvSpec

@@ -102,4 +102,5 @@ def test_every_task_has_a_spec_or_one_sentence_that_says_why_not():
       assert t.obs_t.shape == (2, *spec.obs_shape), task
       assert t.obs_t.dtype == spec.obs_dtype, task
       world.send(np.full(2, spec.num_actions - 1, np.int32), t.env_id)
+    assert world.pop_episodes(), task
     world.close()
