@@ -23,7 +23,7 @@ import zlib
 
 import tyro
 
-from experiments.command import run_command
+from r2d2_jax.cli.command import run_command
 from r2d2_jax.config import ConfigError
 
 FILE_NAME = "runs.jsonl.gz"

@@ -9,8 +9,8 @@ from experiments.horizon_table import HorizonTable, horizon_name
 from experiments.studies.plots import legend_below, new_figure
 from experiments.studies.study import arm_of
 from r2d2_jax.config import Config
-from r2d2_jax.system.comparison import group_runs
-from r2d2_jax.system.plots import draw_range
+from r2d2_jax.analysis.comparison import group_runs
+from r2d2_jax.analysis.plots import draw_range
 
 # Column of the table -> what the panel shows, and by what it is multiplied.
 _PANELS = {

@@ -6,7 +6,7 @@ import math
 import pathlib
 
 from r2d2_jax.config import ConfigError, FileError
-from r2d2_jax.system.runlog import RunLog
+from r2d2_jax.system.storage.csv_log import RunLog
 
 ALL = "all"  # k of the whole episode
 

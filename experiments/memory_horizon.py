@@ -16,10 +16,10 @@ from typing import Annotated, Literal, Mapping, Sequence
 
 import tyro
 
-from experiments.command import check_number, run_command, writing
+from r2d2_jax.cli.command import check_number, run_command, writing
 from experiments.horizon_table import ALL, HorizonTable, horizon_name
 from r2d2_jax.config import Config, ConfigError
-from r2d2_jax.system.interrupts import heard_signals
+from r2d2_jax.system.run.interrupts import heard_signals
 
 _MAX_LANES = 4096  # as experiments.evaluate
 _MAX_HORIZON_GIB = 4.0
@@ -89,7 +89,7 @@ def memory_horizon(
 
   # pylint: disable=g-import-not-at-top
   from experiments.horizon_plot import plot_horizons
-  from r2d2_jax.system.rundir import read_config
+  from r2d2_jax.system.storage.rundir import read_config
 
   # One given twice counts once.
   runs = list({path.resolve(): path for path in run_dirs}.values())
@@ -132,7 +132,7 @@ def parse_horizons(text: str) -> list[int | None]:
 
 
 def _check_memory(ks: list[int | None], config: Config, lanes: int) -> None:
-  from r2d2_jax.system.horizon import horizon_bytes  # pylint: disable=g-import-not-at-top
+  from experiments.horizon import horizon_bytes  # pylint: disable=g-import-not-at-top
 
   longest = max((k for k in ks if k is not None), default=0)
   gib = horizon_bytes(longest, lanes=lanes, config=config.network) / 2**30
@@ -177,9 +177,9 @@ def _play(
   # pylint: disable=g-import-not-at-top
   from rich.console import Console
 
-  from r2d2_jax.system.display import progress_display
-  from r2d2_jax.system.horizon import play_with_horizon
-  from r2d2_jax.system.saved import load_agent
+  from r2d2_jax.system.metrics.display import progress_display
+  from experiments.horizon import play_with_horizon
+  from r2d2_jax.system.storage.agents import load_agent
 
   # All of them before hours of games: a slip is told now.
   agents = {run: load_agent(run, which=checkpoint) for run in runs}

@@ -14,7 +14,7 @@ from typing import Annotated, Sequence
 
 import tyro
 
-from experiments.command import run_command
+from r2d2_jax.cli.command import run_command
 from experiments.studies.bases import Size, base_config, usual_seeds
 from experiments.studies.command import Options, run_study
 from experiments.studies.study import Arm, Study, changed

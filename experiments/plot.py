@@ -1,64 +1,8 @@
-"""Draws learning curves of one or many runs: `python -m experiments.plot RUN...`.
+"""Draws learning curves of runs: see `r2d2_jax/cli/plot.py`."""
 
-Runs whose training differs in nothing but the seed become one curve, the mean, with
-the range of the seeds around it; each task has a panel:
-
-    python -m experiments.plot runs/memory-* --out memory.png
-    python -m experiments.plot runs
-"""
-
-import pathlib
 import sys
-from typing import Annotated, Literal
 
-import tyro
-
-from experiments.command import check_new_file, run_command, writing
-
-
-def plot(
-    run_dirs: Annotated[tuple[pathlib.Path, ...], tyro.conf.Positional],
-    /,
-    out: pathlib.Path = pathlib.Path("learning_curves.png"),
-    column: str = "",
-    x: Literal["frames", "steps", "updates", "minutes"] = "frames",
-    title: str = "",
-) -> None:
-  """Draws learning curves of one or many runs into a PNG.
-
-  Args:
-    run_dirs: directories of runs, or parents of such.
-    out: the PNG to write.
-    column: column of log.csv to draw: return_exploit (lanes that explore least),
-      return_mean, eval_return, loss, replay_ratio, ... Left out, the first of
-      these three that has numbers.
-    x: column for the horizontal axis.
-    title: text above the plot.
-  """
-  # pylint: disable=g-import-not-at-top
-  from r2d2_jax.config import ConfigError
-  from r2d2_jax.system.comparison import find_runs
-  from r2d2_jax.system.plots import plot_runs
-
-  if not run_dirs:
-    raise ConfigError("expected at least one run directory, got none")
-  check_new_file("--out", out, ".png")
-  runs = find_runs(run_dirs)
-  with writing("--out", out):
-    drawn = plot_runs(runs, out, column=column, x=x, title=title)
-  for run_dir in drawn.left_out:
-    print(f"left out, nothing to draw yet: {run_dir}", file=sys.stderr)
-  for note in drawn.notes:
-    print(f"note: {note}", file=sys.stderr)
-  print(f"wrote {out}")
-
-
-def main(arguments: list[str] | None = None) -> int:
-  """Runs the command; returns the exit code."""
-  return run_command(
-      plot, prog="python -m experiments.plot", arguments=arguments
-  )
-
+from r2d2_jax.cli.plot import main
 
 if __name__ == "__main__":
   sys.exit(main())

@@ -16,18 +16,37 @@ _BELOW = {
     "config": set(),
     "types": set(),
     "factories": {"config"},
-    "agent": _BOTTOM,
+    "presets": {"config"},
+    "ops": {"config", "types"},
+    "agent": _BOTTOM | {"ops"},
     "envs": _BOTTOM,
     "replay": _BOTTOM,
     "system": _BOTTOM | {"agent", "envs", "replay"},
+    "video": _BOTTOM | {"agent", "envs", "system"},
+    "analysis": _BOTTOM | {"envs", "system"},
+    "cli": _BOTTOM | {"presets", "system", "video", "analysis"},
 }
+# Inside system/: its sub-packages, and the modules beside them; what each may
+# import of the others. loops/ knows no files, storage/ and metrics/ no run.
+_INSIDE_SYSTEM = {
+    "devices": set(),
+    "storage": {"devices"},
+    "metrics": {"storage"},
+    "loops": {"devices", "metrics"},
+    "planning": {"devices", "metrics", "storage"},
+    "evaluation": {"devices", "storage"},
+    "run": {"devices", "evaluation", "loops", "metrics", "planning", "storage"},
+    "train": {
+        "devices", "evaluation", "loops", "metrics", "planning", "run", "storage",
+    },
+}  # fmt: skip
 
 # Package -> the only place that may import it; agent/_rlax.py says why it loads
 # parts of rlax instead.
 _DOORS = {
     "envpool": "r2d2_jax/envs/",
-    "reverb": "r2d2_jax/replay/tables.py",
-    "tensorflow": "r2d2_jax/replay/tables.py",
+    "reverb": "r2d2_jax/replay/reverb.py",
+    "tensorflow": "r2d2_jax/replay/reverb.py",
     "rlax": "r2d2_jax/agent/_rlax.py",
     "torch": "experiments/benchmark/torch_step.py",
 }
@@ -52,7 +71,7 @@ _NEVER = {
 
 # The doors themselves; every other module below system/ does without.
 _NEEDS_ENVPOOL_OR_REVERB = {
-    "r2d2_jax.envs.envpool_world", "r2d2_jax.replay.tables",
+    "r2d2_jax.envs.envpool_world", "r2d2_jax.replay.reverb",
 }
 
 
@@ -100,6 +119,10 @@ def _violations(path: str, source: str) -> list[str]:
     if top == "r2d2_jax" and in_package and (not room or target != room):
       if target not in _BELOW.get(room, set()):
         found.append(f"{path} imports {name}: imports point down only")
+    inner, _, _ = rest.partition(".")[2].partition(".")
+    if room == "system" and target == "system" and len(parts) > 2:
+      if inner != parts[2] and inner not in _INSIDE_SYSTEM[parts[2]]:
+        found.append(f"{path} imports {name}: system/{parts[2]} does without")
     if top == "experiments" and in_package:
       found.append(f"{path} imports {name}: imports point down only")
     if top in _DOORS and not path.startswith(_DOORS[top]):
@@ -121,6 +144,11 @@ def test_every_room_is_known():
       for path in _sources() if _module(path).startswith("r2d2_jax.")
   }
   assert rooms == set(_BELOW)
+  inside = {
+      _module(path).split(".")[2]
+      for path in _sources() if _module(path).startswith("r2d2_jax.system.")
+  }
+  assert inside == set(_INSIDE_SYSTEM)
 
 
 @pytest.mark.parametrize("path, source", [
@@ -137,10 +165,17 @@ def test_every_room_is_known():
     ("r2d2_jax/envs/a.py", "import jax.numpy as jnp"),
     ("r2d2_jax/replay/a.py", "from r2d2_jax.agent.priorities import x"),
     ("r2d2_jax/replay/local.py", "import reverb"),
-    ("r2d2_jax/replay/tables.py", "import envpool"),
-    ("r2d2_jax/system/a.py", "from experiments.train import main"),
-    ("r2d2_jax/system/a.py", "from envpool import make"),
-    ("r2d2_jax/system/a.py", "import tensorflow as tf"),
+    ("r2d2_jax/replay/reverb.py", "import envpool"),
+    ("r2d2_jax/system/run/a.py", "from experiments.train import main"),
+    ("r2d2_jax/system/run/a.py", "from r2d2_jax.cli.train import main"),
+    ("r2d2_jax/system/run/a.py", "from envpool import make"),
+    ("r2d2_jax/system/run/a.py", "import tensorflow as tf"),
+    ("r2d2_jax/system/loops/a.py",
+     "from r2d2_jax.system.storage.rundir import read_config"),
+    ("r2d2_jax/system/storage/a.py", "from r2d2_jax.system.loops import actor"),
+    ("r2d2_jax/system/metrics/a.py", "import r2d2_jax.system.run.state"),
+    ("r2d2_jax/ops/a.py", "from r2d2_jax.agent.loss import burn_in"),
+    ("r2d2_jax/agent/a.py", "from r2d2_jax import presets"),
     ("r2d2_jax/config/sections.py", "import jax"),
     ("r2d2_jax/config/sections.py", "from r2d2_jax import types"),
     ("r2d2_jax/types.py", "from jax import Array"),
@@ -159,9 +194,13 @@ def test_wrong_import_is_found(path, source):
     ("r2d2_jax/agent/a.py", "from . import loss\nfrom .loss import burn_in"),
     ("r2d2_jax/agent/a.py", "from r2d2_jax.types import Array\nimport jax"),
     ("r2d2_jax/envs/a.py", "import envpool\nimport os"),
-    ("r2d2_jax/replay/tables.py", "import reverb\nimport tensorflow as tf"),
-    ("r2d2_jax/system/a.py", "from r2d2_jax.replay.make import make_replay"),
-    ("r2d2_jax/system/a.py", "import threading\nfrom r2d2_jax import config"),
+    ("r2d2_jax/replay/reverb.py", "import reverb\nimport tensorflow as tf"),
+    ("r2d2_jax/system/run/a.py",
+     "from r2d2_jax.replay.make import make_replay"),
+    ("r2d2_jax/system/run/a.py",
+     "import threading\nfrom r2d2_jax import config"),
+    ("r2d2_jax/system/run/a.py", "from r2d2_jax.system.loops import actor"),
+    ("r2d2_jax/cli/a.py", "from r2d2_jax.video.recording import play_game"),
     ("experiments/a.py", "import r2d2_jax.system.train\nimport envpool"),
     ("experiments/benchmark/torch_step.py", "import torch"),
 ])

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from experiments.configs.presets import PRESETS
+from r2d2_jax.presets import PRESETS
 from r2d2_jax.config import Config, ConfigError, from_dict, to_dict, validate
 
 

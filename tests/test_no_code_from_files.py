@@ -11,11 +11,11 @@ import zipfile
 import numpy as np
 import pytest
 
-from experiments.configs.presets import smoke
-from experiments.train import launch
+from r2d2_jax.presets import smoke
+from r2d2_jax.cli.train import launch
 from r2d2_jax.config import Config
-from r2d2_jax.system.rundir import checkpoints_dir
-from r2d2_jax.system.saved import load_agent
+from r2d2_jax.system.storage.rundir import checkpoints_dir
+from r2d2_jax.system.storage.agents import load_agent
 
 # A read that fails within orbax leaves futures behind, which complain when they are
 # collected, in whatever test that is.

@@ -25,7 +25,7 @@ from experiments.benchmark.results import (
 )
 from experiments.benchmark.legs import Settings
 from experiments.benchmark.workload import TOY_NETWORK
-from experiments.configs.presets import laptop
+from r2d2_jax.presets import laptop
 from r2d2_jax.agent.acting import epsilon_ladder, init_actor_state, make_actor
 from r2d2_jax.agent.networks import Networks, make_networks
 from r2d2_jax.config import Config
@@ -33,8 +33,8 @@ from r2d2_jax.envs.make import make_world
 from r2d2_jax.envs.world import World
 from r2d2_jax.replay.make import make_replay
 from r2d2_jax.replay.sequences import Item
-from r2d2_jax.system.acting import ActorLoop
-from r2d2_jax.system.parameters import ParameterStore
+from r2d2_jax.system.loops.actor import ActorLoop
+from r2d2_jax.system.loops.parameters import ParameterStore
 from r2d2_jax.types import EnvSpec, Params, Timestep
 
 LEGS = ("environment", "inference", "write")

@@ -26,7 +26,7 @@ from experiments.benchmark.legs import Settings
 from experiments.benchmark.workload import (
     reference_config,
 )
-from experiments.configs.presets import gpu, laptop
+from r2d2_jax.presets import gpu, laptop
 from r2d2_jax.config import Config
 from r2d2_jax.system.train import train
 

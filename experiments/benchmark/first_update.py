@@ -14,7 +14,7 @@ import signal
 import sys
 import time
 
-from experiments import train as command
+from r2d2_jax.cli import train as command
 
 
 def main() -> int:

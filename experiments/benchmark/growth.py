@@ -29,7 +29,7 @@ from experiments.benchmark.workload import (
     learner_flops,
     reference_config,
 )
-from experiments.configs.presets import laptop
+from r2d2_jax.presets import laptop
 from r2d2_jax.agent.networks import make_networks
 from r2d2_jax.config import Config
 

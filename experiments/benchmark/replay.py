@@ -27,7 +27,7 @@ from experiments.benchmark.results import (
 )
 from experiments.benchmark.legs import Settings
 from experiments.benchmark.workload import PONG
-from experiments.configs.presets import laptop, paper
+from r2d2_jax.presets import laptop, paper
 from r2d2_jax.config import Config, EnvConfig
 from r2d2_jax.envs.make import make_world
 from r2d2_jax.replay.make import make_replay

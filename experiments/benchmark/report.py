@@ -12,7 +12,7 @@ from experiments.benchmark.results import (
     Table,
     cell,
 )
-from experiments.tables import print_table
+from r2d2_jax.analysis.tables import print_table
 
 _COMPARISONS = ("comparison", "measured", "aim", "met")
 

@@ -21,7 +21,7 @@ _MODULES = {
     "pure half: agent, built-in world, local replay":
         "r2d2_jax.agent.learning, r2d2_jax.envs.recall, r2d2_jax.replay.local",
     "EnvPool's worlds": "r2d2_jax.envs.envpool_world",
-    "Reverb's replay": "r2d2_jax.replay.tables",
+    "Reverb's replay": "r2d2_jax.replay.reverb",
     "training": "r2d2_jax.system.train",
 }
 # Preset -> rounds.

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Callable, Literal
 
 import tyro
 
-from experiments.train import launch
+from r2d2_jax.cli.train import launch
 from r2d2_jax.config import from_dict
 
 Sabotage = Literal[
@@ -71,9 +71,9 @@ def _fail(*args) -> None:
 def _prepare(sabotage: Sabotage, at: int, keys: pathlib.Path | None) -> None:
   # pylint: disable=g-import-not-at-top
   from r2d2_jax.replay.local import LocalReplay
-  from r2d2_jax.system import checkpoints
-  from r2d2_jax.system.acting import ActorLoop
-  from r2d2_jax.system.learning import LearnerLoop
+  from r2d2_jax.system.storage import checkpoints
+  from r2d2_jax.system.loops.actor import ActorLoop
+  from r2d2_jax.system.loops.learner import LearnerLoop
 
   learner_actions = {
       "kill-update": _kill, "nan": _poison, "dead-server": _stop_server,

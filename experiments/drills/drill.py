@@ -9,7 +9,7 @@ import subprocess
 import sys
 from typing import Any
 
-from experiments.configs.presets import smoke
+from r2d2_jax.presets import smoke
 from r2d2_jax.config import Config, to_dict
 
 KILLED = -signal.SIGKILL

@@ -4,8 +4,8 @@ import pathlib
 import time
 
 from experiments.drills.drill import check, small_run, train
-from r2d2_jax.system.checkpoints import list_checkpoints
-from r2d2_jax.system.rundir import checkpoints_dir
+from r2d2_jax.system.storage.checkpoints import list_checkpoints
+from r2d2_jax.system.storage.rundir import checkpoints_dir
 
 
 def not_a_number(directory: pathlib.Path) -> None:

@@ -20,8 +20,8 @@ from experiments.drills.drill import (
     train,
 )
 from r2d2_jax.config import Config
-from r2d2_jax.system.checkpoints import list_checkpoints, read_record
-from r2d2_jax.system.rundir import checkpoints_dir
+from r2d2_jax.system.storage.checkpoints import list_checkpoints, read_record
+from r2d2_jax.system.storage.rundir import checkpoints_dir
 
 
 def lockstep_run(run_dir: pathlib.Path, task: str) -> Config:

@@ -6,8 +6,8 @@ import resource
 import subprocess
 
 from experiments.drills.drill import check, command, small_run, train
-from r2d2_jax.system.checkpoints import FORMAT, list_checkpoints
-from r2d2_jax.system.rundir import checkpoints_dir
+from r2d2_jax.system.storage.checkpoints import FORMAT, list_checkpoints
+from r2d2_jax.system.storage.rundir import checkpoints_dir
 
 
 def full_disk(directory: pathlib.Path) -> None:

@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 
-from experiments.train import launch
+from r2d2_jax.cli.train import launch
 from r2d2_jax.config import from_dict
 
 

@@ -9,7 +9,7 @@ import time
 from typing import Any, Callable, Iterator, Sequence
 
 from experiments import archive
-from experiments.command import check_number, writing
+from r2d2_jax.cli.command import check_number, writing
 from experiments.studies.bases import Size
 from experiments.studies.study import Run, Study, make_runs
 from r2d2_jax.config import ConfigError
@@ -74,8 +74,8 @@ def run_study(
 
   from experiments.studies import results
   from experiments.studies.runner import carry_out
-  from r2d2_jax.system.display import progress_display
-  from r2d2_jax.system.interrupts import heard_signals
+  from r2d2_jax.system.metrics.display import progress_display
+  from r2d2_jax.system.run.interrupts import heard_signals
 
   check_number("--seeds", options.seeds, 0)
   check_number("--jobs", options.jobs, 0)

@@ -5,7 +5,8 @@ from typing import Mapping, NamedTuple, Sequence
 import numpy as np
 
 from experiments.studies.results import Record
-from r2d2_jax.system.plots import draw_curves, frames_or_steps, in_thousands
+from r2d2_jax.analysis.plots import draw_curves
+from r2d2_jax.system.metrics.learning_curve import frames_or_steps, in_thousands
 
 # matplotlib is imported where it is used: it takes a second.
 

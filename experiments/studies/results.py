@@ -13,9 +13,9 @@ import numpy as np
 
 from experiments.studies.study import Run
 from r2d2_jax.config import ConfigError
-from r2d2_jax.system.comparison import differing_settings, settings_of
-from r2d2_jax.system.rundir import read_config
-from r2d2_jax.system.runlog import read_log
+from r2d2_jax.analysis.comparison import differing_settings, settings_of
+from r2d2_jax.system.storage.rundir import read_config
+from r2d2_jax.system.storage.csv_log import read_log
 
 _KEY = ("task", "arm", "seed")
 # Means over the last quarter of the steps, of the columns of log.csv.

@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from r2d2_jax.agent.lstm import lstm_unroll
+from r2d2_jax.ops.lstm import lstm_unroll
 from r2d2_jax.config import NetworkConfig
 from r2d2_jax.types import Array
 

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from r2d2_jax.agent.convolution import from_blocks, to_blocks
+from r2d2_jax.ops.convolution import from_blocks, to_blocks
 from r2d2_jax.types import Array
 
 

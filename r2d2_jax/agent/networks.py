@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from r2d2_jax.agent.arguments import check_config, check_inputs
-from r2d2_jax.agent.convolution import even_chunk
+from r2d2_jax.ops.convolution import even_chunk
 from r2d2_jax.agent.cores import CORES
 from r2d2_jax.agent.torsos import TORSOS, Torso
 from r2d2_jax.config import ConfigError, NetworkConfig

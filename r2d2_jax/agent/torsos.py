@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from r2d2_jax.agent.convolution import conv2d
+from r2d2_jax.ops.convolution import conv2d
 from r2d2_jax.agent.frames import stack_blocks, stack_frames
-from r2d2_jax.agent.product import product
+from r2d2_jax.ops.product import product
 from r2d2_jax.config import ConfigError, NetworkConfig
 from r2d2_jax.types import Array, EnvSpec
 

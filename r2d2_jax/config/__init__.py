@@ -11,6 +11,7 @@ from r2d2_jax.config.errors import (
     FileError,
     MissingPackageError,
     UserError,
+    first_line,
 )
 from r2d2_jax.config.sections import (
     AgentConfig,
@@ -39,6 +40,7 @@ __all__ = [
     "ReplayConfig",
     "RunConfig",
     "UserError",
+    "first_line",
     "from_dict",
     "renamed",
     "to_dict",

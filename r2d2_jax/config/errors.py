@@ -19,3 +19,9 @@ class FileError(UserError, ValueError):
 
 class MissingPackageError(UserError, ImportError):
   """What was asked for needs an optional package: says which, how to install it."""
+
+
+def first_line(error: BaseException) -> str:
+  """An error in one line of a readable length: its beginning and its end."""
+  line = (str(error).splitlines() or [type(error).__name__])[0]
+  return line if len(line) <= 240 else f"{line[:120]} ... {line[-115:]}"

@@ -8,7 +8,7 @@ from r2d2_jax.config import Config, MissingPackageError
 from r2d2_jax.replay.local import LocalReplay
 
 if TYPE_CHECKING:
-  from r2d2_jax.replay.tables import ReverbReplay
+  from r2d2_jax.replay.reverb import ReverbReplay
 
 
 def make_replay(config: Config, spec: types.EnvSpec,
@@ -42,7 +42,7 @@ def make_replay(config: Config, spec: types.EnvSpec,
         f"{config.replay.backend!r}")
   try:
     # Here and not above: importing TensorFlow takes seconds and half a gigabyte.
-    from r2d2_jax.replay.tables import ReverbReplay  # pylint: disable=g-import-not-at-top
+    from r2d2_jax.replay.reverb import ReverbReplay  # pylint: disable=g-import-not-at-top
   except Exception as error:  # where memory is short, TensorFlow's own kinds
     raise MissingPackageError(
         "the replay backend 'reverb' needs dm-reverb and TensorFlow, which cannot "

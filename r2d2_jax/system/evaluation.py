@@ -14,7 +14,7 @@ from r2d2_jax.agent.networks import Networks
 from r2d2_jax.config import Config, FileError
 from r2d2_jax.envs.make import make_world
 from r2d2_jax.envs.world import EpisodeReport
-from r2d2_jax.system.runlog import RunLog, read_log
+from r2d2_jax.system.storage.csv_log import RunLog, read_log
 from r2d2_jax.types import Array, Params
 
 _FILE = "evaluation.csv"

@@ -21,21 +21,21 @@ from rich.console import Console
 
 from r2d2_jax.agent.learning import init_learner_state, make_optimizer
 from r2d2_jax.agent.networks import make_networks
-from r2d2_jax.config import Config, ConfigError, UserError, validate
+from r2d2_jax.config import Config, ConfigError, UserError, validate, first_line
 from r2d2_jax.envs.journal import JournalWorld
 from r2d2_jax.envs.make import make_world
 from r2d2_jax.replay.checks import ReplayError
 from r2d2_jax.replay.make import make_replay
-from r2d2_jax.system.acting import ActorLoop
-from r2d2_jax.system.background import Background
-from r2d2_jax.system.checkpoints import (
+from r2d2_jax.system.loops.actor import ActorLoop
+from r2d2_jax.system.run.background import Background
+from r2d2_jax.system.storage.checkpoints import (
     CheckpointError,
-    first_line,
     list_checkpoints,
     restore_learner,
 )
-from r2d2_jax.system.chores import Chores
-from r2d2_jax.system.display import run_display
+from r2d2_jax.system.run.chores import Chores
+from r2d2_jax.system.metrics.display import run_display
+from r2d2_jax.system.devices import learner_mesh
 from r2d2_jax.system.evaluation import (
     Evaluation,
     PastEvaluation,
@@ -43,42 +43,41 @@ from r2d2_jax.system.evaluation import (
     read_last_evaluation,
     write_evaluation,
 )
-from r2d2_jax.system.health import (
+from r2d2_jax.system.metrics.health import (
     BadRowsError,
     DivergedError,
     Heartbeat,
     watchdog,
 )
-from r2d2_jax.system.interrupts import StopRequest, heard_signals
-from r2d2_jax.system.learning import (
+from r2d2_jax.system.run.interrupts import StopRequest, heard_signals
+from r2d2_jax.system.loops.learner import (
     Batch,
     LearnerLoop,
     Prefetcher,
-    learner_mesh,
 )
-from r2d2_jax.system.output import unfailing
-from r2d2_jax.system.parameters import ParameterStore
-from r2d2_jax.system.plots import plot_learning_curve
-from r2d2_jax.system.preflight import check_run_fits
-from r2d2_jax.system.probe import Probe
-from r2d2_jax.system.ratio import ReplayRatio
-from r2d2_jax.system.report import RunReport, summary
-from r2d2_jax.system.resume import (
+from r2d2_jax.system.run.output import unfailing
+from r2d2_jax.system.loops.parameters import ParameterStore
+from r2d2_jax.system.metrics.learning_curve import plot_learning_curve
+from r2d2_jax.system.planning.preflight import check_run_fits
+from r2d2_jax.system.metrics.probe import Probe
+from r2d2_jax.system.loops.ratio import ReplayRatio
+from r2d2_jax.system.metrics.report import RunReport, summary
+from r2d2_jax.system.run.state import (
     Resumed,
     RunState,
     find_resumed,
     world_seed,
 )
-from r2d2_jax.system.rundir import (
+from r2d2_jax.system.storage.rundir import (
     CRASH_FILE,
     checkpoints_dir,
     claimed_run_dir,
     write_config,
 )
-from r2d2_jax.system.runlog import RunLog, read_log
-from r2d2_jax.system.samples import SampleStats
-from r2d2_jax.system.saved import load_learner
-from r2d2_jax.system.sinks import make_sinks
+from r2d2_jax.system.storage.csv_log import RunLog, read_log
+from r2d2_jax.system.metrics.sample_stats import SampleStats
+from r2d2_jax.system.storage.agents import load_learner
+from r2d2_jax.system.metrics.sinks import make_sinks
 from r2d2_jax.types import LearnerState
 
 # How long a blocked thread waits before it looks whether the run has stopped.

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.configs.presets import PRESETS
+from r2d2_jax.presets import PRESETS
 from r2d2_jax.agent.acting import (
     init_actor_state,
     initial_priorities,

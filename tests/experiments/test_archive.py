@@ -9,8 +9,8 @@ import pytest
 
 from experiments import archive
 from r2d2_jax.config import Config
-from r2d2_jax.system.rundir import read_config, write_config
-from r2d2_jax.system.runlog import read_log
+from r2d2_jax.system.storage.rundir import read_config, write_config
+from r2d2_jax.system.storage.csv_log import read_log
 
 ROOT = pathlib.Path(__file__).parents[2]
 ARCHIVES = sorted((ROOT / "docs" / "results").rglob(archive.FILE_NAME))

@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 
 from experiments import memory_horizon as command
-from experiments.configs.presets import smoke
+from r2d2_jax.presets import smoke
 from r2d2_jax.agent.learning import init_learner_state, make_optimizer
 from r2d2_jax.agent.networks import make_networks
 from r2d2_jax.config import ConfigError
 from r2d2_jax.envs.recall import RecallWorld
-from r2d2_jax.system import horizon
-from r2d2_jax.system.checkpoints import save_checkpoint
-from r2d2_jax.system.comparison import group_runs
+from experiments import horizon
+from r2d2_jax.system.storage.checkpoints import save_checkpoint
+from r2d2_jax.analysis.comparison import group_runs
 from r2d2_jax.system.evaluation import evaluate
-from r2d2_jax.system.rundir import checkpoints_dir, write_config
-from r2d2_jax.system.saved import load_agent
+from r2d2_jax.system.storage.rundir import checkpoints_dir, write_config
+from r2d2_jax.system.storage.agents import load_agent
 
 
 def _config(*, start_state="stored", seed=0, core="lstm", task="recall"):

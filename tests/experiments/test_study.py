@@ -21,7 +21,7 @@ from experiments import (
     parameter_lag,
     start_state,
 )
-from experiments.command import exit_code
+from r2d2_jax.cli.command import exit_code
 from experiments.drills.drill import KILLED, command as drill_command
 from experiments.studies import command, results, runner
 from experiments.studies.bases import base_config, is_atari
@@ -30,11 +30,11 @@ from experiments.studies.study import Arm, Study, arm_of, changed, make_runs
 from r2d2_jax.config import ConfigError, from_dict, to_dict, validate
 from r2d2_jax.envs.make import world_spec
 from r2d2_jax.envs.recall import DELAYS
-from r2d2_jax.system.checkpoints import list_checkpoints
-from r2d2_jax.system.comparison import differing_settings, settings_of
-from r2d2_jax.system.plan import check_plan, make_plan
-from r2d2_jax.system.rundir import checkpoints_dir, write_config
-from r2d2_jax.system.runlog import RunLog
+from r2d2_jax.system.storage.checkpoints import list_checkpoints
+from r2d2_jax.analysis.comparison import differing_settings, settings_of
+from r2d2_jax.system.planning.plan import check_plan, make_plan
+from r2d2_jax.system.storage.rundir import checkpoints_dir, write_config
+from r2d2_jax.system.storage.csv_log import RunLog
 
 ROOT = pathlib.Path(__file__).parents[2]
 MODULES = (start_state, ablations, parameter_lag, flicker)

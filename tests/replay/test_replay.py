@@ -57,7 +57,7 @@ def _make(request):
       made.append(LocalReplay(*arguments, seed=0, **kwargs))
     else:
       pytest.importorskip("reverb")
-      from r2d2_jax.replay.tables import ReverbReplay
+      from r2d2_jax.replay.reverb import ReverbReplay
       with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         made.append(ReverbReplay(*arguments, **kwargs))

@@ -5,21 +5,21 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.configs.presets import smoke
+from r2d2_jax.presets import smoke
 from r2d2_jax.agent.networks import make_networks
 from r2d2_jax.config import EnvConfig
 from r2d2_jax.envs.make import make_world
 from r2d2_jax.envs.recall import RecallWorld
 from r2d2_jax.envs.world import EpisodeReport
 from r2d2_jax.system import evaluation
-from r2d2_jax.system.acting import ActorLoop
+from r2d2_jax.system.loops.actor import ActorLoop
 from r2d2_jax.system.evaluation import (
     Evaluation,
     evaluate,
     read_last_evaluation,
     write_evaluation,
 )
-from r2d2_jax.system.parameters import ParameterStore
+from r2d2_jax.system.loops.parameters import ParameterStore
 from r2d2_jax.types import AgentInputs
 from tests.agent.small import assert_trees_close, assert_trees_equal
 from tests.stamped import StampedWorld

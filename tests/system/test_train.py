@@ -15,16 +15,17 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from experiments.configs.presets import smoke
+from r2d2_jax.presets import smoke
 from r2d2_jax.config import Config, ConfigError
 from r2d2_jax.envs.recall import RecallWorld
 from r2d2_jax.replay.local import LocalReplay
-from r2d2_jax.system import checkpoints, interrupts
+from r2d2_jax.system.run import interrupts
+from r2d2_jax.system.storage import checkpoints
 from r2d2_jax.system import train as train_module
-from r2d2_jax.system.checkpoints import list_checkpoints
-from r2d2_jax.system.interrupts import SIGNALS
-from r2d2_jax.system.runlog import read_log
-from r2d2_jax.system.saved import load_agent
+from r2d2_jax.system.storage.checkpoints import list_checkpoints
+from r2d2_jax.system.run.interrupts import SIGNALS
+from r2d2_jax.system.storage.csv_log import read_log
+from r2d2_jax.system.storage.agents import load_agent
 from r2d2_jax.system.train import RunError, train
 
 

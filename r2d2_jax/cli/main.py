@@ -1,0 +1,38 @@
+"""The command `r2d2-jax`: one word for each command of the package."""
+
+import importlib
+import sys
+
+_COMMANDS = {
+    "train": "train an agent on one task; go on with a run",
+    "evaluate": "play whole games with the agents of runs",
+    "record": "a game of an agent as a video",
+    "plot": "learning curves of runs",
+    "scoreboard": "scores of many runs beside the published ones",
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+  """Runs the command that the first argument names; returns its exit code."""
+  arguments = sys.argv[1:] if arguments is None else arguments
+  name = arguments[0] if arguments else "--help"
+  if name in _COMMANDS:
+    command = importlib.import_module(f"r2d2_jax.cli.{name}")
+    return command.main(arguments[1:])
+  lines = [f"  {word:12}{what}" for word, what in _COMMANDS.items()]
+  usage = "\n".join([
+      "usage: r2d2-jax COMMAND ...",
+      "",
+      *lines,
+      "",
+      "r2d2-jax COMMAND --help shows a command's options.",
+  ])
+  if name in ("-h", "--help"):
+    print(usage)
+    return 0
+  print(f"error: unknown command {name!r}\n{usage}", file=sys.stderr)
+  return 2
+
+
+if __name__ == "__main__":
+  sys.exit(main())

@@ -1,0 +1,192 @@
+"""Trains R2D2 on one task: `python -m experiments.train --preset laptop`.
+
+Every setting can be given on the command line, over those of a preset:
+
+    python -m experiments.train --preset laptop --env.task Breakout \\
+        --run.total-steps 2000000 --agent.n-step 3
+
+A second start with the same --run.run-dir goes on from the last checkpoint; --plan
+prints what a run would take and stops.
+"""
+
+import datetime
+import pathlib
+import sys
+import warnings
+
+import tyro
+
+from r2d2_jax.cli.command import exit_code, program, with_home
+from r2d2_jax.presets import PRESETS
+from r2d2_jax.config import (
+    Config,
+    ConfigError,
+    renamed,
+    unknown_setting,
+    validate,
+)
+from r2d2_jax.system.run.interrupts import StopRequest, heard_signals
+
+# jax, EnvPool and Reverb take seconds to import: only after the command line
+# has been understood.
+
+
+def parse_command_line(arguments: list[str]) -> Config:
+  """The configuration that a command line asks for, checked.
+
+  Args:
+    arguments: without the program's name; `--preset NAME` may stand anywhere.
+
+  Returns:
+    It; where no run.run_dir is given, with the name of a new one.
+
+  Raises:
+    ConfigError: an unknown preset, or settings that cannot work.
+    SystemExit: code 0 after --help, code 2 after a malformed argument.
+  """
+  return _parse(arguments)[0]
+
+
+def _parse(arguments: list[str]) -> tuple[Config, bool]:
+  """The configuration, and whether its run.run_dir was chosen here."""
+  preset, arguments = _take_preset(with_home(arguments))
+  _refuse_old_names(arguments)
+  summaries = "\n".join(
+      f"- {name}: {make.__doc__.splitlines()[0]}"
+      for name, make in PRESETS.items()
+  )
+  config = tyro.cli(
+      Config,
+      args=arguments,
+      default=PRESETS[preset](),
+      prog=program("train"),
+      description=(
+          "Trains R2D2 on one task. Any setting below can be given; the"
+          f" defaults shown are those of --preset {preset}. Presets, chosen"
+          f" with --preset NAME:\n\n{summaries}\n\n--plan prints what the run"
+          " would take and stops. A second start with the same --run.run-dir"
+          " goes on from the last checkpoint."
+      ),
+  )
+  is_new = not config.run.run_dir
+  if is_new:
+    date = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    config = _in_directory(
+        config,
+        f"runs/{config.env.task}-{preset}-seed{config.run.seed}-{date}",
+    )
+  validate(config)
+  return config, is_new
+
+
+def _in_directory(config: Config, run_dir: str) -> Config:
+  return config.updated({"run.run_dir": run_dir})
+
+
+def _refuse_old_names(arguments: list[str]) -> None:
+  """Raises ConfigError with the new name of a setting that had another."""
+  for argument in arguments:
+    if argument.startswith("--run."):
+      name = argument[2:].partition("=")[0].replace("-", "_")
+      if renamed(name := name.replace("run.no_", "run.")):
+        raise ConfigError(unknown_setting(name))
+
+
+def _take_preset(arguments: list[str]) -> tuple[str, list[str]]:
+  """Takes `--preset NAME` or `--preset=NAME` out of the arguments."""
+  name, rest = "laptop", []
+  i = 0
+  while i < len(arguments):
+    argument = arguments[i]
+    if argument == "--preset":
+      i += 1
+      name = arguments[i] if i < len(arguments) else ""
+    elif argument.startswith("--preset="):
+      name = argument.partition("=")[2]
+    else:
+      rest.append(argument)
+    i += 1
+  if name not in PRESETS:
+    raise ConfigError(
+        f"--preset: expected one of {', '.join(PRESETS)}, got {name!r}"
+    )
+  return name, rest
+
+
+def launch(config: Config, *, must_be_new: bool = False) -> int:
+  """Trains; returns the exit code.
+
+  0: done. 130: interrupted, and saved if there was anything to save. 1: the run
+  had to stop, and the message says where it goes on from. 2: the settings or the
+  run's directory don't allow it; nothing was changed.
+
+  Args:
+    config: run.run_dir names the directory.
+    must_be_new: where that one is taken, take its name with a number behind it.
+  """
+  return exit_code(lambda: _train(config, must_be_new))
+
+
+def _train(config: Config, must_be_new: bool) -> int:
+  # Imports that are interrupted in the middle fail in whatever way they like.
+  with heard_signals() as stop, stop.deferred():
+    return _train_deferred(config, must_be_new, stop)
+
+
+def _train_deferred(
+    config: Config, must_be_new: bool, stop: StopRequest
+) -> int:
+  # A sentence for people, not a place in the source.
+  warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+  console = _show_plan(config)
+  stop.check()
+  # pylint: disable=g-import-not-at-top
+  from r2d2_jax.system.storage.rundir import new_run_dir
+  from r2d2_jax.system.train import RunError, train
+
+  if must_be_new:
+    config = _in_directory(config, str(new_run_dir(config.run.run_dir)))
+  print(f"run directory: {config.run.run_dir}", flush=True)
+
+  try:
+    result = train(
+        config, run_dir=pathlib.Path(config.run.run_dir), console=console
+    )
+  except RunError as error:
+    print(f"error: {error}", file=sys.stderr)
+    return 1
+  return 130 if result.interrupted else 0
+
+
+def _show_plan(config: Config) -> "rich.console.Console":
+  """Prints it, and checks it, before anything heavy is imported or started."""
+  # pylint: disable=g-import-not-at-top
+  from rich.console import Console
+
+  from r2d2_jax.system.planning.plan import check_plan, print_plan
+  from r2d2_jax.system.planning.preflight import plan_run
+
+  console = Console()
+  plan = plan_run(config, pathlib.Path(config.run.run_dir))
+  print_plan(plan, console)
+  check_plan(plan)
+  return console
+
+
+def main(arguments: list[str] | None = None) -> int:
+  """Runs the command; returns the exit code."""
+  given = sys.argv[1:] if arguments is None else arguments
+  settings = [argument for argument in given if argument != "--plan"]
+
+  def run() -> int:
+    config, is_new = _parse(settings)
+    if settings == given:
+      return launch(config, must_be_new=is_new)
+    _show_plan(config)
+    return 0
+
+  return exit_code(run)
+
+
+if __name__ == "__main__":
+  sys.exit(main())

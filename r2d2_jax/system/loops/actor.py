@@ -1,0 +1,225 @@
+"""The actor loop: world -> actor_step -> world and replay."""
+
+import threading
+from typing import Any, Callable
+
+import jax
+import numpy as np
+
+from r2d2_jax.agent.acting import (
+    epsilon_ladder,
+    init_actor_state,
+    initial_priorities,
+    make_actor,
+)
+from r2d2_jax.agent.networks import Networks
+from r2d2_jax.config import Config
+from r2d2_jax.envs.world import EpisodeReport, World
+from r2d2_jax.replay.packing import pack_items, unpack_items
+from r2d2_jax.replay.sequences import Item, SequenceBuilder, stack_items
+from r2d2_jax.system.loops.arrays import flat, nested
+from r2d2_jax.system.metrics.health import check_rows_are_finite
+from r2d2_jax.system.loops.parameters import ParameterStore
+from r2d2_jax.system.metrics.probe import Probe
+from r2d2_jax.system.loops.timing import LegTimer
+
+# Items whose first priorities are computed in one call: as many as lanes, within
+# these bounds. Few enough not to delay them, enough that the call costs little.
+_PRIORITY_BATCH = (16, 64)
+
+
+class ActorLoop:
+  """Steps all lanes and hands finished items to replay; one call, one step."""
+
+  def __init__(
+      self,
+      config: Config,
+      *,
+      world: World,
+      networks: Networks,
+      parameters: ParameterStore,
+      insert: Callable[[list[Item], np.ndarray], None],
+      key: jax.Array,
+      count_steps: Callable[[], int] = lambda: 0,
+      probe: Probe | None = None,
+  ):
+    """Starts the world's lanes.
+
+    Args:
+      config: the run's settings.
+      world: fresh from `make_world`.
+      networks: from `make_networks`.
+      parameters: where the learner publishes; read every
+        `run.actor_refresh_steps` steps of a lane.
+      insert: takes items and their priorities, float32, before the exponent.
+      key: of all exploration.
+      count_steps: the run's environment steps so far, stored with each row.
+      probe: looks on.
+    """
+    self._task = config.env.task
+    self._world = world
+    self._parameters = parameters
+    self._insert = insert
+    self._count_steps = count_steps
+    self._probe = probe
+    self.timer = LegTimer()
+    self.epsilon = epsilon_ladder(
+        world.num_envs,
+        base=config.agent.epsilon_base,
+        alpha=config.agent.epsilon_alpha,
+    )
+    self._epsilon = jax.device_put(self.epsilon)
+    self._actor = make_actor(networks=networks)
+    self._state = init_actor_state(key, world.num_envs, networks=networks)
+    # The state is donated to the next step: nobody may look at it meanwhile.
+    self._state_lock = threading.Lock()
+    self._priorities = jax.jit(
+        lambda rows: initial_priorities(
+            rows.q_t,
+            rows.a_t,
+            rows.r_t,
+            rows.discount_t,
+            rows.valid_t,
+            config=config.agent,
+        )
+    )
+    self._builder = SequenceBuilder(
+        world.num_envs,
+        spec=world.spec,
+        core_state=jax.device_get(networks.initial_core_state(1)),
+        burn_in=config.agent.burn_in,
+        trace_length=config.agent.trace_length,
+        overlap=config.agent.overlap,
+        row_states=config.replay.row_states,
+    )
+    low, high = _PRIORITY_BATCH
+    self._priority_batch = max(low, min(world.num_envs, high))
+    self._pending: list[Item] = []
+    self._refresh_calls = max(
+        1, config.run.actor_refresh_steps * world.num_envs // world.batch_size
+    )
+    self._num_calls = 0
+    self._params, self._num_updates = parameters.latest()
+    world.reset()
+
+  def step(self) -> tuple[int, list[EpisodeReport]]:
+    """Receives rows, acts, sends actions, stores what is complete.
+
+    Returns:
+      The environment steps that these rows completed (the first row of an
+      episode completes none), and the episodes that ended.
+
+    Raises:
+      BadRowsError: the world gave rows that are not finite; nothing of them was
+        stored.
+    """
+    leg = self.timer.leg
+    if self._num_calls % self._refresh_calls == 0:
+      self._params, self._num_updates = self._parameters.latest()
+    self._num_calls += 1
+    with leg("environment"):
+      timestep = self._world.recv()
+    with leg("inference"):
+      check_rows_are_finite(timestep, task=self._task)
+      with self._state_lock:
+        self._state, output = self._actor(
+            self._params, self._state, timestep, self._epsilon
+        )
+      a_t = np.asarray(output.a_t)
+    with leg("environment"):
+      # Sent before the bookkeeping: the lanes step while it is done.
+      self._world.send(a_t, timestep.env_id)
+    with leg("write"):
+      output = jax.device_get(output)
+      self._pending += self._builder.add(
+          timestep, output, num_updates=self._num_updates, step=self._count_steps()
+      )
+      if self._probe is not None:
+        self._probe.add(timestep, output)
+      while len(self._pending) >= self._priority_batch:
+        self._insert_batch()
+    completed = ~timestep.is_first_t | timestep.is_last_t
+    return int(np.count_nonzero(completed)), self._world.pop_episodes()
+
+  def lane_state_dict(self) -> dict[str, np.ndarray]:
+    """Keys and recurrent states of the lanes; safe from any thread."""
+    with self._state_lock:
+      return _to_arrays(self._state)
+
+  def load_lane_state_dict(self, state: dict[str, np.ndarray]) -> None:
+    """The inverse of `lane_state_dict`.
+
+    The worlds begin new games, which start from the null state: what goes on is
+    the exploration's random numbers.
+
+    Raises:
+      ValueError: the state is of other lanes or another network.
+    """
+    self._state = _from_arrays(state, like=self._state)
+
+  def state_dict(self) -> dict[str, np.ndarray]:
+    """All but the lanes, so that the next step is the one that would have come.
+
+    To be taken between steps, of a world that has a `state_dict`.
+    """
+    parts = {
+        "params": _to_arrays(self._params),
+        "sequences": self._builder.state_dict(),
+        "pending": pack_items(self._pending),
+        "world": self._world.state_dict(),
+        "counts": {
+            "calls": np.array(self._num_calls),
+            "updates": np.array(self._num_updates),
+        },
+    }
+    return flat(parts)
+
+  def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
+    """The inverse of `state_dict`, before the first step.
+
+    Raises:
+      ValueError: the state is of another configuration, or the world cannot be
+        brought back.
+    """
+    parts = nested(state)
+    self._num_calls = int(parts["counts"]["calls"])
+    self._params = _from_arrays(
+        parts["params"], like=self._parameters.latest().params
+    )
+    self._num_updates = int(parts["counts"]["updates"])
+    self._builder.load_state_dict(parts["sequences"])
+    self._pending = unpack_items(parts["pending"])
+    self._world.load_state_dict(parts["world"])
+
+  def _insert_batch(self) -> None:
+    items = self._pending[: self._priority_batch]
+    del self._pending[: self._priority_batch]
+    self._insert(items, np.asarray(self._priorities(stack_items(items))))
+
+
+def _to_arrays(tree: Any) -> dict[str, np.ndarray]:
+  """The leaves of a tree on the host, by number; keys as their bits."""
+  leaves = [
+      jax.random.key_data(x) if _is_key(x) else x for x in jax.tree.leaves(tree)
+  ]
+  return {str(i): x for i, x in enumerate(jax.device_get(leaves))}
+
+
+def _from_arrays(arrays: dict[str, np.ndarray], *, like: Any) -> Any:
+  """The inverse of `_to_arrays`; ValueError where shapes differ from `like`."""
+  leaves, structure = jax.tree.flatten(like)
+  loaded = []
+  for i, old in enumerate(leaves):
+    new = arrays[str(i)]
+    new = jax.random.wrap_key_data(new) if _is_key(old) else jax.device_put(new)
+    if new.shape != old.shape:
+      raise ValueError(
+          f"expected an actors' state of shape {old.shape}, got {new.shape}:"
+          " resume with the lanes and network of the run"
+      )
+    loaded.append(new)
+  return jax.tree.unflatten(structure, loaded)
+
+
+def _is_key(x: Any) -> bool:
+  return jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)

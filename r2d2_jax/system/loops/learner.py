@@ -1,0 +1,227 @@
+"""The learner loop: replay -> learner_step -> parameters and priorities."""
+
+import queue
+import threading
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+import numpy as np
+import optax
+
+from r2d2_jax.agent.learning import (
+    learner_shardings,
+    make_learner,
+)
+from r2d2_jax.agent.networks import Networks
+from r2d2_jax.config import Config
+from r2d2_jax.system.metrics.health import (
+    DivergedError,
+    check_priorities_are_sane,
+    diagnosis,
+)
+from r2d2_jax.system.loops.parameters import ParameterStore
+from r2d2_jax.system.loops.timing import LegTimer
+from r2d2_jax.types import LearnerOutput, LearnerState, ReplaySample
+
+
+class Replay(Protocol):
+  """What the loop needs of a replay."""
+
+  def sample(
+      self, batch_size: int, timeout_seconds: float, *, min_size: int = 1
+  ) -> ReplaySample: ...
+
+  def update_priorities(
+      self, keys: np.ndarray, priorities: np.ndarray
+  ) -> None: ...
+
+
+class Batch:
+  """A sampled batch on the device, with what stays on the host.
+
+  With a mesh its items are split between the devices, each getting its own
+  straight from the host.
+  """
+
+  def __init__(
+      self, sample: ReplaySample, burn_in: int, mesh: Mesh | None = None
+  ):
+    valid = sample.sequence.valid_t[:, burn_in:]
+    self.trained_rows = int(np.count_nonzero(valid[:, 1:] & valid[:, :-1]))
+    self.keys = sample.keys
+    self.origin = sample.origin
+    self.row_lstm = sample.row_lstm
+    self.is_trained = sample.sequence.valid_t.copy()
+    self.is_trained[:, :burn_in] = False
+    self.on_device = jax.device_put(
+        ReplaySample(
+            sample.sequence, sample.probability.astype(np.float32), None
+        ),
+        learner_shardings(mesh)[1] if mesh else None,
+    )
+
+
+class Prefetcher:
+  """Samples and copies to the device in a thread, ahead of the learner."""
+
+  def __init__(
+      self,
+      replay: Replay,
+      config: Config,
+      *,
+      mesh: Mesh | None,
+      depth: int = 2,
+  ):
+    self._replay = replay
+    self._config = config
+    self._mesh = mesh
+    self._queue: queue.Queue[Batch] = queue.Queue(depth)
+    self.timer = LegTimer()
+
+  def run(self, stop: threading.Event) -> None:
+    """The thread's body: fills the queue until the event is set."""
+    while not stop.is_set():
+      with self.timer.leg("sample"):
+        try:
+          sample = self._replay.sample(
+              self._config.agent.batch_size,
+              timeout_seconds=1.0,
+              # Each time: another process can empty a table.
+              min_size=self._config.replay.min_sequences,
+          )
+        except TimeoutError:
+          continue
+      with self.timer.leg("copy"):
+        batch = Batch(sample, self._config.agent.burn_in, self._mesh)
+      while not stop.is_set():
+        try:
+          self._queue.put(batch, timeout=0.1)
+          break
+        except queue.Full:
+          pass
+
+  def get(self, timeout_seconds: float) -> Batch | None:
+    """The next batch; None if there was none in time."""
+    try:
+      return self._queue.get(timeout=timeout_seconds)
+    except queue.Empty:
+      return None
+
+
+class LearnerLoop:
+  """Updates, publishes parameters and writes priorities back, a step late.
+
+  The priorities of an update are fetched when the next one has been dispatched,
+  so that the accelerator never waits for the host.
+  """
+
+  def __init__(
+      self,
+      config: Config,
+      *,
+      networks: Networks,
+      optimizer: optax.GradientTransformation,
+      state: LearnerState,
+      replay: Replay,
+      parameters: ParameterStore,
+      mesh: Mesh | None,
+  ):
+    """Places the state on the learner's devices.
+
+    Args:
+      config: the run's settings.
+      networks: from `make_networks`.
+      optimizer: from `make_optimizer`.
+      state: to go on from; not to be used afterwards, the learner donates it.
+      replay: takes the priorities.
+      parameters: gets the new ones after each update.
+      mesh: from `learner_mesh`; the batches given to `step` are split over it.
+    """
+    self._learner = make_learner(
+        networks=networks,
+        optimizer=optimizer,
+        config=config.agent,
+        mesh=mesh,
+    )
+    self._state = (
+        jax.device_put(state, learner_shardings(mesh)[0]) if mesh else state
+    )
+    self._copy = jax.jit(lambda s: jax.tree.map(jnp.copy, s))
+    self._lock = threading.Lock()
+    self._replay = replay
+    self._parameters = parameters
+    self._max_td_error = config.limits.max_td_error
+    self._unwritten: tuple[Batch, LearnerOutput] | None = None
+    self._output: LearnerOutput | None = None
+    self.num_updates = int(state.num_updates)
+    self.timer = LegTimer()
+
+  def step(self, batch: Batch) -> None:
+    """One update on this batch; writes the priorities of the one before."""
+    leg = self.timer.leg
+    with self._lock, leg("step"):
+      self._state, output = self._learner(self._state, batch.on_device)
+      self.num_updates += 1
+      self._parameters.publish(self._state.params, self.num_updates)
+      self._output = output
+    # Waiting for the update before is what keeps the queue of work short.
+    with leg("step"):
+      if self._unwritten is not None:
+        jax.block_until_ready(self._unwritten[1].priorities)
+    with leg("write_back"):
+      self.flush()
+      self._unwritten = (batch, output)
+
+  def flush(self) -> None:
+    """Writes the outstanding priorities back.
+
+    Raises:
+      DivergedError: the update behind them went wrong.
+    """
+    if self._unwritten is None:
+      return
+    batch, output = self._unwritten
+    self._unwritten = None
+    priorities = np.asarray(output.priorities)
+    try:
+      check_priorities_are_sane(priorities, max_td_error=self._max_td_error)
+    except DivergedError as error:
+      metrics = {k: float(v) for k, v in output.metrics.items()}
+      raise DivergedError(
+          f"{error}\n{diagnosis(self.state(), batch.on_device, metrics)}"
+      ) from None
+    self._replay.update_priorities(batch.keys, priorities)
+
+  def state(self) -> LearnerState:
+    """A host copy of the state; safe from any thread.
+
+    The learner waits only until its device was told to copy.
+    """
+    with self._lock:
+      state = self._copy(self._state)
+    return jax.device_get(state)
+
+  def metrics(self) -> dict[str, float]:
+    """Of the latest update, as `learner_step` names them; empty before the first.
+
+    td_first and td_last besides: mean |td| at the first and the last trained
+    transition.
+    """
+    with self._lock:
+      output = self._output
+    if output is None:
+      return {}
+    by_row = np.asarray(output.td_abs_by_row)
+    return {
+        **{k: float(v) for k, v in output.metrics.items()},
+        "td_first": float(by_row[0]),
+        "td_last": float(by_row[-1]),
+    }
+
+  def td_abs_by_row(self) -> np.ndarray | None:
+    """Of the latest update: float32 [trace_length - 1], mean |td| by position."""
+    with self._lock:
+      output = self._output
+    return None if output is None else np.asarray(output.td_abs_by_row)
