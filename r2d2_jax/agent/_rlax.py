@@ -1,17 +1,17 @@
 """The two functions of rlax that the agent uses, without rlax's own imports.
 
-`import rlax` executes every module of the package. Some of those import distrax,
-distrax imports TensorFlow Probability's nightly build, and that is the trouble:
+`import rlax` executes every module of the package. Some of those import
+distrax, distrax imports TensorFlow Probability's nightly build, and
 only some nights' builds work with a given JAX, and all of them import whatever
 TensorFlow they find (8 s, 500 MB) or raise ImportError where it is older than
 they like, which Reverb's is. The agent's two functions need none of it: their
 modules import jax, chex and `rlax._src.base`.
 
 So these modules are executed here from rlax's own files, and by Python's own
-loader, but outside `sys.modules`: `from rlax._src import base` inside them gives
-a copy of `base` loaded in the same way, and every other import is the ordinary
-one. Nothing global changes, not even for a moment: a program that imports rlax
-itself, before, afterwards or in another thread, gets rlax as it is.
+loader, but outside `sys.modules`: `from rlax._src import base` inside them
+gives a copy of `base` loaded in the same way, and every other import is the
+ordinary one. Nothing global changes, not even for a moment: a program that
+imports rlax itself, before, afterwards or in another thread, gets rlax as it is.
 """
 
 import builtins
@@ -20,7 +20,7 @@ import importlib.util
 import types
 
 
-def _import(name, globals=None, locals=None, fromlist=(), level=0):  # pylint: disable=redefined-builtin
+def _import(name, globals=None, locals=None, fromlist=(), level=0):
   """Python's import, except that `from rlax._src import a` loads a."""
   if name == "rlax._src" and fromlist:
     return types.SimpleNamespace(**{part: load(part) for part in fromlist})
@@ -37,9 +37,9 @@ def load(name: str) -> types.ModuleType:
     A new module, which is not in `sys.modules`.
 
   Raises:
-    ImportError: rlax is not installed, or this release of it has no such module.
+    ImportError: rlax is not installed, or this release has no such module.
   """
-  path = None
+  spec, path = None, None
   for full_name in ("rlax", "rlax._src", f"rlax._src.{name}"):
     spec = machinery.PathFinder.find_spec(full_name, path)
     if spec is None:
@@ -48,9 +48,10 @@ def load(name: str) -> types.ModuleType:
           " release that still has it: pip install rlax"
       )
     path = spec.submodule_search_locations
+  assert spec is not None and spec.loader is not None
   module = importlib.util.module_from_spec(spec)
   # An import statement calls the `__import__` of its module's own builtins.
-  module.__builtins__ = {**vars(builtins), "__import__": _import}
+  vars(module)["__builtins__"] = {**vars(builtins), "__import__": _import}
   spec.loader.exec_module(module)
   return module
 
