@@ -11,8 +11,10 @@ from r2d2_jax.agent.diagnostics import (
     init_horizon_state,
     make_horizon_actor,
 )
+from r2d2_jax.agent.agent import Agent
 from r2d2_jax.agent.networks import Networks
 from r2d2_jax.config import Config, NetworkConfig
+from r2d2_jax.envs.make import MakeWorld, make_world as make_usual_world
 from r2d2_jax.system.evaluation import Evaluation, Player, evaluate
 from r2d2_jax.types import Params
 
@@ -47,12 +49,13 @@ class HorizonGames(NamedTuple):
 def play_with_horizon(
     params: Params,
     *,
-    networks: Networks,
+    agent: Agent,
     config: Config,
     horizon: int | None,
     num_episodes: int,
     seed: int,
     on_progress: Callable[[int], None] = lambda finished: None,
+    make_world: MakeWorld = make_usual_world,
 ) -> HorizonGames:
   """Plays whole games on the values of a short memory, as `evaluate` does.
 
@@ -64,12 +67,13 @@ def play_with_horizon(
 
   Args:
     params: of the network to be judged.
-    networks: from `make_networks`.
+    agent: whose they are.
     config: the run's settings; env and run.eval_* are read.
     horizon: k >= 0, rows remembered beside the current one; None for all.
     num_episodes: how many games.
     seed: of the worlds and of the random actions.
     on_progress: told how many of the games have ended, when one has.
+    make_world: as `envs.make.make_world`.
   """
   sums = np.zeros(4)
   compare = jax.jit(compare_q)
@@ -84,13 +88,14 @@ def play_with_horizon(
 
   evaluation = evaluate(
       params,
-      networks=networks,
+      agent=agent,
       config=config,
       num_episodes=num_episodes,
       seed=seed,
       on_progress=on_progress,
-      player=None if horizon is None else _player(horizon, networks),
+      player=None if horizon is None else _player(horizon, agent.networks),
       on_rows=on_rows,
+      make_world=make_world,
   )
   rows, *totals = sums
   return HorizonGames(evaluation, int(rows), *(float(x / rows) for x in totals))

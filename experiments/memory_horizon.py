@@ -214,7 +214,7 @@ def _play(
       else:
         games = play_with_horizon(
             agent.params,
-            networks=agent.networks,
+            agent=agent.agent,
             config=agent.config.updated({"evaluation.epsilon": epsilon, "evaluation.num_lanes": lanes}),
             horizon=k,
             num_episodes=episodes,

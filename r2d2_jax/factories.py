@@ -12,6 +12,9 @@ from typing import Any
 
 from r2d2_jax.config import ConfigError
 
+# Begins a setting that stands for a function without an import path.
+_UNNAMED = "not importable: "
+
 
 def factory(setting: str, name: str, table: Mapping[str, Any]) -> Any:
   """What a setting names.
@@ -38,6 +41,12 @@ def factory(setting: str, name: str, table: Mapping[str, Any]) -> Any:
 
 def load(setting: str, path: str) -> Any:
   """The object at "package.module:name"; see `factory`."""
+  if path.startswith(_UNNAMED):
+    raise ConfigError(
+        f"{setting}: this run was made with {path.removeprefix(_UNNAMED)}, to"
+        " which no import path leads; put it at the top level of a module, or"
+        " give it as an argument again"
+    )
   module_name, _, attribute = path.partition(":")
   if os.getcwd() not in sys.path:  # an installed command starts elsewhere
     sys.path.insert(0, os.getcwd())
@@ -60,6 +69,14 @@ def load(setting: str, path: str) -> Any:
       )
     found = getattr(found, part)
   return found
+
+
+def setting_of(function: Any) -> str:
+  """What a run's settings say of a function that it was given as an argument.
+
+  Its path; of one that has none, something that `load` can explain.
+  """
+  return path_of(function) or f"{_UNNAMED}{function!r:.120}"
 
 
 def path_of(function: Any) -> str:

@@ -27,6 +27,7 @@ from experiments.benchmark.legs import Settings
 from experiments.benchmark.workload import TOY_NETWORK
 from r2d2_jax.presets import laptop
 from r2d2_jax.agent.acting import epsilon_ladder, init_actor_state, make_actor
+from r2d2_jax.agent.agent import make_r2d2_agent
 from r2d2_jax.agent.networks import Networks, make_networks
 from r2d2_jax.config import Config
 from r2d2_jax.envs.make import make_world
@@ -166,7 +167,7 @@ def actor_loop(
   loop = ActorLoop(
       config,
       world=world,
-      networks=networks,
+      agent=make_r2d2_agent(world.spec, config, networks=networks),
       parameters=ParameterStore(params),
       insert=insert,
       key=jax.random.key(1),

@@ -21,7 +21,7 @@ def main() -> int:
   """Returns the command's exit code: 130, as after Ctrl-C."""
   path, *arguments = sys.argv[1:]
   # Here and not above: the command too imports it late.
-  from r2d2_jax.system import train as parts  # pylint: disable=g-import-not-at-top
+  from r2d2_jax.system.run import build as parts
 
   moments = {}
 

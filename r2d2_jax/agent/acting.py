@@ -106,17 +106,22 @@ def actor_step(
 def make_actor(
     *, networks: Networks, donate: bool = True
 ) -> Callable[..., tuple[ActorState, ActorOutput]]:
-  """`actor_step`, jit-compiled, its state donated: go on with the returned one.
+  """`actor_step` of R2D2, jit-compiled: see `compile_actor`."""
+  return compile_actor(
+      functools.partial(actor_step, networks=networks), donate=donate
+  )
+
+
+def compile_actor(
+    step: Callable[..., tuple[ActorState, ActorOutput]], *, donate: bool = True
+) -> Callable[..., tuple[ActorState, ActorOutput]]:
+  """An actor step, jit-compiled, its state donated: go on with the returned one.
 
   Args:
-    networks: from `make_networks`.
+    step: (params, state, timestep, epsilon) -> (state, output), as `actor_step`.
     donate: False copies the state instead, so that the caller keeps its own.
   """
-  return Donating(
-      functools.partial(actor_step, networks=networks),
-      argument=1,
-      donate=donate,
-  )
+  return Donating(step, argument=1, donate=donate)
 
 
 def initial_priorities(

@@ -22,6 +22,7 @@ from r2d2_jax.agent.learning import (
 from r2d2_jax.agent.loss import sequence_loss
 from r2d2_jax.agent.networks import Networks, make_networks
 from r2d2_jax.config import Config
+from r2d2_jax.factories import load
 from r2d2_jax.types import (
     ActorOutput,
     ActorState,
@@ -101,3 +102,18 @@ def make_r2d2_agent(
       q_discrepancy=bind(q_discrepancy, networks=networks, config=config.agent),
       networks=networks,
   )
+
+
+MakeAgent = Callable[[EnvSpec, Config], Agent]
+
+
+def make_agent(spec: EnvSpec, config: Config) -> Agent:
+  """The agent that `config.agent.make_agent` names: R2D2 where it is empty.
+
+  Raises:
+    ConfigError: it names nothing that can be imported.
+    ValueError: the network cannot read observations of this shape.
+  """
+  if path := config.agent.make_agent:
+    return load("agent.make_agent", path)(spec, config)
+  return make_r2d2_agent(spec, config)

@@ -122,7 +122,7 @@ def _play(run_dir, console, *, which, episodes, epsilon, lanes, seed) -> None:
     show_progress(0)
     evaluation = evaluate(
         agent.params,
-        networks=agent.networks,
+        agent=agent.agent,
         config=config,
         num_episodes=episodes,
         seed=seed,

@@ -39,7 +39,10 @@ def validate(config: Config) -> None:
   replay, run = config.replay, config.run
 
   need(bool(env.task.strip()), "env.task", "the name of a game or task")
-  for field in ("env.task", "run.run_dir", "log.wandb_project"):
+  for field in (
+      "env.task", "env.make_world", "agent.make_agent", "run.run_dir",
+      "log.wandb_project",
+  ):  # fmt: skip
     need(config.setting(field).isprintable(), field, "printable characters")
   for name, field in NAMES.items():
     if bounds := field.metadata.get("bounds"):

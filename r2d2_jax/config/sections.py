@@ -18,6 +18,9 @@ class EnvConfig:
   """Game or task: an Atari name (Pong, MsPacman), an EnvPool id
   (MiniGrid-MemoryS7-v0, Catch-v0), or the built-in 'recall' and
   'recall-long'."""
+  make_world: str = ""
+  """'package.module:name' of a function of your own that makes the environments:
+  (this section, seed=...) -> World. Empty takes those of `task`."""
   num_envs: int = setting(256, at_least=1)
   """Lanes: environments stepped side by side (table 2: 256 actors)."""
   batch_size: int = setting(0, at_least=0)
@@ -82,6 +85,9 @@ class NetworkConfig:
 class AgentConfig:
   """The algorithm."""
 
+  make_agent: str = ""
+  """'package.module:name' of a function of your own that makes the agent:
+  (EnvSpec, Config) -> Agent. Empty takes R2D2."""
   burn_in: int = setting(40, at_least=0)
   """Rows unrolled before the trained part, without gradient (table 2: 40)."""
   trace_length: int = setting(80, at_least=1)

@@ -1,12 +1,20 @@
 """One call that makes a world from the settings."""
 
 import dataclasses
+from typing import Protocol
 
 from r2d2_jax.config import ConfigError, EnvConfig, MissingPackageError
 from r2d2_jax.envs.flicker import FlickerWorld
 from r2d2_jax.envs.recall import DELAYS, RecallWorld
 from r2d2_jax.envs.world import World
+from r2d2_jax.factories import load
 from r2d2_jax.types import EnvSpec
+
+
+class MakeWorld(Protocol):
+  """What makes environments: `make_world`, or a function of one's own."""
+
+  def __call__(self, config: EnvConfig, *, seed: int) -> World: ...
 
 
 def make_world(config: EnvConfig, *, seed: int) -> World:
@@ -30,10 +38,12 @@ def make_world(config: EnvConfig, *, seed: int) -> World:
         f"expected batch_size in [0, num_envs={config.num_envs}], got "
         f"{config.batch_size}: 0 steps all lanes together."
     )
-  if delays := DELAYS.get(config.task.lower()):
+  if config.make_world:
+    world = load("env.make_world", config.make_world)(config, seed=seed)
+  elif delays := DELAYS.get(config.task.lower()):
     if config.life_loss != "ignore":
       raise ConfigError("recall has no lives: use life_loss='ignore'.")
-    world: World = RecallWorld(
+    world = RecallWorld(
         config.num_envs,
         seed=seed,
         delays=delays,
@@ -47,22 +57,28 @@ def make_world(config: EnvConfig, *, seed: int) -> World:
   return world
 
 
-def world_spec(config: EnvConfig) -> EnvSpec:
+def world_spec(
+    config: EnvConfig, make_own_world: MakeWorld | None = None
+) -> EnvSpec:
   """`make_world(config).spec` without a world: no lane is started.
 
-  Milliseconds, once EnvPool is imported; a built-in task does without it.
+  Milliseconds, once EnvPool is imported; a built-in task does without it. Of
+  environments of one's own a single lane is made, and closed.
 
   Args:
     config: task and options; lanes do not matter.
+    make_own_world: None for what `config` names.
 
   Raises:
     ConfigError, MissingPackageError: as `make_world` raises them for a task.
   """
-  if config.task.lower() in DELAYS:
-    # A few numpy arrays.
-    return make_world(
-        dataclasses.replace(config, num_envs=1, batch_size=0), seed=0
-    ).spec
+  make = make_own_world or make_world
+  is_own = make is not make_world or config.make_world
+  if is_own or config.task.lower() in DELAYS:
+    world = make(dataclasses.replace(config, num_envs=1, batch_size=0), seed=0)
+    if is_own:  # the built-in ones are a few numpy arrays
+      world.close()
+    return world.spec
   envpool_world = _envpool_world(config.task)
   task = envpool_world.find_task(config.task)
   return envpool_world.task_interface(task, config)[1].spec

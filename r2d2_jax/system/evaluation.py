@@ -1,7 +1,6 @@
 """Evaluation: whole games, in worlds and states of its own."""
 
 import dataclasses
-import functools
 import pathlib
 import tempfile
 from typing import Any, Callable, NamedTuple
@@ -9,10 +8,10 @@ from typing import Any, Callable, NamedTuple
 import jax
 import numpy as np
 
-from r2d2_jax.agent.acting import init_actor_state, make_actor
-from r2d2_jax.agent.networks import Networks
+from r2d2_jax.agent.acting import compile_actor
+from r2d2_jax.agent.agent import Agent
 from r2d2_jax.config import Config, FileError
-from r2d2_jax.envs.make import make_world
+from r2d2_jax.envs.make import MakeWorld, make_world as make_usual_world
 from r2d2_jax.envs.world import EpisodeReport
 from r2d2_jax.system.storage.csv_log import RunLog, read_log
 from r2d2_jax.types import Array, Params
@@ -35,21 +34,18 @@ class Player(NamedTuple):
   """Something that plays: how its lanes begin, and a step of them."""
 
   init: Callable[[Array, int], Any]  # key, lanes -> the state of all lanes
-  step: Callable[..., tuple[Any, Any]]  # as `make_actor`; its output has a_t
+  step: Callable[..., tuple[Any, Any]]  # as `compile_actor`; its output has a_t
 
 
-def ordinary_player(networks: Networks) -> Player:
+def ordinary_player(agent: Agent) -> Player:
   """Acts as training's actors do."""
-  return Player(
-      functools.partial(init_actor_state, networks=networks),
-      make_actor(networks=networks),
-  )
+  return Player(agent.initial_actor_state, compile_actor(agent.actor_step))
 
 
 def evaluate(
     params: Params,
     *,
-    networks: Networks,
+    agent: Agent,
     config: Config,
     num_episodes: int,
     seed: int,
@@ -57,6 +53,7 @@ def evaluate(
     on_progress: Callable[[int], None] = lambda finished: None,
     player: Player | None = None,
     on_rows: Callable[[Any, np.ndarray], None] = lambda output, scored: None,
+    make_world: MakeWorld = make_usual_world,
 ) -> Evaluation:
   """Plays whole games with `evaluation.epsilon`, scored raw.
 
@@ -67,8 +64,8 @@ def evaluate(
 
   Args:
     params: of the network to be judged.
-    networks: from `make_networks`.
-    config: the run's settings; env and run.eval_* are read.
+    agent: whose they are.
+    config: the run's settings; sections env and evaluation are read.
     num_episodes: how many games; where the lanes do not divide them, the first
       lanes play one more.
     seed: of the worlds and of the random actions.
@@ -78,6 +75,7 @@ def evaluate(
     on_rows: given the player's output for each step's rows, and which of them
       decide something in a game that is scored, bool [lanes]: a game's last row
       does not, nor does a game beyond its lane's share.
+    make_world: as `envs.make.make_world`.
 
   Returns:
     The games; fewer than num_episodes only if stopped early.
@@ -91,7 +89,7 @@ def evaluate(
       seed=seed,
   )
   try:
-    player = player or ordinary_player(networks)
+    player = player or ordinary_player(agent)
     state = player.init(jax.random.key(seed), lanes)
     epsilon = np.full(lanes, config.evaluation.epsilon, np.float32)
     played: list[list[EpisodeReport]] = [[] for _ in range(lanes)]

@@ -12,8 +12,8 @@ from typing import Callable, Iterator, NamedTuple
 import jax
 import numpy as np
 
-from r2d2_jax.agent.acting import init_actor_state, make_actor
-from r2d2_jax.agent.networks import Networks
+from r2d2_jax.agent.acting import compile_actor
+from r2d2_jax.agent.agent import Agent
 from r2d2_jax.agent.targets import rescale_inverse
 from r2d2_jax.config import (
     AgentConfig,
@@ -23,7 +23,7 @@ from r2d2_jax.config import (
     MissingPackageError,
 )
 from r2d2_jax.envs.action_names import action_names
-from r2d2_jax.envs.make import make_world
+from r2d2_jax.envs.make import MakeWorld, make_world as make_usual_world
 from r2d2_jax.envs.screen import screen
 from r2d2_jax.video.picture import Moment, Painter
 from r2d2_jax.system.storage.agents import SavedAgent
@@ -57,11 +57,12 @@ class Recording(NamedTuple):
 def play_game(
     params: Params,
     *,
-    networks: Networks,
+    agent: Agent,
     config: Config,
     seed: int,
     game: int = 1,
     max_steps: int = 0,
+    make_world: MakeWorld = make_usual_world,
 ) -> Iterator[Moment]:
   """Plays one whole game as evaluation does, and shows each of its rows.
 
@@ -71,11 +72,12 @@ def play_game(
 
   Args:
     params: of the network that plays.
-    networks: from `make_networks`.
+    agent: whose they are.
     config: the run's settings; env, agent and evaluation.epsilon are read.
     seed: of the world and of the random actions.
     game: which of the seed's games, from 1; those before it are not shown.
     max_steps: agent steps after which it is cut; 0 for none.
+    make_world: as `envs.make.make_world`.
 
   Yields:
     The rows from the first to the last, in which nothing is chosen any more: one
@@ -88,9 +90,9 @@ def play_game(
       seed=seed,
   )
   try:
-    actor = make_actor(networks=networks)
+    actor = compile_actor(agent.actor_step)
     values = jax.jit(lambda q: unrescaled(q, config=config.agent))
-    state = init_actor_state(jax.random.key(seed), 1, networks=networks)
+    state = agent.initial_actor_state(jax.random.key(seed), 1)
     epsilon = np.full(1, config.evaluation.epsilon, np.float32)
     world.reset()
     current, step, score = 0, 0, 0.0
@@ -183,7 +185,7 @@ def record(
   with contextlib.ExitStack() as stack:
     moments = stack.enter_context(contextlib.closing(play_game(
         agent.params,
-        networks=agent.networks,
+        agent=agent.agent,
         config=config,
         seed=seed,
         game=game,

@@ -14,11 +14,11 @@ from r2d2_jax.agent.diagnostics import (
 )
 from r2d2_jax.agent.networks import Networks, make_networks
 from r2d2_jax.envs.recall import DELAYS, RecallWorld
-from r2d2_jax.system import evaluation
 from r2d2_jax.system.evaluation import evaluate
 from experiments.horizon import horizon_bytes, play_with_horizon
 from r2d2_jax.types import CoreState
 from tests.stamped import StampedWorld
+from tests.agents import agent_of
 
 
 def _config(core="lstm"):
@@ -36,7 +36,7 @@ def _agent(config):
 def _play(config, horizon, **kwargs):
   networks, params = _agent(config)
   return play_with_horizon(
-      params, networks=networks, config=config, horizon=horizon,
+      params, agent=agent_of(networks, config), config=config, horizon=horizon,
       num_episodes=7, seed=4, **kwargs,
   )  # fmt: skip
 
@@ -45,7 +45,8 @@ def test_a_memory_as_long_as_the_game_plays_evaluations_games():
   config = _config()
   networks, params = _agent(config)
   expected = evaluate(
-      params, networks=networks, config=config, num_episodes=7, seed=4
+      params, agent=agent_of(networks, config), config=config, num_episodes=7,
+      seed=4,
   )
   assert len({e.episode_steps for e in expected.episodes}) > 2
   progress = []
@@ -101,11 +102,11 @@ def test_by_hand(monkeypatch, horizon, gap, same):
     worlds.append(StampedWorld([[5], [2]], num_actions=2, frame_skip=4))
     return worlds[-1]
 
-  monkeypatch.setattr(evaluation, "make_world", make_world)
   config = _config()
   config = config.updated({"evaluation.epsilon": 0.0})
   games = play_with_horizon(
-      {}, networks=_summing_networks(), config=config, horizon=horizon,
+      {}, agent=agent_of(_summing_networks(), config), config=config,
+      horizon=horizon, make_world=make_world,
       num_episodes=2, seed=0,
   )  # fmt: skip
   assert games.rows == 7

@@ -92,7 +92,7 @@ def test_a_row_for_each_run_and_horizon(make_run, tmp_path, capsys):
     agent = load_agent(run)
     config = agent.config.updated({"evaluation.num_lanes": 2, "evaluation.epsilon": 0.1})
     expected = evaluate(
-        agent.params, networks=agent.networks, config=config, num_episodes=5,
+        agent.params, agent=agent.agent, config=config, num_episodes=5,
         seed=2_000_003,
     )  # fmt: skip
     for row in (whole, long):

@@ -23,6 +23,7 @@ from r2d2_jax.system.loops.parameters import ParameterStore
 from r2d2_jax.types import AgentInputs
 from tests.agent.small import assert_trees_close, assert_trees_equal
 from tests.stamped import StampedWorld
+from tests.agents import agent_of
 
 
 def _config(settings):
@@ -55,7 +56,6 @@ def _scripted(monkeypatch):
     worlds.append((config, StampedWorld(lengths, frame_skip=4)))
     return worlds[-1][1]
 
-  monkeypatch.setattr(evaluation, "make_world", make_world)
   networks = make_networks(
       StampedWorld([[1]]).spec, config=CONFIG.network
   )
@@ -63,8 +63,8 @@ def _scripted(monkeypatch):
 
   def run(num_episodes, config=CONFIG, **kwargs):
     played = evaluate(
-        params, networks=networks, config=config, num_episodes=num_episodes,
-        seed=0, **kwargs,
+        params, agent=agent_of(networks, config), config=config,
+        num_episodes=num_episodes, seed=0, make_world=make_world, **kwargs,
     )  # fmt: skip
     return played, *worlds[-1]
 
@@ -124,11 +124,11 @@ def test_it_can_be_stopped(scripted):
 def test_a_game_begins_from_the_null_state_as_in_training(recall, monkeypatch):
   """First rows: values of a zero state without action and reward, always."""
   networks, params = recall
-  make_actor = evaluation.make_actor
+  compile_actor = evaluation.compile_actor
   seen = []
 
-  def spying_actor(*, networks):
-    actor = make_actor(networks=networks)
+  def spying_actor(step):
+    actor = compile_actor(step)
 
     def act(params, state, timestep, epsilon):
       assert (epsilon == np.float32(CONFIG.evaluation.epsilon)).all()
@@ -138,9 +138,10 @@ def test_a_game_begins_from_the_null_state_as_in_training(recall, monkeypatch):
 
     return act
 
-  monkeypatch.setattr(evaluation, "make_actor", spying_actor)
+  monkeypatch.setattr(evaluation, "compile_actor", spying_actor)
   evaluate(
-      params, networks=networks, config=CONFIG, num_episodes=6, seed=0
+      params, agent=agent_of(networks, CONFIG), config=CONFIG,
+      num_episodes=6, seed=0,
   )
   step = jax.jit(networks.step)
   later_games = 0
@@ -167,7 +168,7 @@ def test_training_never_notices_an_evaluation(recall):
     loop = ActorLoop(
         CONFIG,
         world=RecallWorld(16, seed=1),
-        networks=networks,
+        agent=agent_of(networks, CONFIG),
         parameters=parameters,
         insert=lambda items, priorities: inserted.append(
             ([item._replace(blocks=[b._replace(uid=0) for b in item.blocks])
@@ -181,7 +182,8 @@ def test_training_never_notices_an_evaluation(recall):
       if evaluate_every and call % evaluate_every == 7:
         games.append(
             evaluate(
-                parameters.latest().params, networks=networks, config=CONFIG,
+                parameters.latest().params, agent=agent_of(networks, CONFIG),
+                config=CONFIG,
                 num_episodes=3, seed=5,
             ).episodes
         )  # fmt: skip

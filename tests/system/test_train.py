@@ -16,12 +16,14 @@ import pytest
 from rich.console import Console
 
 from r2d2_jax.presets import smoke
+from r2d2_jax.agent.agent import make_agent
 from r2d2_jax.config import Config, ConfigError
+from r2d2_jax.envs.make import make_world
 from r2d2_jax.envs.recall import RecallWorld
 from r2d2_jax.replay.local import LocalReplay
-from r2d2_jax.system.run import interrupts
+from r2d2_jax.system.run import build, interrupts, monitor, threaded
 from r2d2_jax.system.storage import checkpoints
-from r2d2_jax.system import train as train_module
+from r2d2_jax.system.loops import actor, learner
 from r2d2_jax.system.storage.checkpoints import list_checkpoints
 from r2d2_jax.system.run.interrupts import SIGNALS
 from r2d2_jax.system.storage.csv_log import read_log
@@ -116,13 +118,13 @@ def test_a_finished_run_that_is_started_again_is_done_and_says_so(
   console = Console(record=True, width=300)
   # A picture is never worth an error.
   (tmp_path / "run").mkdir()
-  draw = train_module.plot_learning_curve
+  draw = monitor.plot_learning_curve
 
   def draw_on_a_directory(log, png, **kwargs):
     png.mkdir()
     draw(log, png, **kwargs)
 
-  monkeypatch.setattr(train_module, "plot_learning_curve", draw_on_a_directory)
+  monkeypatch.setattr(monitor, "plot_learning_curve", draw_on_a_directory)
   first = train(config, run_dir=run_dir, console=console)
   text = console.export_text()
   assert "warning: cannot draw" in text and "learning_curve.png" in text
@@ -195,9 +197,9 @@ def test_an_exception_in_any_thread_ends_the_run_with_it(
     raise Boom(part)
 
   target, name = {
-      "actors": (train_module.ActorLoop, "step"),
-      "learner": (train_module.LearnerLoop, "step"),
-      "prefetcher": (train_module.Prefetcher, "run"),
+      "actors": (actor.ActorLoop, "step"),
+      "learner": (learner.LearnerLoop, "step"),
+      "prefetcher": (learner.Prefetcher, "run"),
   }[part]
   monkeypatch.setattr(target, name, boom)
   with pytest.raises(RunError, match=f"Boom: {part}.*crash.txt") as caught:
@@ -209,8 +211,8 @@ def test_an_exception_in_any_thread_ends_the_run_with_it(
 def test_an_evaluation_that_fails_in_the_last_moments_is_reported(
     tmp_path, monkeypatch
 ):
-  evaluate, calls = train_module.evaluate, []
-  begun, step = threading.Event(), train_module.ActorLoop.step
+  evaluate, calls = monitor.evaluate, []
+  begun, step = threading.Event(), actor.ActorLoop.step
 
   def step_when_begun(actors):
     if actors._num_calls == 10:  # pylint: disable=protected-access
@@ -226,8 +228,8 @@ def test_an_evaluation_that_fails_in_the_last_moments_is_reported(
       time.sleep(0.01)
     raise ValueError("too late")
 
-  monkeypatch.setattr(train_module, "evaluate", fail_at_the_end)
-  monkeypatch.setattr(train_module.ActorLoop, "step", step_when_begun)
+  monkeypatch.setattr(monitor, "evaluate", fail_at_the_end)
+  monkeypatch.setattr(actor.ActorLoop, "step", step_when_begun)
   config = small({"run.total_steps": 500, "evaluation.period_steps": 50, "evaluation.num_episodes": 1})
   with pytest.raises(RunError, match="ValueError: too late.*crash.txt") as caught:
     train(config, run_dir=tmp_path / "run")
@@ -245,8 +247,9 @@ def test_the_time_limit_is_kept_where_a_world_hangs(tmp_path, monkeypatch):
     raise RuntimeError("released")
 
   monkeypatch.setattr(RecallWorld, "recv", hang)
-  monkeypatch.setattr(train_module, "_HANG_SECONDS", 0.5)
-  monkeypatch.setattr(train_module, "_WATCHDOG_MINUTES", 0.1 / 60)
+  monkeypatch.setattr(threaded, "HANG_SECONDS", 0.5)
+  monkeypatch.setattr(build, "_CLOSE_SECONDS", 0.5)
+  monkeypatch.setattr(monitor, "_WATCHDOG_MINUTES", 0.1 / 60)
   console = Console(record=True, width=300)
   config = small({"run.total_steps": 10**9, "run.max_minutes": 0.01})
   try:
@@ -282,7 +285,7 @@ def test_a_part_that_cannot_be_closed_keeps_no_other_one_open(
       "close",
       lambda replay: (closed.append("replay"), close_replay(replay)),
   )
-  monkeypatch.setattr(train_module, "make_sinks", lambda *_, **__: [Sink()] * 2)
+  monkeypatch.setattr(build, "make_sinks", lambda *_, **__: [Sink()] * 2)
   monkeypatch.setattr(RecallWorld, "close", fail)
   config = small({"run.total_steps": 16, "run.lockstep": True, "evaluation.num_episodes": 0})
   with pytest.raises(RuntimeError, match="stuck"):
@@ -295,22 +298,22 @@ def test_reverb_run_and_a_server_that_dies(tmp_path, monkeypatch):
   pytest.importorskip("reverb")
   config = small({"run.total_steps": 10**9, "run.max_minutes": 2.0})
   config = config.updated({"replay.backend": "reverb"})
-  monkeypatch.setattr(train_module, "_HEARTBEAT_SECONDS", 1.0)
-  make_replay = train_module.make_replay
+  monkeypatch.setattr(threaded, "_HEARTBEAT_SECONDS", 1.0)
+  make_replay = build.make_replay
 
   def make_mortal_replay(*args, **kwargs):
     replay = make_replay(*args, **kwargs)
-    learn = train_module.LearnerLoop.step
+    learn = learner.LearnerLoop.step
 
     def learn_then_die(loop, batch):
       learn(loop, batch)
       if loop.num_updates == 20:
         replay._server.stop()  # pylint: disable=protected-access
 
-    monkeypatch.setattr(train_module.LearnerLoop, "step", learn_then_die)
+    monkeypatch.setattr(learner.LearnerLoop, "step", learn_then_die)
     return replay
 
-  monkeypatch.setattr(train_module, "make_replay", make_mortal_replay)
+  monkeypatch.setattr(build, "make_replay", make_mortal_replay)
   with pytest.warns(UserWarning, match="every network interface"):
     with pytest.raises(RunError, match="dead or out of reach"):
       train(config, run_dir=tmp_path / "run")
@@ -341,7 +344,7 @@ def _signals_by_default():
 
 def _signal_at_update(monkeypatch, update, *numbers):
   """Sends signals to this process before an update."""
-  learn = train_module.LearnerLoop.step
+  learn = learner.LearnerLoop.step
 
   def step(loop, batch):
     if loop.num_updates == update:
@@ -349,7 +352,7 @@ def _signal_at_update(monkeypatch, update, *numbers):
         os.kill(os.getpid(), number)
     learn(loop, batch)
 
-  monkeypatch.setattr(train_module.LearnerLoop, "step", step)
+  monkeypatch.setattr(learner.LearnerLoop, "step", step)
 
 
 @pytest.mark.usefixtures("signals_by_default")
@@ -370,9 +373,8 @@ def test_a_signal_saves_also_where_a_program_calls_train(
 
 
 @pytest.mark.usefixtures("signals_by_default")
-def test_a_signal_while_the_run_is_built_is_not_forgotten(tmp_path, monkeypatch):
+def test_a_signal_while_the_run_is_built_is_not_forgotten(tmp_path):
   """What a handler raises in a destructor or a callback of the collector is lost."""
-  make_networks = train_module.make_networks
 
   class Garbage:
 
@@ -381,11 +383,14 @@ def test_a_signal_while_the_run_is_built_is_not_forgotten(tmp_path, monkeypatch)
 
   def make(*args, **kwargs):
     Garbage()
-    return make_networks(*args, **kwargs)
+    return make_agent(*args, **kwargs)
 
-  monkeypatch.setattr(train_module, "make_networks", make)
   with pytest.raises(KeyboardInterrupt):
-    train(small({"run.lockstep": True}), run_dir=tmp_path / "run")
+    train(
+        small({"run.lockstep": True}),
+        run_dir=tmp_path / "run",
+        make_agent=make,
+    )
   assert not (tmp_path / "run" / "log.csv").exists()
 
 
@@ -431,7 +436,7 @@ def test_signals_in_the_last_save_cut_it_only_where_there_is_another(
 @pytest.mark.usefixtures("signals_by_default")
 def test_a_signal_in_the_last_evaluation_ends_it(tmp_path, monkeypatch):
   games = []
-  evaluate = train_module.evaluate
+  evaluate = monitor.evaluate
 
   def interrupted(*args, should_stop, **kwargs):
     os.kill(os.getpid(), signal.SIGTERM)
@@ -439,7 +444,7 @@ def test_a_signal_in_the_last_evaluation_ends_it(tmp_path, monkeypatch):
     games.append(len(evaluation.episodes))
     return evaluation
 
-  monkeypatch.setattr(train_module, "evaluate", interrupted)
+  monkeypatch.setattr(monitor, "evaluate", interrupted)
   config = small({"run.lockstep": True, "run.total_steps": 500})
   result = train(config, run_dir=tmp_path / "run")
   assert games == [0] and result.interrupted and result.evaluation is None
@@ -473,17 +478,18 @@ def test_a_console_that_cannot_be_written_ends_nothing(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("error", [ValueError, ImportError, OSError])
-def test_an_error_of_a_part_that_is_built_keeps_its_traceback(
-    error, tmp_path, monkeypatch
-):
-  def torso(*args, **kwargs):
+def test_an_error_of_a_part_that_is_built_keeps_its_traceback(error, tmp_path):
+  calls = []
+
+  def torso(spec, config):
+    calls.append(config)
+    if len(calls) == 1:  # of the plan
+      return make_agent(spec, config)
     raise error("shapes (3, 4) and (5,)")
 
   run_dir = tmp_path / "run"
-  with monkeypatch.context() as patch:
-    patch.setattr(train_module, "make_networks", torso)
-    with pytest.raises(error, match="shapes") as caught:
-      train(small({"run.lockstep": True}), run_dir=run_dir)
+  with pytest.raises(error, match="shapes") as caught:
+    train(small({"run.lockstep": True}), run_dir=run_dir, make_agent=torso)
   assert caught.traceback[-1].name == "torso"
   assert "in torso" in (run_dir / "crash.txt").read_text()
   # Mended, the same command trains.
@@ -491,13 +497,18 @@ def test_an_error_of_a_part_that_is_built_keeps_its_traceback(
   assert train(config, run_dir=run_dir).steps >= 500
 
 
-def test_a_users_error_leaves_no_crash_behind(tmp_path, monkeypatch):
-  def refuse(*args, **kwargs):
-    raise ConfigError("no such world")
+def test_a_users_error_leaves_no_crash_behind(tmp_path):
+  def refuse(config, *, seed):
+    if config.num_envs > 1:  # not the plan's single lane
+      raise ConfigError("no such world")
+    return make_world(config, seed=seed)
 
-  monkeypatch.setattr(train_module, "make_world", refuse)
   with pytest.raises(ConfigError, match="no such world"):
-    train(small({"run.lockstep": True}), run_dir=tmp_path / "run")
+    train(
+        small({"run.lockstep": True}),
+        run_dir=tmp_path / "run",
+        make_world=refuse,
+    )
   assert not (tmp_path / "run" / "crash.txt").exists()
 
 

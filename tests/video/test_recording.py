@@ -18,6 +18,7 @@ from r2d2_jax.video.recording import open_video, play_game, record
 from r2d2_jax.system.storage.agents import SavedAgent
 from r2d2_jax.types import CoreState
 from tests.stamped import StampedWorld, stamped_reward
+from tests.agents import agent_of
 
 # imageio starts its decoder with a fork, which JAX warns of.
 pytestmark = pytest.mark.filterwarnings("ignore:os.fork")
@@ -31,7 +32,7 @@ def _agent():
   spec = RecallWorld(1, seed=0).spec
   networks = make_networks(spec, config=_TINY.network)
   params = jax.jit(networks.init)(jax.random.key(0))
-  return SavedAgent(_TINY, spec, networks, params, num_updates=3, steps=99)
+  return SavedAgent(_TINY, spec, agent_of(networks, _TINY), params, num_updates=3, steps=99)
 
 
 def _fixed_networks() -> Networks:
@@ -54,12 +55,11 @@ def _scripted(monkeypatch):
     seen.append(config)
     return StampedWorld([[3, 5, 2]], truncated=[(0, 2)], frame_skip=4)
 
-  monkeypatch.setattr(recording, "make_world", make_world)
 
   def play(q=(0.0, 1.0, 0.5, 0.0), config=_TINY, **kwargs):
     moments = list(play_game(
-        jnp.array(q, jnp.float32), networks=_fixed_networks(), config=config,
-        seed=0, **kwargs,
+        jnp.array(q, jnp.float32), agent=agent_of(_fixed_networks(), config), config=config,
+        seed=0, make_world=make_world, **kwargs,
     ))  # fmt: skip
     return moments, seen[-1]
 
@@ -150,7 +150,7 @@ def test_a_file_has_a_picture_for_each_row_and_the_score_of_evaluation(
   shown = []
   result = record(agent, out, epsilon=0.5, seed=5, on_picture=shown.append)
   (report,) = evaluate(
-      agent.params, networks=agent.networks, num_episodes=1, seed=5,
+      agent.params, agent=agent.agent, num_episodes=1, seed=5,
       config=agent.config.updated({"evaluation.epsilon": 0.5}),
   ).episodes  # fmt: skip
   assert result == (
@@ -260,7 +260,7 @@ def test_the_screen_is_the_one_on_which_the_agent_acted():
   )
   q = jnp.array([0.0, 0.0, 0.0, 1.0, 0.0, 0.0])
   moments = list(play_game(
-      q, networks=_fixed_networks(), seed=0, max_steps=120,
+      q, agent=agent_of(_fixed_networks(), _TINY), seed=0, max_steps=120,
       config=dataclasses.replace(_TINY, env=env),
   ))  # fmt: skip
   assert len(moments) == 121

@@ -6,13 +6,8 @@ from typing import Any, Callable
 import jax
 import numpy as np
 
-from r2d2_jax.agent.acting import (
-    epsilon_ladder,
-    init_actor_state,
-    initial_priorities,
-    make_actor,
-)
-from r2d2_jax.agent.networks import Networks
+from r2d2_jax.agent.acting import compile_actor, epsilon_ladder
+from r2d2_jax.agent.agent import Agent
 from r2d2_jax.config import Config
 from r2d2_jax.envs.world import EpisodeReport, World
 from r2d2_jax.replay.packing import pack_items, unpack_items
@@ -36,7 +31,7 @@ class ActorLoop:
       config: Config,
       *,
       world: World,
-      networks: Networks,
+      agent: Agent,
       parameters: ParameterStore,
       insert: Callable[[list[Item], np.ndarray], None],
       key: jax.Array,
@@ -48,7 +43,7 @@ class ActorLoop:
     Args:
       config: the run's settings.
       world: fresh from `make_world`.
-      networks: from `make_networks`.
+      agent: who acts.
       parameters: where the learner publishes; read every
         `run.actor_refresh_steps` steps of a lane.
       insert: takes items and their priorities, float32, before the exponent.
@@ -69,24 +64,19 @@ class ActorLoop:
         alpha=config.agent.epsilon_alpha,
     )
     self._epsilon = jax.device_put(self.epsilon)
-    self._actor = make_actor(networks=networks)
-    self._state = init_actor_state(key, world.num_envs, networks=networks)
+    self._actor = compile_actor(agent.actor_step)
+    self._state = agent.initial_actor_state(key, world.num_envs)
     # The state is donated to the next step: nobody may look at it meanwhile.
     self._state_lock = threading.Lock()
     self._priorities = jax.jit(
-        lambda rows: initial_priorities(
-            rows.q_t,
-            rows.a_t,
-            rows.r_t,
-            rows.discount_t,
-            rows.valid_t,
-            config=config.agent,
+        lambda rows: agent.initial_priorities(
+            rows.q_t, rows.a_t, rows.r_t, rows.discount_t, rows.valid_t
         )
     )
     self._builder = SequenceBuilder(
         world.num_envs,
         spec=world.spec,
-        core_state=jax.device_get(networks.initial_core_state(1)),
+        core_state=jax.device_get(agent.initial_core_state(1)),
         burn_in=config.agent.burn_in,
         trace_length=config.agent.trace_length,
         overlap=config.agent.overlap,

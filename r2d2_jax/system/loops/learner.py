@@ -8,13 +8,12 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 import numpy as np
-import optax
 
 from r2d2_jax.agent.learning import (
     learner_shardings,
-    make_learner,
+    compile_learner,
 )
-from r2d2_jax.agent.networks import Networks
+from r2d2_jax.agent.agent import Agent
 from r2d2_jax.config import Config
 from r2d2_jax.system.metrics.health import (
     DivergedError,
@@ -121,8 +120,7 @@ class LearnerLoop:
       self,
       config: Config,
       *,
-      networks: Networks,
-      optimizer: optax.GradientTransformation,
+      agent: Agent,
       state: LearnerState,
       replay: Replay,
       parameters: ParameterStore,
@@ -132,18 +130,14 @@ class LearnerLoop:
 
     Args:
       config: the run's settings.
-      networks: from `make_networks`.
-      optimizer: from `make_optimizer`.
+      agent: who learns.
       state: to go on from; not to be used afterwards, the learner donates it.
       replay: takes the priorities.
       parameters: gets the new ones after each update.
       mesh: from `learner_mesh`; the batches given to `step` are split over it.
     """
-    self._learner = make_learner(
-        networks=networks,
-        optimizer=optimizer,
-        config=config.agent,
-        mesh=mesh,
+    self._learner = compile_learner(
+        agent.learner_step, batch_size=config.agent.batch_size, mesh=mesh
     )
     self._state = (
         jax.device_put(state, learner_shardings(mesh)[0]) if mesh else state
@@ -154,6 +148,7 @@ class LearnerLoop:
     self._parameters = parameters
     self._max_td_error = config.limits.max_td_error
     self._unwritten: tuple[Batch, LearnerOutput] | None = None
+    self.latest_batch: Batch | None = None
     self._output: LearnerOutput | None = None
     self.num_updates = int(state.num_updates)
     self.timer = LegTimer()
@@ -166,6 +161,7 @@ class LearnerLoop:
       self.num_updates += 1
       self._parameters.publish(self._state.params, self.num_updates)
       self._output = output
+      self.latest_batch = batch
     # Waiting for the update before is what keeps the queue of work short.
     with leg("step"):
       if self._unwritten is not None:

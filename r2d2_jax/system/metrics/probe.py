@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from r2d2_jax.agent.diagnostics import first_and_last_row, q_discrepancy
-from r2d2_jax.agent.networks import Networks
+from r2d2_jax.agent.agent import Agent
+from r2d2_jax.agent.diagnostics import first_and_last_row
 from r2d2_jax.config import Config
 from r2d2_jax.replay.checks import ReplayError
 from r2d2_jax.replay.local import LocalReplay
@@ -47,7 +47,7 @@ class Probe:
       spec: EnvSpec,
       core_state: CoreState,
       *,
-      networks: Networks,
+      agent: Agent,
       restore_from: pathlib.Path | None = None,
   ):
     """See the class.
@@ -56,7 +56,7 @@ class Probe:
       config: the run's settings.
       spec: of the world.
       core_state: an example with one leading dimension (numpy).
-      networks: from `make_networks`.
+      agent: whose states are looked at; one without `q_discrepancy` is not.
       restore_from: directory of a `save`.
 
     Raises:
@@ -90,8 +90,9 @@ class Probe:
       )
     except ReplayError as error:
       raise CheckpointError(str(error)) from error
+    self._is_on = agent.q_discrepancy is not None
     self._measure = jax.jit(
-        functools.partial(_dq, networks=networks, config=config.agent)
+        functools.partial(_dq, agent=agent, config=config.agent)
     )
 
   def add(self, timestep: Timestep, output: ActorOutput) -> None:
@@ -114,7 +115,7 @@ class Probe:
 
   def measure(self, params: Params) -> dict[str, float]:
     """dq_first and dq_last: the medians over some of the items; NaN before any."""
-    if not self._memory.size():
+    if not self._is_on or not self._memory.size():
       return dict.fromkeys(_COLUMNS, float("nan"))
     sample = self._memory.sample(_BATCH, timeout_seconds=0.0)
     return self.measure_on(params, sample.sequence, sample.row_lstm)
@@ -149,11 +150,9 @@ class Probe:
     self._memory.save(directory)
 
 
-def _dq(params, sequence, row_lstm, *, networks, config):
+def _dq(params, sequence, row_lstm, *, agent, config):
   rows = first_and_last_row(sequence.valid_t, config=config)
-  dq, mask = q_discrepancy(
-      params, sequence, row_lstm, rows, networks=networks, config=config
-  )
+  dq, mask = agent.q_discrepancy(params, sequence, row_lstm, rows)
   # An episode's first row has the null state on both sides: 0 says nothing there.
   is_first = jnp.take_along_axis(sequence.inputs.is_first_t, rows, axis=1)
   return dq, mask & ~is_first

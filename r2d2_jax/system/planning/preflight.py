@@ -2,13 +2,19 @@
 
 import pathlib
 
-from r2d2_jax.agent.networks import make_networks
+from r2d2_jax.agent.agent import MakeAgent, make_agent as make_usual_agent
 from r2d2_jax.config import Config
-from r2d2_jax.envs.make import world_spec
+from r2d2_jax.envs.make import MakeWorld, world_spec
 from r2d2_jax.system.devices import find_devices, num_learner_devices
 from r2d2_jax.system.planning.plan import Plan, check_plan, make_plan
 
-def plan_run(config: Config, run_dir: pathlib.Path) -> Plan:
+def plan_run(
+    config: Config,
+    run_dir: pathlib.Path,
+    *,
+    make_world: MakeWorld | None = None,
+    make_agent: MakeAgent = make_usual_agent,
+) -> Plan:
   """What a run in this directory would take, on this machine.
 
   Raises:
@@ -17,8 +23,8 @@ def plan_run(config: Config, run_dir: pathlib.Path) -> Plan:
       suit it.
   """
   devices = find_devices()
-  spec = world_spec(config.env)
-  make_networks(spec, config=config.network)  # it refuses what does not suit it
+  spec = world_spec(config.env, make_world)
+  make_agent(spec, config)  # it refuses what does not suit it
   # None on CPUs: there the device's memory is the host's.
   stats = devices[0].memory_stats() or {}
   return make_plan(
@@ -30,6 +36,16 @@ def plan_run(config: Config, run_dir: pathlib.Path) -> Plan:
   )
 
 
-def check_run_fits(config: Config, run_dir: pathlib.Path) -> None:
+def check_run_fits(
+    config: Config,
+    run_dir: pathlib.Path,
+    *,
+    make_world: MakeWorld | None = None,
+    make_agent: MakeAgent = make_usual_agent,
+) -> None:
   """Raises ConfigError where it does not; the message says what would."""
-  check_plan(plan_run(config, run_dir))
+  check_plan(
+      plan_run(
+          config, run_dir, make_world=make_world, make_agent=make_agent
+      )
+  )

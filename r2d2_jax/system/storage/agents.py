@@ -5,10 +5,9 @@ from typing import NamedTuple
 
 import jax
 
-from r2d2_jax.agent.learning import init_learner_state, make_optimizer
-from r2d2_jax.agent.networks import Networks, make_networks
+from r2d2_jax.agent.agent import Agent, MakeAgent, make_agent as make_usual_agent
 from r2d2_jax.config import Config, ConfigError
-from r2d2_jax.envs.make import world_spec
+from r2d2_jax.envs.make import MakeWorld, world_spec
 from r2d2_jax.system.storage.checkpoints import (
     SavedCheckpoint,
     list_checkpoints,
@@ -25,57 +24,60 @@ class SavedAgent(NamedTuple):
 
   config: Config  # the run's
   spec: EnvSpec
-  networks: Networks
+  agent: Agent
   params: Params
   num_updates: int
   steps: int  # agent steps that it was trained for
 
 
-def load_agent(run_dir: pathlib.Path, *, which: str = "latest") -> SavedAgent:
+def load_agent(
+    run_dir: str | pathlib.Path,
+    *,
+    which: str = "latest",
+    make_world: MakeWorld | None = None,
+    make_agent: MakeAgent | None = None,
+) -> SavedAgent:
   """Reads an agent; the run may still be going on.
 
   Args:
     run_dir: directory of a run.
     which: "latest"; "best", the one with the highest mean return of the
       evaluations during training; or a number of updates.
+    make_world, make_agent: those that the run was given, where no import path in
+      its settings leads to them.
 
   Raises:
     ConfigError: no run there, no such checkpoint, or not the device that
       JAX_PLATFORMS asks for.
     CheckpointError: it cannot be read.
   """
+  run_dir = pathlib.Path(run_dir)
   config = read_config(run_dir)
   checkpoint = _find(run_dir, which)
   read_record(checkpoint)  # that it is what its name says
   find_devices()
-  spec, networks, state = load_learner(config, checkpoint)
+  spec = world_spec(config.env, make_world)
+  agent = (make_agent or make_usual_agent)(spec, config)
+  state = load_learner(checkpoint, agent)
   return SavedAgent(
       config,
       spec,
-      networks,
+      agent,
       state.params,
       checkpoint.num_updates,
       checkpoint.steps,
   )
 
 
-def load_learner(
-    config: Config, checkpoint: SavedCheckpoint
-) -> tuple[EnvSpec, Networks, LearnerState]:
-  """The learner of a checkpoint, and what it was learning for.
+def load_learner(checkpoint: SavedCheckpoint, agent: Agent) -> LearnerState:
+  """The learner's state of a checkpoint.
 
   Raises:
     CheckpointError: it belongs to other settings, or cannot be read.
   """
-  spec = world_spec(config.env)
-  networks = make_networks(spec, config=config.network)
-  like = jax.eval_shape(
-      lambda key: init_learner_state(
-          key, networks=networks, optimizer=make_optimizer(config.agent)
-      ),
-      jax.random.key(0),
+  return restore_learner(
+      checkpoint, jax.eval_shape(agent.init, jax.random.key(0))
   )
-  return spec, networks, restore_learner(checkpoint, like)
 
 
 def _find(run_dir: pathlib.Path, which: str) -> SavedCheckpoint:

@@ -14,6 +14,7 @@ from r2d2_jax.presets import smoke
 from r2d2_jax.agent.learning import BATCH_AXIS
 from r2d2_jax.config import Config, ConfigError
 from r2d2_jax.system import train as train_module
+from r2d2_jax.system.loops import actor, learner
 from r2d2_jax.system.devices import learner_mesh
 from r2d2_jax.system.storage.csv_log import read_log
 
@@ -62,7 +63,7 @@ def main(path: str) -> None:
   And beside them one whose dQ is measured on the batches that are split.
   """
   devices_of_acting = set()
-  act = train_module.ActorLoop.step
+  act = actor.ActorLoop.step
 
   def spied_act(actors):
     result = act(actors)
@@ -71,9 +72,9 @@ def main(path: str) -> None:
       devices_of_acting.add(tuple(sorted(d.id for d in x.sharding.device_set)))
     return result
 
-  train_module.ActorLoop.step = spied_act
+  actor.ActorLoop.step = spied_act
   devices_of_learning = []
-  learn = train_module.LearnerLoop.step
+  learn = learner.LearnerLoop.step
 
   def spied_learn(learner, batch):
     learn(learner, batch)
@@ -83,7 +84,7 @@ def main(path: str) -> None:
         for x in jax.tree.leaves((learner._state, batch.on_device))
     ])
 
-  train_module.LearnerLoop.step = spied_learn
+  learner.LearnerLoop.step = spied_learn
   runs = []
   for total_steps, lockstep in ((3_000, False), (6_000, True)):
     result = train_module.train(

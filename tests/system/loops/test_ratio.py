@@ -9,6 +9,7 @@ import pytest
 from r2d2_jax.presets import smoke
 from r2d2_jax.config import Config
 from r2d2_jax.system import train as train_module
+from r2d2_jax.system.loops import learner
 from r2d2_jax.system.loops.learner import Batch
 from r2d2_jax.system.loops.ratio import ReplayRatio
 from r2d2_jax.types import AgentInputs, ReplaySample, Sequence
@@ -112,13 +113,13 @@ def test_another_ratio_and_fewer_lanes_hold_from_the_resume_on(
     tmp_path, monkeypatch
 ):
   rows = []
-  learn = train_module.LearnerLoop.step
+  learn = learner.LearnerLoop.step
 
   def counted(loop, batch):
     rows.append(batch.trained_rows)
     learn(loop, batch)
 
-  monkeypatch.setattr(train_module.LearnerLoop, "step", counted)
+  monkeypatch.setattr(learner.LearnerLoop, "step", counted)
   steps = train_module.train(_config(1_500), run_dir=tmp_path).steps
   # Over the whole past it would mean hundreds of updates without a step; items
   # of lanes that are gone are sampled as well.

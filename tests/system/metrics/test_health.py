@@ -9,7 +9,7 @@ import pytest
 from r2d2_jax.envs.recall import RecallWorld
 from r2d2_jax.replay.checks import ReplayError
 from r2d2_jax.replay.local import LocalReplay
-from r2d2_jax.system import train as train_module
+from r2d2_jax.system.loops import learner
 from r2d2_jax.system.storage.checkpoints import list_checkpoints
 from r2d2_jax.system.metrics.health import (
     BadRowsError,
@@ -137,7 +137,7 @@ def test_nan_stops_the_run_with_a_diagnosis_and_the_last_good_checkpoint(
     lockstep, tmp_path, monkeypatch
 ):
   """One poisoned reward: what follows must be noticed before it is saved."""
-  step = train_module.LearnerLoop.step
+  step = learner.LearnerLoop.step
   poisoned_at = []
 
   def poison(loop, batch):
@@ -151,7 +151,7 @@ def test_nan_stops_the_run_with_a_diagnosis_and_the_last_good_checkpoint(
       )
     step(loop, batch)
 
-  monkeypatch.setattr(train_module.LearnerLoop, "step", poison)
+  monkeypatch.setattr(learner.LearnerLoop, "step", poison)
   config = small({"run.total_steps": 10**9, "run.lockstep": lockstep, "checkpoint.period_updates": 1, "run.max_minutes": 2.0})
   with pytest.raises(RunError) as caught:
     train(config, run_dir=tmp_path / "run")
@@ -163,7 +163,7 @@ def test_nan_stops_the_run_with_a_diagnosis_and_the_last_good_checkpoint(
   assert 3 <= saved[-1].num_updates <= poisoned_at[0]
   assert str(saved[-1].path) in message
   # It can go on from there.
-  monkeypatch.setattr(train_module.LearnerLoop, "step", step)
+  monkeypatch.setattr(learner.LearnerLoop, "step", step)
   config = config.updated({"run.total_steps": saved[-1].steps + 1_000, "evaluation.num_episodes": 0})
   result = train(config, run_dir=tmp_path / "run")
   assert int(result.state.num_updates) > saved[-1].num_updates
@@ -176,7 +176,7 @@ def test_actors_that_stumble_over_bad_parameters_are_not_the_cause(
 ):
   """The actors' thread fails first; what is told is what the learner did."""
   failed, stumbled = threading.Event(), threading.Event()
-  step, insert = train_module.LearnerLoop.step, LocalReplay.insert
+  step, insert = learner.LearnerLoop.step, LocalReplay.insert
 
   def poison(loop, batch):
     sequence = batch.on_device.sequence
@@ -198,7 +198,7 @@ def test_actors_that_stumble_over_bad_parameters_are_not_the_cause(
       raise ValueError("expected finite priorities")
     insert(replay, items, priorities)
 
-  monkeypatch.setattr(train_module.LearnerLoop, "step", poison)
+  monkeypatch.setattr(learner.LearnerLoop, "step", poison)
   monkeypatch.setattr(LocalReplay, "insert", fail)
   with pytest.raises(RunError, match="mean .td error. of a batch is nan"):
     train(small({"run.total_steps": 10**9, "run.max_minutes": 2.0}), run_dir=tmp_path / "run")

@@ -10,6 +10,7 @@ from r2d2_jax.agent.acting import init_actor_state, make_actor
 from r2d2_jax.agent.networks import make_networks
 from r2d2_jax.envs.make import make_world
 from r2d2_jax.system.metrics.probe import Probe
+from tests.agents import agent_of
 
 
 def parts(start_state="stored", num_envs=16):
@@ -18,7 +19,7 @@ def parts(start_state="stored", num_envs=16):
   world = make_world(config.env, seed=0)
   networks = make_networks(world.spec, config=config.network)
   core_state = jax.device_get(networks.initial_core_state(1))
-  probe = Probe(config, world.spec, core_state, networks=networks)
+  probe = Probe(config, world.spec, core_state, agent=agent_of(networks, config))
   return config, world, networks, probe
 
 
@@ -69,7 +70,7 @@ def test_rows_that_begin_an_episode_tell_nothing():
   params = networks.init(jax.random.key(0))
   whole = config.updated({"agent.trace_length": 16, "agent.overlap": 8})
   core_state = jax.device_get(networks.initial_core_state(1))
-  probe = Probe(whole, world.spec, core_state, networks=networks)
+  probe = Probe(whole, world.spec, core_state, agent=agent_of(networks, config))
   play(world, networks, probe, params, 60)
   # Items of 16 rows hold whole episodes of recall.
   assert np.isnan(probe.measure(params)["dq_first"])
@@ -85,7 +86,7 @@ def test_what_it_keeps_survives_a_checkpoint(tmp_path):
       config,
       world.spec,
       jax.device_get(networks.initial_core_state(1)),
-      networks=networks,
+      agent=agent_of(networks, config),
       restore_from=tmp_path / "probe",
   )
   restored.load_state_dict(probe.state_dict())

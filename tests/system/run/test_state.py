@@ -7,8 +7,7 @@ from rich.console import Console
 
 from experiments.drills import kills
 from experiments.drills.drill import small_run
-from r2d2_jax.system.run import state as module
-from r2d2_jax.system import train as train_module
+from r2d2_jax.system.run import lockstep, state as module
 from r2d2_jax.system.storage.checkpoints import CheckpointError, list_checkpoints
 from r2d2_jax.system.loops.learner import LearnerLoop
 from r2d2_jax.system.storage.csv_log import RunLog
@@ -99,7 +98,7 @@ def test_a_save_that_fails_is_a_warning_and_the_next_one_succeeds(
 
 
 def test_a_run_stopped_before_its_first_step_can_be_saved(tmp_path, monkeypatch):
-  monkeypatch.setattr(train_module._Run, "_is_over", lambda run: True)  # pylint: disable=protected-access
+  monkeypatch.setattr(lockstep, "is_over", lambda parts: True)
   config = small_run(tmp_path / "run", {"run.lockstep": True, "evaluation.num_episodes": 0})
   result = train(config, run_dir=tmp_path / "run")
   assert result.steps == 0

@@ -1,0 +1,22 @@
+"""Lock-step: everything in the calling thread, repeatable bit for bit."""
+
+from r2d2_jax.system.loops.learner import Batch
+from r2d2_jax.system.run.build import Parts
+from r2d2_jax.system.run.monitor import Monitor
+from r2d2_jax.system.run.stop import Stop
+from r2d2_jax.system.run.turns import act, is_over, learn, replay_is_filled
+
+
+def run_lockstep(parts: Parts, monitor: Monitor, stop: Stop) -> None:
+  """Alternates strictly between steps and updates, until the end or a stop."""
+  agent = parts.config.agent
+  chores = monitor.chores()
+  while not (is_over(parts) or stop.asked):
+    if replay_is_filled(parts) and parts.ratio.learner_may_train():
+      sample = parts.replay.sample(agent.batch_size, timeout_seconds=10.0)
+      learn(parts, Batch(sample, agent.burn_in, parts.mesh))
+      # Written back before anything else is sampled: a fixed order.
+      parts.learner.flush()
+    else:
+      act(parts)
+    chores.do()
