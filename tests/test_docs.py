@@ -1,4 +1,4 @@
-"""The documentation: its lines, links, settings, commands and paths are true."""
+"""The documentation: lines, links, settings, commands and paths are true."""
 
 import importlib.util
 import math
