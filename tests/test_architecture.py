@@ -60,13 +60,17 @@ _CLOCKS_THREADS_FILES = {
     "tempfile", "pickle",
 }
 # Room -> what it never imports: command lines read config and types in
-# milliseconds, the world is numpy, the algorithm is pure.
+# milliseconds, the world is numpy, the algorithm is pure, numbers and files know
+# no threads, the loops no files.
 _NEVER = {
     "config": _JAX,
     "types": _JAX,
     "factories": _JAX,
     "envs": _JAX,
     "agent": _CLOCKS_THREADS_FILES,
+    "system/metrics": {"threading"},
+    "system/storage": {"threading"},
+    "system/loops": {"pathlib"},
 }
 
 # The doors themselves; every other module below system/ does without.
@@ -128,8 +132,9 @@ def _violations(path: str, source: str) -> list[str]:
     if top in _DOORS and not path.startswith(_DOORS[top]):
       if in_package or top not in _OPEN_TO_EXPERIMENTS:
         found.append(f"{path} imports {name}: only {_DOORS[top]} may")
-    if top in _NEVER.get(room, set()):
-      found.append(f"{path} imports {name}: {room} does without")
+    for place in (room, "/".join(parts[1:3])):
+      if top in _NEVER.get(place, set()):
+        found.append(f"{path} imports {name}: {place} does without")
   return found
 
 
@@ -174,6 +179,9 @@ def test_every_room_is_known():
      "from r2d2_jax.system.storage.rundir import read_config"),
     ("r2d2_jax/system/storage/a.py", "from r2d2_jax.system.loops import actor"),
     ("r2d2_jax/system/metrics/a.py", "import r2d2_jax.system.run.state"),
+    ("r2d2_jax/system/metrics/a.py", "import threading"),
+    ("r2d2_jax/system/storage/a.py", "from threading import Lock"),
+    ("r2d2_jax/system/loops/a.py", "import pathlib"),
     ("r2d2_jax/ops/a.py", "from r2d2_jax.agent.loss import burn_in"),
     ("r2d2_jax/agent/a.py", "from r2d2_jax import presets"),
     ("r2d2_jax/config/sections.py", "import jax"),
@@ -200,6 +208,8 @@ def test_wrong_import_is_found(path, source):
     ("r2d2_jax/system/run/a.py",
      "import threading\nfrom r2d2_jax import config"),
     ("r2d2_jax/system/run/a.py", "from r2d2_jax.system.loops import actor"),
+    ("r2d2_jax/system/loops/a.py", "import threading"),
+    ("r2d2_jax/system/metrics/a.py", "import pathlib"),
     ("r2d2_jax/cli/a.py", "from r2d2_jax.video.recording import play_game"),
     ("experiments/a.py", "import r2d2_jax.system.train\nimport envpool"),
     ("experiments/benchmark/torch_step.py", "import torch"),

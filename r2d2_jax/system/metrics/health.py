@@ -1,8 +1,6 @@
 """When a run goes wrong or stands still: noticing it, and saying why."""
 
-import contextlib
-import threading
-from typing import Callable, Iterator
+from typing import Callable
 
 import jax
 import numpy as np
@@ -71,42 +69,6 @@ class Heartbeat:
       self._num_missing += 1
       if self._num_missing >= self._max_missing:
         raise
-
-
-@contextlib.contextmanager
-def watchdog(
-    progress: Callable[[], object],
-    say: Callable[[float], None],
-    *,
-    period_minutes: float,
-) -> Iterator[None]:
-  """Within it a thread looks every so often whether anything has moved.
-
-  A thread of its own, since any other one may be what hangs.
-
-  Args:
-    progress: what differs after any step.
-    say: told the minutes without one, at least, at each look that found none.
-    period_minutes: between two looks.
-  """
-  stop = threading.Event()
-
-  def watch() -> None:
-    before, minutes = progress(), 0.0
-    while not stop.wait(60 * period_minutes):
-      now = progress()
-      minutes = minutes + period_minutes if now == before else 0.0
-      before = now
-      if minutes:
-        say(minutes)
-
-  thread = threading.Thread(target=watch, name="watchdog", daemon=True)
-  thread.start()
-  try:
-    yield
-  finally:
-    stop.set()
-    thread.join()
 
 
 def check_priorities_are_sane(

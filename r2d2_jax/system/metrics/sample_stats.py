@@ -1,6 +1,6 @@
 """What the learner was given: how old, how often, from whom."""
 
-import threading
+import collections
 
 import numpy as np
 
@@ -14,13 +14,15 @@ class SampleStats:
 
   A restored replay may hold items of lanes that the run no longer has: they count
   for everything but the lanes.
+
+  One thread may add while another one pops: whoever has taken the counts out of
+  the deque is the only one to touch them.
   """
 
   def __init__(self, num_envs: int):
     """Args: the number of lanes, the most exploring one first."""
     self._num_envs = num_envs
-    self._lock = threading.Lock()
-    self._clear()
+    self._counts: collections.deque[_Counts] = collections.deque()
 
   def add(
       self,
@@ -44,12 +46,13 @@ class SampleStats:
     is_own = (0 <= origin.env_id) & (origin.env_id < self._num_envs)
     lanes = np.bincount(origin.env_id[is_own], minlength=self._num_envs)
     age = steps - origin.step[trained]
-    with self._lock:
-      for value, n in zip(lag.tolist(), count.tolist()):
-        self._lags[value] = self._lags.get(value, 0) + n
-      self._lanes += lanes
-      self._items += len(origin.env_id)
-      self._sums += (age.sum(), age.size, origin.times_sampled.sum())
+    counts = self._take()
+    for value, n in zip(lag.tolist(), count.tolist()):
+      counts.lags[value] = counts.lags.get(value, 0) + n
+    counts.lanes += lanes
+    counts.items += len(origin.env_id)
+    counts.sums += (age.sum(), age.size, origin.times_sampled.sum())
+    self._counts.append(counts)
 
   def pop(self) -> tuple[dict[str, float], dict[str, np.ndarray]]:
     """Columns and histograms since the last call; NaN and none without a batch.
@@ -62,14 +65,13 @@ class SampleStats:
       of the lanes, the most exploring quarter first. Histograms: `lag_updates`,
       all lags; `samples_by_lane`, items by lane.
     """
-    with self._lock:
-      lags = np.repeat(
-          np.array(sorted(self._lags), np.int64),
-          [self._lags[v] for v in sorted(self._lags)],
-      )
-      lanes, items = self._lanes, self._items
-      age, rows, reuse = self._sums.tolist()
-      self._clear()
+    counts = self._take()
+    lags = np.repeat(
+        np.array(sorted(counts.lags), np.int64),
+        [counts.lags[v] for v in sorted(counts.lags)],
+    )
+    lanes, items = counts.lanes, counts.items
+    age, rows, reuse = counts.sums.tolist()
     own = lanes.sum()
     quarters = np.zeros(4)
     np.add.at(quarters, 4 * np.arange(self._num_envs) // self._num_envs, lanes)
@@ -89,14 +91,15 @@ class SampleStats:
     }, {"lag_updates": lags, "samples_by_lane": lanes} if items else {}
 
   def state_dict(self) -> dict[str, np.ndarray]:
-    """What was counted since the last `pop`."""
-    with self._lock:
-      return {
-          "lags": np.array(sorted(self._lags.items()), np.int64).reshape(-1, 2),
-          "lanes": self._lanes.copy(),
-          "items": np.array(self._items),
-          "sums": self._sums.copy(),
-      }
+    """What was counted since the last `pop`; not while another thread adds."""
+    counts = self._take()
+    self._counts.append(counts)
+    return {
+        "lags": np.array(sorted(counts.lags.items()), np.int64).reshape(-1, 2),
+        "lanes": counts.lanes.copy(),
+        "items": np.array(counts.items),
+        "sums": counts.sums.copy(),
+    }
 
   def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
     """The inverse of `state_dict`.
@@ -109,15 +112,27 @@ class SampleStats:
           f"expected counts of {self._num_envs} lanes, got an array of shape"
           f" {state['lanes'].shape}: resume with the lanes of the run"
       )
-    with self._lock:
-      self._lags = dict(state["lags"].tolist())
-      self._lanes = state["lanes"].copy()
-      # Checkpoints from when every item was of a lane of the run have no number.
-      self._items = int(state.get("items", self._lanes.sum()))
-      self._sums = state["sums"].copy()
+    counts = _Counts(self._num_envs)
+    counts.lags = dict(state["lags"].tolist())
+    counts.lanes = state["lanes"].copy()
+    # Checkpoints from when every item was of a lane of the run have no number.
+    counts.items = int(state.get("items", counts.lanes.sum()))
+    counts.sums = state["sums"].copy()
+    self._counts.clear()
+    self._counts.append(counts)
 
-  def _clear(self) -> None:
-    self._lags: dict[int, int] = {}
-    self._lanes = np.zeros(self._num_envs, np.int64)
-    self._items = 0
-    self._sums = np.zeros(3, np.int64)
+  def _take(self) -> "_Counts":
+    try:
+      return self._counts.popleft()
+    except IndexError:
+      return _Counts(self._num_envs)
+
+
+class _Counts:
+  """Of some batches."""
+
+  def __init__(self, num_envs: int):
+    self.lags: dict[int, int] = {}  # lag -> rows
+    self.lanes = np.zeros(num_envs, np.int64)
+    self.items = 0
+    self.sums = np.zeros(3, np.int64)  # of ages, rows, draws

@@ -9,7 +9,6 @@ import numpy as np
 
 from r2d2_jax.config import UserError, first_line
 from r2d2_jax.system.evaluation import Evaluation, evaluate, write_evaluation
-from r2d2_jax.system.metrics.health import watchdog
 from r2d2_jax.system.metrics.learning_curve import plot_learning_curve
 from r2d2_jax.system.metrics.report import summary
 from r2d2_jax.system.run.background import Background
@@ -17,6 +16,7 @@ from r2d2_jax.system.run.build import Parts
 from r2d2_jax.system.run.chores import Chores
 from r2d2_jax.system.run.stop import Stop
 from r2d2_jax.system.run.turns import is_over
+from r2d2_jax.system.run.watchdog import watchdog
 from r2d2_jax.system.storage.checkpoints import list_checkpoints
 from r2d2_jax.system.storage.rundir import checkpoints_dir
 

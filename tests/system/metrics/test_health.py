@@ -17,7 +17,6 @@ from r2d2_jax.system.metrics.health import (
     Heartbeat,
     check_priorities_are_sane,
     check_rows_are_finite,
-    watchdog,
 )
 from r2d2_jax.system.train import RunError, train
 from r2d2_jax.types import Timestep
@@ -89,22 +88,6 @@ def test_three_heartbeats_in_a_row_must_be_missing():
   assert answers(slow, slow, fine, slow, slow, fine) == 6
   assert answers(fine, slow, slow, slow) == 3
   assert answers(slow, slow, fine, slow, slow, slow) == 5
-
-
-def test_the_watchdog_speaks_while_nothing_moves_and_only_then():
-  said, looks = [], []
-  at_rest, done = [1, 1, 1], threading.Event()
-
-  def progress():
-    looks.append(1)
-    if len(looks) > 20:
-      done.set()
-    # Moves, rests for two further looks, moves again.
-    return at_rest if 5 <= len(looks) < 8 else object()
-
-  with watchdog(progress, said.append, period_minutes=1e-5):
-    assert done.wait(60)
-  assert said == [1e-5, 2e-5]
 
 
 @pytest.mark.parametrize("lockstep", [True, False])

@@ -1,6 +1,7 @@
 """Where sampled rows come from, added up."""
 
 import json
+import threading
 
 import numpy as np
 import pytest
@@ -100,3 +101,21 @@ def test_shares_of_few_lanes_add_up_to_1(num_envs):
   columns, _ = stats.pop()
   assert sum(columns[f"sampled_eps_{i}"] for i in (1, 2, 3, 4)) == 1.0
   assert columns["sampled_eps_1"] > 0
+
+
+def test_no_batch_is_lost_or_counted_twice_between_two_threads():
+  stats, num_batches, popped = SampleStats(num_envs=8), 500, []
+
+  def add():
+    for _ in range(num_batches):
+      stats.add(origin(), TRAINED, num_updates=20, steps=200)
+
+  thread = threading.Thread(target=add)
+  thread.start()
+  while thread.is_alive():
+    popped.append(stats.pop()[1])
+  thread.join()
+  popped.append(stats.pop()[1])
+  items = sum(h["samples_by_lane"].sum() for h in popped if h)
+  lags = sum(len(h["lag_updates"]) for h in popped if h)
+  assert (items, lags) == (2 * num_batches, 3 * num_batches)
