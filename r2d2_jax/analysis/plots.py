@@ -10,6 +10,7 @@ import numpy as np
 
 from r2d2_jax.config import ConfigError
 from r2d2_jax.analysis.comparison import group_runs, same_runs
+from r2d2_jax.system.metrics.columns import label as label_of
 from r2d2_jax.system.metrics.learning_curve import (
     NOTHING,
     RETURNS,
@@ -25,37 +26,6 @@ from r2d2_jax.system.storage.rundir import read_config
 _CIRCLES = dict(marker="o", markersize=4, fillstyle="none", linestyle="none")
 # Runs whose lengths differ by less than this part ended together.
 _SAME_LENGTH = 0.98
-# Columns of the log in words, with their unit where that is not plain.
-_WORDS = {
-    "minutes": "minutes of training",
-    "episodes": "games ended in training",
-    "return_mean": "raw return, all lanes",
-    "return_exploit": "raw return, lanes that explore least",
-    "eval_return": "raw return, evaluations",
-    "replay_size": "items in the replay",
-    "replay_ratio": "trained rows per environment step",
-    "grad_norm": "norm of the gradient",
-    "update_norm": "norm of an update",
-    "params_norm": "norm of the parameters",
-    "td_abs_mean": "mean |td| (rescaled unit)",
-    "td_abs_max": "largest |td| (rescaled unit)",
-    "td_first": "|td|, first trained row (rescaled unit)",
-    "td_last": "|td|, last trained row (rescaled unit)",
-    "q_max_mean": "mean of the highest q (rescaled unit)",
-    "importance_weight_mean": "mean importance weight",
-    "effective_sample_size": "effective sample size (share of the batch)",
-    "dq_first": "dQ, first trained row",
-    "dq_last": "dQ, last trained row",
-    "lag_p10": "parameter lag, 10 % (updates)",
-    "lag_p50": "parameter lag, median (updates)",
-    "lag_p90": "parameter lag, 90 % (updates)",
-    "age_steps_mean": "age of what is sampled (steps)",
-    "reuse_mean": "times that an item was sampled",
-    "sampled_eps_1": "share of samples, most exploring quarter of the lanes",
-    "sampled_eps_2": "share of samples, second quarter of the lanes",
-    "sampled_eps_3": "share of samples, third quarter of the lanes",
-    "sampled_eps_4": "share of samples, least exploring quarter of the lanes",
-}
 
 
 class Drawn(NamedTuple):
@@ -155,10 +125,10 @@ def plot_runs(
     axes.yaxis.set_major_formatter(in_thousands)
     is_lowest = i + grid.shape[1] >= len(panels)
     if is_lowest or len(set(units.values())) > 1:
-      axes.set_xlabel(_words(units[task]))
+      axes.set_xlabel(label_of(units[task]))
   for axes in grid[:, 0]:
     axes.set_ylabel(
-        textwrap.fill(_words(column), 40 if len(panels) == 1 else 20)
+        textwrap.fill(label_of(column), 40 if len(panels) == 1 else 20)
     )
   _legend(
       figure, colors, panels, uneven,
@@ -168,13 +138,6 @@ def plot_runs(
     figure.suptitle(title)
   figure.savefig(png_path, dpi=130)
   return Drawn(left_out, notes)
-
-
-def _words(column: str) -> str:
-  """What an axis is called."""
-  if column.startswith("share_"):
-    return f"seconds per second: {column[6:].replace('_', ' ')}"
-  return _WORDS.get(column, column.replace("_", " "))
 
 
 def _read_columns(path: pathlib.Path, names: set[str]) -> dict[str, np.ndarray]:

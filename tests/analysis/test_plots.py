@@ -300,8 +300,9 @@ def _own_curve(monkeypatch):
   figures = []
   figure = learning_curve.new_figure
   monkeypatch.setattr(
-      plots, "_figure", lambda *x: figures.append(figure(*x)) or figures[-1]
-  )
+      learning_curve, "new_figure",
+      lambda *x: figures.append(figure(*x)) or figures[-1],
+  )  # fmt: skip
 
   def draw(run):
     png = run / "learning_curve.png"

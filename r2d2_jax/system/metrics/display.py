@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from r2d2_jax.config import Config
-from r2d2_jax.system.metrics.warning_signs import warning_signs
+from r2d2_jax.system.metrics.columns import column_of, own_columns, warnings
 
 _WARNING = "bold red"
 _LABEL = "dim"
@@ -73,7 +73,7 @@ def progress_line(row: dict, config: Config) -> str:
     )
   else:
     learning = _filling(row, config)
-  signs = warning_signs(row, config)
+  signs = warnings(row, config)
   return (
       f"{row['minutes']:.1f} min"
       f" | {_count(row['steps'])} steps {_count(row['frames'])} frames"
@@ -126,7 +126,7 @@ class RunPanel:
 
   def _lines(self, row: dict) -> Iterator[tuple[str, Text | Table]]:
     config = self._config
-    signs = warning_signs(row, config)
+    signs = warnings(row, config)
 
     def value(column: str, text: str) -> Text:
       """A value, and beside it what is wrong with it."""
@@ -177,6 +177,11 @@ class RunPanel:
         ),
         value("reuse_mean", f"drawn {_number(row['reuse_mean'])} times each"),
     )
+    if own := own_columns(row):
+      yield "own", _join(*(
+          value(name, f"{column_of(name).words} {_number(row[name])}")
+          for name in own
+      ))
     for thread, legs in _THREADS.items():
       yield thread, _legs(row, legs)
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from r2d2_jax.config import Config
 from r2d2_jax.envs.world import EpisodeReport
+from r2d2_jax.system.metrics.columns import COLUMNS
 
 # Lanes that explore less than this show what the agent can do.
 _EXPLOIT_EPSILON = 0.02
@@ -15,33 +16,6 @@ _EXPLOIT_EPSILON = 0.02
 _MIN_RATE_SECONDS = 1.0
 _NAN = float("nan")
 
-_METRICS = (
-    # Of the latest update, see `learner_step`.
-    "loss",
-    "grad_norm",
-    "update_norm",
-    "params_norm",
-    "td_abs_mean",
-    "td_abs_max",
-    "q_max_mean",
-    "importance_weight_mean",
-    "effective_sample_size",
-    "td_first",
-    "td_last",
-    # See `Probe.measure`.
-    "dq_first",
-    "dq_last",
-    # See `SampleStats.pop`.
-    "lag_p10",
-    "lag_p50",
-    "lag_p90",
-    "age_steps_mean",
-    "reuse_mean",
-    "sampled_eps_1",
-    "sampled_eps_2",
-    "sampled_eps_3",
-    "sampled_eps_4",
-)
 _ACTOR_LEGS = ("environment", "inference", "write")
 _PREFETCH_LEGS = ("sample", "copy")
 _LEARNER_LEGS = ("step", "write_back")
@@ -162,14 +136,19 @@ class RunReport:
       updates: learner updates.
       replay_size: items held.
       replay_ratio: trained rows per environment step, as measured.
-      metrics: of learner, samples and probe; those missing become NaN.
+      metrics: of learner, samples and probe; registered columns that are missing
+        become NaN.
       leg_seconds: seconds spent in each leg since the start.
 
     Returns:
-      Columns in a fixed order. return_mean: last 100 training games of all
-      lanes; return_exploit: last 30 of those lanes that explore least;
-      eval_return: of an evaluation that ended since the last row; share_x: part
-      of the wall-clock time that leg x was busy.
+      Columns in the registry's order, then the metrics that it does not know.
+      return_mean: last 100 training games of all lanes; return_exploit: last 30
+      of those lanes that explore least; eval_return: of an evaluation that ended
+      since the last row; share_x: part of the wall-clock time that leg x was
+      busy.
+
+    Raises:
+      ValueError: a metric has the name of a column that is counted here.
     """
     now = time.monotonic()
     while (
@@ -186,7 +165,7 @@ class RunReport:
         for leg in _LEGS
     }
     steps_per_second = (steps - then.steps) / seconds
-    return {
+    counted = {
         "minutes": self.minutes(),
         "steps": steps,
         "frames": steps * self._frame_skip,
@@ -199,25 +178,20 @@ class RunReport:
         "updates_per_second": (updates - then.updates) / seconds,
         "replay_size": replay_size,
         "replay_ratio": replay_ratio,
-        **{name: metrics.get(name, _NAN) for name in _METRICS},
         **{f"share_{leg}": value for leg, value in share.items()},
         "bottleneck": _bottleneck(share, learning=updates > then.updates),
         "minutes_left": self._minutes_left(steps, steps_per_second),
     }
+    if taken := counted.keys() & metrics.keys():
+      raise ValueError(
+          f"metrics of the learner's step: {', '.join(sorted(taken))} are names"
+          " of the run's own columns; choose others"
+      )
+    # Later dicts keep the places that the first one gives.
+    return {**dict.fromkeys(COLUMNS, _NAN), **counted, **metrics}
 
   def _begin_rates(self, steps: int, updates: int) -> None:
     self._marks = collections.deque([_Mark(self._start, steps, updates, {})])
-
-  @classmethod
-  def columns(cls, config: Config) -> list[str]:
-    """The columns of every row, in order."""
-    empty = cls(config, frame_skip=1, epsilon=np.zeros(1))
-    return list(
-        empty.row(
-            steps=0, updates=0, replay_size=0, replay_ratio=0.0, metrics={},
-            leg_seconds={},
-        )  # fmt: skip
-    )
 
   def _minutes_left(self, steps: int, steps_per_second: float) -> float:
     run = self._config.run

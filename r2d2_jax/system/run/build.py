@@ -20,6 +20,7 @@ from r2d2_jax.system.loops.actor import ActorLoop
 from r2d2_jax.system.loops.learner import LearnerLoop, Prefetcher
 from r2d2_jax.system.loops.parameters import ParameterStore
 from r2d2_jax.system.loops.ratio import ReplayRatio
+from r2d2_jax.system.metrics.columns import COLUMNS
 from r2d2_jax.system.metrics.probe import Probe
 from r2d2_jax.system.metrics.report import RunReport
 from r2d2_jax.system.metrics.sample_stats import SampleStats
@@ -89,7 +90,7 @@ def build(
   resumed = find_resumed(run_dir, config)
   starts = resumed.starts if resumed else 0
   log = RunLog(run_dir / "log.csv")
-  if new := log.new_columns(RunReport.columns(config)):
+  if new := log.new_columns(COLUMNS):
     say(f"log.csv gets new columns, NaN so far: {', '.join(new)}")
   sinks = make_sinks(
       config,

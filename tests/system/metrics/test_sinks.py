@@ -224,7 +224,7 @@ def test_wandb_is_not_given_what_it_would_refuse(wandb, tmp_path):
 
 def test_without_the_package_nothing_starts(monkeypatch, tmp_path):
   monkeypatch.setitem(sys.modules, "wandb", None)
-  with pytest.raises(ConfigError, match="pip install wandb.*, or leave run.wandb"):
+  with pytest.raises(ConfigError, match="pip install wandb.*, or leave log.wandb"):
     make_sinks(a_config({"log.wandb_project": "p"}), tmp_path, steps=0, say=print)
   assert not list(tmp_path.iterdir())
 
@@ -258,14 +258,14 @@ def test_the_settings_choose(wandb, tmp_path):
 def test_without_tensorboardx_a_run_says_so_and_goes_on(monkeypatch, tmp_path):
   monkeypatch.setitem(sys.modules, "tensorboardX", None)
   said = []
-  assert not make_sinks(a_config(), tmp_path, steps=0, say=said.append)
+  assert not make_sinks(a_config({}), tmp_path, steps=0, say=said.append)
   assert len(said) == 1 and "pip install tensorboardX" in said[0]
 
 
 def test_a_sink_that_fails_says_so_once_and_goes_on(tmp_path):
   (tmp_path / "tensorboard").touch()  # a file where the directory should be
   said = []
-  (sink,) = make_sinks(a_config(), tmp_path, steps=0, say=said.append)
+  (sink,) = make_sinks(a_config({}), tmp_path, steps=0, say=said.append)
   for steps in (100, 200):
     sink.write(example_row(steps=steps), _HISTOGRAMS)
   assert len(said) == 1 and "TensorBoard misses something" in said[0]
