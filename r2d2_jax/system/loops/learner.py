@@ -20,6 +20,7 @@ from r2d2_jax.system.metrics.health import (
     check_priorities_are_sane,
     diagnosis,
 )
+from r2d2_jax.system.metrics.learner_stats import LearnerStats
 from r2d2_jax.system.loops.parameters import ParameterStore
 from r2d2_jax.system.loops.timing import LegTimer
 from r2d2_jax.types import LearnerOutput, LearnerState, ReplaySample
@@ -112,7 +113,7 @@ class Prefetcher:
 class LearnerLoop:
   """Updates, publishes parameters and writes priorities back, a step late.
 
-  The priorities of an update are fetched when the next one has been dispatched,
+  The priorities and the metrics of an update are fetched when the next one has been dispatched,
   so that the accelerator never waits for the host.
   """
 
@@ -148,8 +149,9 @@ class LearnerLoop:
     self._parameters = parameters
     self._max_td_error = config.limits.max_td_error
     self._unwritten: tuple[Batch, LearnerOutput] | None = None
+    # With the states of its rows, for dQ.
     self.latest_batch: Batch | None = None
-    self._output: LearnerOutput | None = None
+    self._stats = LearnerStats()
     self.num_updates = int(state.num_updates)
     self.timer = LegTimer()
 
@@ -160,8 +162,8 @@ class LearnerLoop:
       self._state, output = self._learner(self._state, batch.on_device)
       self.num_updates += 1
       self._parameters.publish(self._state.params, self.num_updates)
-      self._output = output
-      self.latest_batch = batch
+      if batch.row_lstm is not None:
+        self.latest_batch = batch
     # Waiting for the update before is what keeps the queue of work short.
     with leg("step"):
       if self._unwritten is not None:
@@ -171,7 +173,7 @@ class LearnerLoop:
       self._unwritten = (batch, output)
 
   def flush(self) -> None:
-    """Writes the outstanding priorities back.
+    """Writes the outstanding priorities back, and counts their update's metrics.
 
     Raises:
       DivergedError: the update behind them went wrong.
@@ -180,11 +182,13 @@ class LearnerLoop:
       return
     batch, output = self._unwritten
     self._unwritten = None
-    priorities = np.asarray(output.priorities)
+    # One transfer for all of them.
+    priorities, metrics, td_abs_by_row = jax.device_get(output)
+    self._stats.add(metrics, td_abs_by_row)
     try:
       check_priorities_are_sane(priorities, max_td_error=self._max_td_error)
     except DivergedError as error:
-      metrics = {k: float(v) for k, v in output.metrics.items()}
+      metrics = {k: float(v) for k, v in metrics.items()}
       raise DivergedError(
           f"{error}\n{diagnosis(self.state(), batch.on_device, metrics)}"
       ) from None
@@ -199,25 +203,17 @@ class LearnerLoop:
       state = self._copy(self._state)
     return jax.device_get(state)
 
-  def metrics(self) -> dict[str, float]:
-    """Of the latest update, as `learner_step` names them; empty before the first.
+  def metrics(self) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """Hands out what the updates since the last call said: see `LearnerStats.pop`.
 
-    td_first and td_last besides: mean |td| at the first and the last trained
-    transition.
+    The update whose priorities are not written back yet is not among them.
     """
-    with self._lock:
-      output = self._output
-    if output is None:
-      return {}
-    by_row = np.asarray(output.td_abs_by_row)
-    return {
-        **{k: float(v) for k, v in output.metrics.items()},
-        "td_first": float(by_row[0]),
-        "td_last": float(by_row[-1]),
-    }
+    return self._stats.pop()
 
-  def td_abs_by_row(self) -> np.ndarray | None:
-    """Of the latest update: float32 [trace_length - 1], mean |td| by position."""
-    with self._lock:
-      output = self._output
-    return None if output is None else np.asarray(output.td_abs_by_row)
+  def metrics_state_dict(self) -> dict[str, np.ndarray]:
+    """What the next `metrics` is made of, so far."""
+    return self._stats.state_dict()
+
+  def load_metrics_state_dict(self, state: dict[str, np.ndarray]) -> None:
+    """The inverse of `metrics_state_dict`; {} for nothing yet."""
+    self._stats.load_state_dict(state)

@@ -125,15 +125,14 @@ class Monitor:
     """The state of the run now; what it adds up begins anew."""
     parts = self._parts
     sampled, histograms = parts.samples.pop()
-    if (by_row := parts.learner.td_abs_by_row()) is not None:
-      histograms["td_abs_by_row"] = by_row
+    learned, learned_histograms = parts.learner.metrics()
     columns = parts.report.row(
         steps=parts.ratio.env_steps,
         updates=parts.learner.num_updates,
         replay_size=parts.replay.size(),
         replay_ratio=parts.ratio.measured(),
         metrics={
-            **parts.learner.metrics(),
+            **learned,
             **self._measure_dq(),
             **sampled,
         },
@@ -143,7 +142,7 @@ class Monitor:
             **parts.learner.timer.seconds(),
         },
     )
-    return Row(columns, histograms)
+    return Row(columns, histograms | learned_histograms)
 
   def show_last(self, row: Row) -> None:
     """Shows the row in which the training ended, where it was not shown yet."""

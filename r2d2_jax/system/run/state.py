@@ -249,6 +249,7 @@ class RunState:
       arrays["actors"] = self._actors.state_dict()
       arrays["samples"] = self._samples.state_dict()
       arrays["probe"] = self._probe.state_dict()
+      arrays["learner"] = self._learner.metrics_state_dict()
 
     def write_more(path: pathlib.Path) -> None:
       save_arrays(path / _ARRAYS, flat(arrays))
@@ -322,6 +323,8 @@ class RunState:
         self._actors.load_state_dict(arrays["actors"])
         self._samples.load_state_dict(arrays["samples"])
         self._probe.load_state_dict(arrays["probe"])
+        # Empty in what earlier versions saved.
+        self._learner.load_metrics_state_dict(arrays["learner"])
     # BadZipFile, TypeError: it is no archive of arrays at all.
     except (
         OSError, ValueError, KeyError, TypeError, IndexError, OverflowError,

@@ -1,4 +1,4 @@
-"""The prefetcher, by what it asks of the replay."""
+"""What the prefetcher asks of the replay, and what the learner says of updates."""
 
 import dataclasses
 import threading
@@ -8,8 +8,12 @@ import numpy as np
 from r2d2_jax.config import AgentConfig
 from r2d2_jax.replay.local import LocalReplay
 from r2d2_jax.system.loops.learner import Prefetcher
+from r2d2_jax.system.metrics.learner_stats import LearnerStats
+from r2d2_jax.system.storage.csv_log import read_log
+from r2d2_jax.system.train import train
 from tests.replay.tape import StampingActor, play
 from tests.replay.test_replay import LENGTHS, make_config, make_world
+from tests.system.test_train import small
 
 
 def test_batches_are_drawn_only_while_there_are_min_sequences():
@@ -33,3 +37,34 @@ def test_batches_are_drawn_only_while_there_are_min_sequences():
   finally:
     stop.set()
     thread.join(30.0)
+
+
+def test_a_row_has_the_mean_of_all_updates_since_the_row_before(
+    tmp_path, monkeypatch
+):
+  add, seen = LearnerStats.add, []
+
+  def watched(stats, metrics, td_abs_by_row):
+    seen.append(metrics | {"td_first": td_abs_by_row[0]})
+    # What `learner_step` does not return and nobody registered.
+    add(stats, {**metrics, "my_own": np.float32(len(seen))}, td_abs_by_row)
+
+  monkeypatch.setattr(LearnerStats, "add", watched)
+  config = small({
+      "run.lockstep": True, "log.period_updates": 3,
+      "evaluation.num_episodes": 0,
+  })  # fmt: skip
+  train(config, run_dir=tmp_path / "run")
+  log = read_log(tmp_path / "run" / "log.csv")
+  ends = [int(updates) for updates in log["updates"]]
+  rows = [i for i, (a, b) in enumerate(zip([0, *ends], ends)) if b - a >= 3]
+  assert len(rows) >= 3
+  for i in rows:
+    updates = slice(ends[i - 1] if i else 0, ends[i])
+    for name in ("loss", "grad_norm", "effective_sample_size", "td_first"):
+      expected = np.mean([u[name] for u in seen[updates]], dtype=np.float64)
+      np.testing.assert_allclose(log[name][i], expected, rtol=1e-5)
+    largest = max(float(u["td_abs_max"]) for u in seen[updates])
+    np.testing.assert_allclose(log["td_abs_max"][i], largest, rtol=1e-5)
+    numbers = np.arange(len(seen))[updates] + 1
+    np.testing.assert_allclose(log["my_own"][i], numbers.mean(), rtol=1e-5)
