@@ -1,7 +1,7 @@
 """What the learner's updates said of themselves, reduced over a row's interval."""
 
 import collections
-from typing import Mapping
+from typing import Any, Mapping
 
 import numpy as np
 
@@ -9,6 +9,16 @@ from r2d2_jax.system.metrics.columns import column_of
 
 _BY_ROW = "td_abs_by_row"
 _METRICS = "metrics/"
+
+
+def check_are_scalars(metrics: Mapping[str, Any]) -> None:
+  """ValueError: one of the metrics has axes; says which."""
+  for name, value in metrics.items():
+    if np.ndim(value):
+      raise ValueError(
+          f"metric {name!r} of the learner's step: expected a scalar, got an"
+          f" array of shape {np.shape(value)}; reduce it in the step"
+      )
 
 
 class LearnerStats:
@@ -33,11 +43,10 @@ class LearnerStats:
     Raises:
       ValueError: a metric is no scalar.
     """
+    check_are_scalars(metrics)
     totals = self._take()
-    try:
-      totals.add(metrics, np.asarray(td_abs_by_row, np.float64))
-    finally:
-      self._totals.append(totals)
+    totals.add(metrics, np.asarray(td_abs_by_row, np.float64))
+    self._totals.append(totals)
 
   def pop(self) -> tuple[dict[str, float], dict[str, np.ndarray]]:
     """Columns and histograms since the last call; none without an update.
@@ -112,11 +121,6 @@ class _Totals:
       self, metrics: Mapping[str, np.ndarray], td_abs_by_row: np.ndarray
   ) -> None:
     for name, value in metrics.items():
-      if np.ndim(value):
-        raise ValueError(
-            f"metric {name!r} of the learner's step: expected a scalar, got an"
-            f" array of shape {np.shape(value)}; reduce it in the step"
-        )
       value = float(value)
       reduce = column_of(name).reduce
       before, count = self.metrics.get(name, (value, 0))
