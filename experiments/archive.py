@@ -24,7 +24,7 @@ import zlib
 import tyro
 
 from r2d2_jax.cli.command import run_command
-from r2d2_jax.config import ConfigError
+from r2d2_jax.config import ConfigError, FileError
 
 FILE_NAME = "runs.jsonl.gz"
 # Of a run's files; config.json is what makes a directory a run's.
@@ -119,7 +119,7 @@ def _read_text(path: pathlib.Path) -> str:
   try:
     return path.read_bytes().decode()
   except UnicodeDecodeError as error:
-    raise ValueError(f"{path}: damaged ({error}); mend it first") from error
+    raise FileError(f"{path}: damaged ({error}); mend it first") from error
 
 
 def _read(path: pathlib.Path) -> dict[pathlib.PurePosixPath, dict[str, bytes]]:
@@ -145,7 +145,7 @@ def _read(path: pathlib.Path) -> dict[pathlib.PurePosixPath, dict[str, bytes]]:
       gzip.BadGzipFile, EOFError, zlib.error, ValueError, AttributeError,
       KeyError, TypeError, RecursionError,
   ) as error:  # fmt: skip
-    raise ValueError(
+    raise FileError(
         f"{path}: no archive of runs, or damaged ({error})"
     ) from error
   return runs

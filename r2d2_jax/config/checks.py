@@ -40,8 +40,8 @@ def validate(config: Config) -> None:
 
   need(bool(env.task.strip()), "env.task", "the name of a game or task")
   for field in (
-      "env.task", "env.make_world", "agent.make_agent", "run.run_dir",
-      "log.wandb_project",
+      "env.task", "env.make_world", "network.torso", "network.core",
+      "agent.make_agent", "run.run_dir", "log.wandb_project",
   ):  # fmt: skip
     need(config.setting(field).isprintable(), field, "printable characters")
   for name, field in NAMES.items():

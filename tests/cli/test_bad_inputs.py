@@ -453,7 +453,7 @@ _WRONG_FLAGS = {
     },
     plot.main: {
         "--out": ["", ".", "x.avi", "x", "absent/x.png", "empty", ".png"],
-        "--column": ["", "reward", "bottleneck", "return exploit", "\n"],
+        "--column": ["reward", "bottleneck", "return exploit", "\n"],
         "--x": ["", "step", "return_exploit", "0"],
     },
 }  # fmt: skip

@@ -15,7 +15,7 @@ from r2d2_jax.replay.checks import ReplayError
 from r2d2_jax.replay.sequences import SequenceBuilder
 from tests.replay.tape import StampingActor
 from tests.replay.test_replay import (  # pylint: disable=unused-import
-    LENGTHS, PREFETCHED_BATCHES, WAIT_SECONDS, make_config, make_world,
+    LENGTHS, PREFETCHED_BATCHES, WAIT_SECONDS, _items, make_config, make_world,
     sample_many, stamp, stamps)
 
 reverb = pytest.importorskip("reverb")
