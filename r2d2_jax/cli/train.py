@@ -9,7 +9,9 @@ A second start with the same --run.run-dir goes on from the last checkpoint; --p
 prints what a run would take and stops.
 """
 
+import contextlib
 import datetime
+import os
 import pathlib
 import sys
 import warnings
@@ -21,6 +23,7 @@ from r2d2_jax.presets import PRESETS
 from r2d2_jax.config import (
     Config,
     ConfigError,
+    UserError,
     renamed,
     unknown_setting,
     validate,
@@ -138,39 +141,41 @@ def _train_deferred(
 ) -> int:
   # A sentence for people, not a place in the source.
   warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
-  console = _show_plan(config)
-  stop.check()
   # pylint: disable=g-import-not-at-top
+  from rich.console import Console
+
   from r2d2_jax.system.storage.rundir import new_run_dir
   from r2d2_jax.system.train import RunError, train
 
+  stop.check()
   if must_be_new:
     config = _in_directory(config, str(new_run_dir(config.run.run_dir)))
   print(f"run directory: {config.run.run_dir}", flush=True)
 
   try:
     result = train(
-        config, run_dir=pathlib.Path(config.run.run_dir), console=console
+        config, run_dir=pathlib.Path(config.run.run_dir), console=Console()
     )
   except RunError as error:
     print(f"error: {error}", file=sys.stderr)
     return 1
+  except UserError:
+    if must_be_new:  # it was refused before it left anything there
+      with contextlib.suppress(OSError):
+        os.removedirs(config.run.run_dir)
+    raise
   return 130 if result.interrupted else 0
 
 
-def _show_plan(config: Config) -> "rich.console.Console":
-  """Prints it, and checks it, before anything heavy is imported or started."""
+def _show_plan(config: Config) -> None:
+  """Prints it, and checks it; starts nothing."""
   # pylint: disable=g-import-not-at-top
   from rich.console import Console
 
-  from r2d2_jax.system.planning.plan import check_plan, print_plan
-  from r2d2_jax.system.planning.preflight import plan_run
+  from r2d2_jax.system.planning.preflight import check_run_fits
 
-  console = Console()
-  plan = plan_run(config, pathlib.Path(config.run.run_dir))
-  print_plan(plan, console)
-  check_plan(plan)
-  return console
+  run_dir = pathlib.Path(config.run.run_dir)
+  check_run_fits(config, run_dir, console=Console())
 
 
 def main(arguments: list[str] | None = None) -> int:

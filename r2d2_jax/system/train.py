@@ -118,7 +118,7 @@ def train(
     request = closers.enter_context(heard_signals())
     closers.enter_context(request.deferred())
     closers.enter_context(unfailing(console))
-    check_run_fits(config, run_dir, **doors)
+    check_run_fits(config, run_dir, console=console, **doors)
     closers.enter_context(claimed_run_dir(run_dir, config))
     if finished := find_finished(config, run_dir, **doors):
       words, result = finished

@@ -113,6 +113,7 @@ def test_one_that_is_taken_gets_a_number(tmp_path, monkeypatch, capsys):
     del console
     assert str(run_dir) == config.run.run_dir and run_dir.is_dir()
     seen.append(config.run.run_dir)
+    (run_dir / ".lock").touch()
     raise ConfigError("enough")
 
   class Clock(datetime.datetime):

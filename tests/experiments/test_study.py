@@ -33,6 +33,7 @@ from r2d2_jax.envs.recall import DELAYS
 from r2d2_jax.system.storage.checkpoints import list_checkpoints
 from r2d2_jax.analysis.comparison import differing_settings, settings_of
 from r2d2_jax.system.planning.plan import check_plan, make_plan
+from r2d2_jax.system.planning.words import plan_warnings
 from r2d2_jax.system.storage.rundir import checkpoints_dir, write_config
 from r2d2_jax.system.storage.csv_log import RunLog
 
@@ -100,7 +101,7 @@ def test_small_fits_into_8_gib(module):
         run.config, world_spec(run.config.env), host_limit_bytes=8 * 2**30
     )
     check_plan(plan)
-    warnings = plan.warnings()
+    warnings = plan_warnings(plan)
     if is_atari(run.config):  # no game of which is as short as that
       warnings = [w for w in warnings if "episodes of about 10 rows" not in w]
     assert not warnings, run.title

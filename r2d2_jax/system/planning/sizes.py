@@ -1,17 +1,22 @@
-"""How large things are: network, replay, one update. Formulas, without JAX.
+"""Sizes of the parts of a run: agent, update, replay items.
 
-Shapes decide most of it, exactly. What they cannot tell was measured once and is a
-constant below, its measurement beside it; docs/planning.md has them all.
+Shapes decide most of it, and are JAX's own: nothing is computed to learn them. What
+they cannot tell was measured once and is a constant below; docs/planning.md has the
+measurements.
 """
 
 import math
 from typing import NamedTuple
 
+import jax
+from jax.extend.core import Literal
+import jax.numpy as jnp
 import numpy as np
 
-from r2d2_jax.config import Config, NetworkConfig
+from r2d2_jax.agent.agent import Agent
+from r2d2_jax.config import Config
 from r2d2_jax.replay.sequences import row_specs
-from r2d2_jax.types import CoreState, EnvSpec
+from r2d2_jax.types import AgentInputs, CoreState, EnvSpec, Params
 
 # A uint8 observation in Reverb, as a share of its raw size: the worst of 57 Atari
 # games, random play (Yars' Revenge; the second is at 0.16, the median at 0.09).
@@ -22,87 +27,122 @@ _INCOMPRESSIBLE = 1.1
 # item. Reverb: chunks and their keys. Local: objects of Python, arrays of numpy.
 _REVERB_BLOCK_BYTES, _REVERB_ITEM_BYTES = 1300, 1400
 _LOCAL_BLOCK_BYTES, _LOCAL_ARRAY_BYTES, _LOCAL_ITEM_BYTES = 230, 140, 750
-# Largest memory of a compiled update, as a multiple of what the forward pass of the
-# trained rows keeps: 1.5 to 1.85 was measured, 'impala' 2.45.
-_UPDATE_FACTOR = {"impala": 2.6}
-_UPDATE_FACTOR_OTHERS = 2.0
+# Largest memory of a compiled update, as a multiple of what the trained rows keep
+# for the gradient: 1.5 to 1.74 was measured; 'impala' 2.96, as any other torso may.
+_UPDATE_FACTOR = {"nature": 1.8, "grid": 1.8, "mlp": 1.8}
+_UPDATE_FACTOR_OTHERS = 3.1
 _FLOAT_BYTES = 4
 
-_GRID_PLANES = 11 + 6 + 4  # one-hot planes of MiniGrid's three channels
-_NATURE_LAYERS = ((8, 4), (4, 2), (3, 1))  # size and stride of the convolutions
 
-
-class NetworkSize(NamedTuple):
-  """What a network takes."""
+class AgentSize(NamedTuple):
+  """What an agent takes."""
 
   num_params: int
-  row_numbers: int  # inputs and outputs of all layers for one row: what a gradient
-  #                   needs of the forward pass
+  params_bytes: int
+  learner_bytes: int  # all of its state: both networks, the optimiser's moments
+  core_state: CoreState  # of one lane, leading [1]; shapes and dtypes
+  row_bytes: float  # what one trained row keeps for the gradient
 
 
-def network_size(spec: EnvSpec, config: NetworkConfig) -> NetworkSize:
-  """Parameters of `make_networks(spec, config=config)`, and numbers per row.
-
-  A layer from n to m numbers has (n + 1) m parameters, a convolution of s x s
-  pixels from c to o channels (s^2 c + 1) o, the LSTM of D units over n numbers
-  4 D (n + D + 1).
+def agent_size(
+    agent: Agent, config: Config, spec: EnvSpec, num_devices: int = 1
+) -> AgentSize:
+  """Sizes of any agent, by tracing its functions.
 
   Args:
+    agent: as `make_r2d2_agent` makes it.
+    config: batch and lengths.
     spec: what the world says of itself.
-    config: the network; one that `make_networks` accepts.
+    num_devices: that split the batch.
   """
-  params, numbers = 0, 0
+  state = jax.eval_shape(lambda: agent.init(jax.random.key(0)))
+  items = max(config.agent.batch_size // num_devices, 1)
+  kept = _kept_bytes(agent, state.params, config.agent.trace_length, items, spec)
+  return AgentSize(
+      sum(leaf.size for leaf in jax.tree.leaves(state.params)),
+      tree_bytes(state.params),
+      tree_bytes(state),
+      jax.eval_shape(lambda: agent.initial_core_state(1)),
+      kept / (config.agent.trace_length * items),
+  )
 
-  def dense(inputs: int, units: int) -> int:
-    nonlocal params, numbers
-    params += (inputs + 1) * units
-    numbers += units
-    return units
 
-  def conv(shape: tuple[int, int, int], channels: int, size: int,
-           sides: tuple[int, int]) -> tuple[int, int, int]:
-    nonlocal params, numbers
-    params += (size**2 * shape[-1] + 1) * channels
-    numbers += math.prod(sides) * channels
-    return (*sides, channels)
+def _kept_bytes(
+    agent: Agent, params: Params, rows: int, items: int, spec: EnvSpec
+) -> int:
+  """What the gradient of an unroll keeps of the forward pass.
 
-  shape = spec.obs_shape
-  width = math.prod(shape) * config.frame_stack
-  if config.torso == "grid":
-    width = math.prod(shape[:2]) * _GRID_PLANES
-  numbers += width
-  if config.torso in ("nature", "impala"):
-    image = (shape[0], shape[1], width // (shape[0] * shape[1]))
-    for i, channels in enumerate(config.torso_channels):
-      if config.torso == "nature":
-        size, stride = _NATURE_LAYERS[i]
-        sides = tuple((side - size) // stride + 1 for side in image[:2])
-        image = conv(image, channels, size, sides)
-      else:
-        image = conv(image, channels, 3, image[:2])
-        image = (-(-image[0] // 2), -(-image[1] // 2), channels)
-        numbers += math.prod(image)
-        for _ in range(4):
-          image = conv(image, channels, 3, image[:2])
-          numbers += math.prod(image)  # the rectified input
-    width = math.prod(image)
-    if config.torso_units:
-      width = dense(width, config.torso_units)
-  else:
-    for units in config.torso_channels:
-      width = dense(width, units)
+  These are the residuals of `jax.vjp`, beside its arguments.
+  """
+  field = lambda dtype, shape=(): jax.ShapeDtypeStruct(
+      (rows, items, *shape), dtype
+  )
+  inputs = AgentInputs(
+      field(spec.obs_dtype, spec.obs_shape),
+      field(np.int32),
+      field(np.float32),
+      field(bool),
+  )
+  core_state = jax.eval_shape(lambda: agent.initial_core_state(items))
 
-  width += config.use_previous_action * spec.num_actions
-  width += config.use_previous_reward
-  units = config.core_units
-  if config.core == "lstm":
-    params += 4 * units * (width + units + 1)
-    numbers += 10 * units  # projection, gates, cell, output
-  else:
-    dense(width, units)
-  for outputs in (spec.num_actions, 1):
-    dense(dense(units, config.head_units), outputs)
-  return NetworkSize(params, numbers)
+  def residuals(params, inputs, core_state):
+    unroll = lambda p: agent.networks.unroll(p, inputs, core_state)[0]
+    return jax.vjp(unroll, params)[1]
+
+  jaxpr = jax.make_jaxpr(residuals)(params, inputs, core_state).jaxpr
+  # An array may be named several times; a literal has no name.
+  kept = {var for var in jaxpr.outvars if not isinstance(var, Literal)}
+  return sum(
+      _array_bytes(var.aval)
+      for var in kept.difference(jaxpr.invars)
+      if not _is_constant(var, jaxpr)
+  )
+
+
+def _is_constant(var, jaxpr) -> bool:
+  """Whether an array is one number everywhere, as a ReLU's zeros: never stored."""
+  for equation in jaxpr.eqns:
+    if var in equation.outvars:
+      if equation.primitive.name == "broadcast_in_dim":
+        return isinstance(equation.invars[0], Literal)
+      if equation.primitive.name in ("jit", "pjit"):
+        called = equation.params["jaxpr"].jaxpr
+        result = called.outvars[equation.outvars.index(var)]
+        return isinstance(result, Literal) or _is_constant(result, called)
+  return False
+
+
+def _array_bytes(array) -> int:
+  itemsize = array.dtype.itemsize
+  # bfloat16 was seen to be kept as float32 (docs/planning.md).
+  if jnp.issubdtype(array.dtype, jnp.inexact):
+    itemsize = max(itemsize, _FLOAT_BYTES)
+  return array.size * itemsize
+
+
+def tree_bytes(tree) -> int:
+  """Bytes of all arrays, or shapes, of a pytree."""
+  return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def update_bytes(config: Config, agent: AgentSize, num_devices: int = 1) -> float:
+  """Memory of one update on each device, beside its arguments.
+
+      parameters + max(factor x trace_length, burn_in) x items x row_bytes
+
+  The gradient has the size of the parameters. What the trained rows keep stays for
+  it, and the factor, measured, covers what comes on top; the burn-in is over before
+  and keeps nothing.
+
+  Args:
+    config: batch and lengths.
+    agent: from `agent_size`.
+    num_devices: that split the batch.
+  """
+  factor = _UPDATE_FACTOR.get(config.network.torso, _UPDATE_FACTOR_OTHERS)
+  rows = max(factor * config.agent.trace_length, config.agent.burn_in)
+  rows *= config.agent.batch_size / num_devices
+  return agent.params_bytes + rows * agent.row_bytes
 
 
 class ItemSize(NamedTuple):
@@ -115,7 +155,7 @@ class ItemSize(NamedTuple):
   short_episode_bytes: float  # the same, in an episode as long as the trace
 
 
-def item_size(config: Config, spec: EnvSpec) -> ItemSize:
+def item_size(config: Config, spec: EnvSpec, core_state: CoreState) -> ItemSize:
   """Sizes of items in the replay that `config.replay` asks for.
 
   Neighbouring items share blocks, which are stored once. With S = trace_length -
@@ -129,21 +169,18 @@ def item_size(config: Config, spec: EnvSpec) -> ItemSize:
   1.1: see docs/planning.md.
 
   Args:
-    config: backend, lengths, core.
+    config: backend and lengths.
     spec: what the world says of itself.
+    core_state: of one lane, leading [1]; arrays or shapes.
   """
   agent = config.agent
-  core_state = _example_core_state(config.network, spec)
+  specs = row_specs(spec, core_state, config.replay.row_states)
   fields = {
       name: math.prod(shape) * dtype.itemsize
-      for name, (shape, dtype) in row_specs(
-          spec, core_state, config.replay.row_states
-      ).items()
+      for name, (shape, dtype) in specs.items()
   }
   obs_bytes, row_bytes = fields["obs_t"], sum(fields.values())
-  frames_bytes = core_state.frames.nbytes
-  lstm_bytes = sum(leaf.nbytes for leaf in core_state.lstm)
-  state_bytes = frames_bytes + lstm_bytes
+  frames_bytes, state_bytes = tree_bytes(core_state.frames), tree_bytes(core_state)
 
   if config.replay.backend == "local":
     stored_row = row_bytes + _FLOAT_BYTES * spec.num_actions
@@ -153,8 +190,11 @@ def item_size(config: Config, spec: EnvSpec) -> ItemSize:
     per_item = _LOCAL_ITEM_BYTES
   else:
     share = _COMPRESSION if spec.obs_dtype.itemsize == 1 else _INCOMPRESSIBLE
-    stored_row = share * obs_bytes + _INCOMPRESSIBLE * (row_bytes - obs_bytes)
-    stored_state = share * frames_bytes + _INCOMPRESSIBLE * lstm_bytes
+    as_stored = lambda whole, frames: (
+        share * frames + _INCOMPRESSIBLE * (whole - frames)
+    )
+    stored_row = as_stored(row_bytes, obs_bytes)
+    stored_state = as_stored(state_bytes, frames_bytes)
     per_block, per_item = _REVERB_BLOCK_BYTES, _REVERB_ITEM_BYTES
 
   def stored(own_rows: int) -> float:
@@ -170,15 +210,6 @@ def item_size(config: Config, spec: EnvSpec) -> ItemSize:
   )
 
 
-def _example_core_state(config: NetworkConfig, spec: EnvSpec) -> CoreState:
-  """What the network's `initial_core_state(1)` is, in numpy."""
-  lstm = np.zeros((1, config.core_units), np.float32)
-  return CoreState(
-      np.zeros((1, config.frame_stack - 1, *spec.obs_shape), spec.obs_dtype),
-      (lstm, lstm) if config.core == "lstm" else (),
-  )
-
-
 def table_bytes(config: Config) -> int:
   """What a replay of this capacity takes empty: the local one's tree and lists.
 
@@ -190,23 +221,11 @@ def table_bytes(config: Config) -> int:
   return 16 * (1 << max(capacity - 1, 1).bit_length()) + 12 * capacity
 
 
-def update_bytes(config: Config, network: NetworkSize, devices: int = 1) -> float:
-  """Memory of one update on each device, beside its arguments.
-
-      4 bytes x (parameters + max(factor x trace_length, burn_in) x items x row
-                 numbers)
-
-  The gradient has the size of the parameters. The trained rows' forward pass is
-  kept for it, and the factor, measured, covers what comes on top; the burn-in is
-  over before and keeps nothing.
-
-  Args:
-    config: batch and lengths.
-    network: from `network_size`.
-    devices: that split the batch.
-  """
-  agent = config.agent
-  factor = _UPDATE_FACTOR.get(config.network.torso, _UPDATE_FACTOR_OTHERS)
-  rows = max(factor * agent.trace_length, agent.burn_in)
-  rows *= agent.batch_size / devices
-  return _FLOAT_BYTES * (network.num_params + rows * network.row_numbers)
+def size_in_words(num_bytes: float) -> str:
+  """Bytes for people: three digits and a unit."""
+  for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+    if num_bytes >= size:
+      # Without a fraction where three digits are there already.
+      value = num_bytes / size
+      return f"{value:.0f} {unit}" if value >= 100 else f"{value:.3g} {unit}"
+  return f"{num_bytes:.0f} bytes"
