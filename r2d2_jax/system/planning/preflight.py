@@ -53,11 +53,13 @@ def check_run_fits(
     config: validated.
     run_dir: where the run is, or will be; it is not created.
     console: where the plan is shown.
-    make_agent: of the run.
+    make_world, make_agent: of the run.
 
   Raises:
     UserError: as `plan_run`, or it does not fit: see `check_plan`.
   """
-  plan = plan_run(config, run_dir, make_agent=make_agent)
+  plan = plan_run(
+      config, run_dir, make_world=make_world, make_agent=make_agent
+  )
   print_plan(plan, console)
   check_plan(plan)
