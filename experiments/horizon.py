@@ -21,13 +21,13 @@ from r2d2_jax.types import Params
 
 # Floats that the compiled step was measured to need beside the states, for each
 # LSTM: 9 per unit of the core, and then, those being free again, 2 per unit of the
-# heads (k = 64 and 1024, 256 and 512 units).
+# heads (k = 64 and 1024, 256 and 512 units). Other cores are taken for LSTMs.
 _PER_CORE_UNIT, _PER_HEAD_UNIT = 9, 2
 _FLOAT_BYTES = 4
 
 
 def horizon_bytes(horizon: int, *, lanes: int, config: NetworkConfig) -> int:
-  """Memory that acting with this horizon takes; k + 2 LSTMs a lane make it up."""
+  """Memory that acting with this horizon takes; k + 2 carries a lane make it up."""
   if config.core == "feedforward":
     return 0
   floats = 2 * config.core_units + max(

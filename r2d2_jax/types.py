@@ -29,7 +29,8 @@ Rows
 
 The frame stack is part of the recurrent state
     Environments yield single frames, replay stores single frames, and the
-    networks rebuild the stack: `CoreState` is (the last k - 1 frames, LSTM).
+    networks rebuild the stack: `CoreState` is (the last k - 1 frames, the
+    core's carry).
 """
 
 from typing import Any, NamedTuple
@@ -71,7 +72,8 @@ class CoreState(NamedTuple):
   """The whole recurrent state: what acting carries from row to row."""
 
   frames: Array  # [B, k - 1, *obs_shape], oldest first, dtype of obs
-  lstm: Array  # (c, h), float32 [B, D] each; () for the feed-forward core
+  carry: Any  # of the core: any pytree of arrays [B, ...]. An LSTM's is (c, h),
+  #             float32 [B, D] each; a GRU's one array; () where it has none
 
 
 class ActorState(NamedTuple):
@@ -117,9 +119,9 @@ class ReplaySample(NamedTuple):
   probability: Array  # float64 [B], of being sampled, given the table at that time
   keys: Array  # uint64 [B]; stays on the host
   origin: Origin | None = None  # stays on the host
-  row_lstm: Any = None  # with replay.row_states: the actor's LSTM state before each
-  #                       row, like core_state.lstm with leading [B, L]; zeros where
-  #                       is_first_t and in padding; stays on the host
+  row_carry: Any = None  # with replay.row_states: the actor's carry before each row,
+  #                        like core_state.carry with leading [B, L]; zeros where
+  #                        is_first_t and in padding; stays on the host
 
 
 class LearnerState(NamedTuple):

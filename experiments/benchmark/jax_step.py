@@ -47,8 +47,8 @@ def batch_arrays(batch: ReplaySample) -> dict[str, np.ndarray]:
       "a_t": sequence.a_t,
       "discount_t": sequence.discount_t,
       "frames": state.frames,
-      "c": state.lstm[0],
-      "h": state.lstm[1],
+      "c": state.carry[0],
+      "h": state.carry[1],
       "probability": batch.probability,
   }
 

@@ -58,7 +58,7 @@ def random_batch(config: Config, *, seed: int = 0) -> ReplaySample:
   core_state = networks.initial_core_state(config.agent.batch_size)
   c, h = (
       rng.uniform(-0.5, 0.5, x.shape).astype(np.float32)
-      for x in core_state.lstm
+      for x in core_state.carry
   )
   return ReplaySample(
       Sequence(
@@ -73,7 +73,7 @@ def random_batch(config: Config, *, seed: int = 0) -> ReplaySample:
           valid_t=np.ones(lead, bool),
           core_state=core_state._replace(
               frames=rng.integers(0, 256, core_state.frames.shape, np.uint8),
-              lstm=(c, h),
+              carry=(c, h),
           ),
       ),
       probability=rng.uniform(1e-4, 1e-3, lead[0]).astype(np.float32),

@@ -95,12 +95,12 @@ def check_time_first(q: Array, *, config: AgentConfig) -> None:
     )
 
 
-def check_state(name: str, lstm: Any, expected: Any) -> None:
-  """Refuses LSTM states that are missing or of another shape.
+def check_carry(name: str, carry: Any, expected: Any) -> None:
+  """Refuses the carry of another core: missing, of other leaves or shapes.
 
   Args:
     name: of the argument, for the message.
-    lstm: what was given. None is not (), the state of a core without any.
+    carry: what was given. None is not (), the state of a core without any.
     expected: leaves of the right shapes.
 
   Raises:
@@ -108,12 +108,12 @@ def check_state(name: str, lstm: Any, expected: Any) -> None:
   """
   shapes = lambda tree: jax.tree.map(lambda x: tuple(x.shape), tree)
   if (
-      jax.tree.structure(lstm) != jax.tree.structure(expected)
-      or shapes(lstm) != shapes(expected)
+      jax.tree.structure(carry) != jax.tree.structure(expected)
+      or shapes(carry) != shapes(expected)
   ):
     raise ValueError(
-        f"{name}: expected LSTM states of shapes {shapes(expected)}, got"
-        f" {None if lstm is None else shapes(lstm)}"
+        f"{name}: expected the carry of this core, of shapes {shapes(expected)}, got"
+        f" {None if carry is None else shapes(carry)}"
     )
 
 
@@ -146,7 +146,7 @@ def check_inputs(
         f" {zero.frames.shape[2:]} and a stack of {zero.frames.shape[1] + 1}"
         f" frames; got {_shapes(named)}"
     )
-  check_state("core_state.lstm", core_state.lstm, zero.lstm)
+  check_carry("core_state.carry", core_state.carry, zero.carry)
 
 
 def _shapes(fields: Mapping[str, Array]) -> str:

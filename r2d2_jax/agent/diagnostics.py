@@ -5,7 +5,7 @@ Neither is part of the algorithm. Pure, no gradients.
 
 import dataclasses
 import functools
-from typing import Callable, NamedTuple
+from typing import Any, Callable, NamedTuple
 
 import chex
 import jax
@@ -16,7 +16,7 @@ from r2d2_jax.agent.arguments import (
     check_config,
     check_item_rows,
     check_items,
-    check_state,
+    check_carry,
 )
 from r2d2_jax.agent.donation import Donating
 from r2d2_jax.agent.loss import start_state
@@ -60,7 +60,7 @@ def first_and_last_row(valid_t: Array, *, config: AgentConfig) -> Array:
 def q_discrepancy(
     params: Params,
     sequence: Sequence,
-    row_lstm: Array,
+    row_carry: Any,
     rows: Array,
     *,
     networks: Networks,
@@ -84,8 +84,8 @@ def q_discrepancy(
   Args:
     params: today's.
     sequence: items [B, L, ...], L = burn_in + trace_length.
-    row_lstm: `CoreState.lstm` of the actor before each row, leaves [B, L, D], as
-      `ReplaySample.row_lstm` is with `replay.row_states`; ignored where is_first_t,
+    row_carry: `CoreState.carry` of the actor before each row, leaves [B, L, ...],
+      as `ReplaySample.row_carry` is with `replay.row_states`; ignored where is_first_t,
       and of a feed-forward core.
     rows: int32 [B, R], or [R] for all items alike: rows of the item, burn-in
       counted, at which to measure; see `first_and_last_row`.
@@ -107,17 +107,17 @@ def q_discrepancy(
   at_rows = functools.partial(_take_rows, rows=rows)
   mask = at_rows(sequence.valid_t)
   zero = jax.eval_shape(lambda: networks.initial_core_state(batch_size))
-  if not zero.lstm:  # a core without state
+  if not jax.tree.leaves(zero.carry):  # a core without state
     return jnp.zeros(mask.shape, jnp.float32), mask  # not even rounding
-  if row_lstm is None:
+  if row_carry is None:
     raise ValueError(
-        "row_lstm: expected the actor's LSTM state before each row, got None;"
+        "row_carry: expected the actor's carry before each row, got None;"
         " replay keeps it with replay.row_states"
     )
   of_row = lambda x: jax.ShapeDtypeStruct(
       (batch_size, num_rows, *x.shape[1:]), x.dtype
   )
-  check_state("row_lstm", row_lstm, jax.tree.map(of_row, zero.lstm))
+  check_carry("row_carry", row_carry, jax.tree.map(of_row, zero.carry))
 
   q_hat, _ = networks.unroll_without_gradient(
       params,
@@ -131,7 +131,7 @@ def q_discrepancy(
       (
           jax.tree.map(at_rows, sequence.inputs),
           CoreState(
-              _frames_before(sequence, rows), jax.tree.map(at_rows, row_lstm)
+              _frames_before(sequence, rows), jax.tree.map(at_rows, row_carry)
           ),
       ),
   )
@@ -178,7 +178,7 @@ class HorizonOutput(NamedTuple):
   """What `horizon_actor_step` hands out, for the B lanes that stepped."""
 
   a_t: Array  # int32 [B], the action to take (epsilon-greedy in q_t)
-  q_t: Array  # float32 [B, A], of the LSTM with the short memory
+  q_t: Array  # float32 [B, A], of the core with the short memory
   q_full: Array  # float32 [B, A], of the one with the whole episode's
 
 
@@ -194,8 +194,8 @@ def init_horizon_state(
     networks: from `make_networks`.
 
   Returns:
-    As from `init_actor_state`, but with k + 1 LSTM states per lane, leaves
-    [N, k + 1, D]: those that have seen the last 1, 2, ... k rows, and the one
+    As from `init_actor_state`, but with k + 1 carries per lane, leaves
+    [N, k + 1, ...]: those that have seen the last 1, 2, ... k rows, and the one
     that has seen the whole episode.
 
   Raises:
@@ -207,11 +207,11 @@ def init_horizon_state(
         " episode's memory use make_actor"
     )
   state = init_actor_state(key, num_envs, networks=networks)
-  frames, lstm = state.core_state
-  lstm = jax.tree.map(
-      lambda x: jnp.repeat(x[:, None], horizon + 1, axis=1), lstm
+  frames, carry = state.core_state
+  carry = jax.tree.map(
+      lambda x: jnp.repeat(x[:, None], horizon + 1, axis=1), carry
   )
-  return state._replace(core_state=CoreState(frames, lstm))
+  return state._replace(core_state=CoreState(frames, carry))
 
 
 def horizon_actor_step(
@@ -223,15 +223,15 @@ def horizon_actor_step(
     horizon: int,
     networks: Networks,
 ) -> tuple[ActorState, HorizonOutput]:
-  """`actor_step` with an LSTM that remembers the last k rows alone.
+  """`actor_step` with a core that remembers the last k rows alone.
 
-  q_t is what an LSTM gives that was at zero before row t - k and has seen rows
+  q_t is what a core gives whose carry was zero before row t - k and has seen rows
   t - k .. t: k = 0 is the current row from the zero state. In an episode's first
   k + 1 rows that is the whole of it, and the step is `actor_step`. The frame
   stack, being observation, stays as it is, and so do the action and the reward
   that came with row t - k.
 
-  Instead of unrolling k + 1 rows anew, each lane carries the LSTMs that began
+  Instead of unrolling k + 1 rows anew, each lane keeps the carries that began
   1 .. k rows ago one row on; the torso, which they share, runs once.
   Source: section 5, figure 5, which counts observations: its k is horizon + 1.
 
@@ -248,12 +248,12 @@ def horizon_actor_step(
     `timestep`; q_full is of the same rows, with the actions that were taken.
   """
   lane = timestep.env_id
-  frames, lstm = jax.tree.map(lambda x: x[lane], state.core_state)
+  frames, carry = jax.tree.map(lambda x: x[lane], state.core_state)
   # Entry j has seen the last j rows, the last entry all of them.
-  lstm = jax.tree.map(
-      lambda x: jnp.concatenate([jnp.zeros_like(x[:, :1]), x], axis=1), lstm
+  carry = jax.tree.map(
+      lambda x: jnp.concatenate([jnp.zeros_like(x[:, :1]), x], axis=1), carry
   )
-  q, (frames, lstm) = jax.vmap(
+  q, (frames, carry) = jax.vmap(
       networks.step,
       in_axes=(None, None, CoreState(None, 1)),
       out_axes=(0, CoreState(None, 1)),
@@ -266,11 +266,11 @@ def horizon_actor_step(
           timestep.r_t,
           timestep.is_first_t,
       ),
-      CoreState(frames, lstm),
+      CoreState(frames, carry),
   )
   # Entry k has seen k + 1 rows now: nobody wants it any more.
   core_state = CoreState(
-      frames, jax.tree.map(lambda x: jnp.delete(x, horizon, axis=1), lstm)
+      frames, jax.tree.map(lambda x: jnp.delete(x, horizon, axis=1), carry)
   )
   # The dice and the bookkeeping of the lanes are actor_step's own.
   state, output = actor_step(

@@ -58,13 +58,13 @@ def start_state(
 ) -> CoreState:
   """The stored state, or the zero state in its place (section 3's strategies).
 
-  'zero' empties the LSTM; the frames, being observations, stay.
+  'zero' empties the core's carry; the frames, being observations, stay.
   """
   check_config(config, AgentConfig)
   if config.start_state == "stored":
     return core_state
   return core_state._replace(
-      lstm=jax.tree.map(jnp.zeros_like, core_state.lstm)
+      carry=jax.tree.map(jnp.zeros_like, core_state.carry)
   )
 
 

@@ -168,7 +168,7 @@ class _RecurrentQNetwork(nn.Module):
       features.append(jnp.where(seen, r_t, 0))
     x = jnp.concatenate(features, axis=-1)
 
-    x, carry = self.core(x, core_state.lstm, is_first_t)
+    x, carry = self.core(x, core_state.carry, is_first_t)
 
     # The heads' outputs in float32: targets and priorities are computed there.
     def stream(name, units):

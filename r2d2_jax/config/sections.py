@@ -147,8 +147,8 @@ class ReplayConfig:
   """Reverb's port; 0 takes a free one. It listens on every interface, without
   credentials."""
   row_states: bool = False
-  """Keep the LSTM state of every row, not only of an item's first: for studies of
-  the recurrent state. Costs 8 bytes x core_units for each row."""
+  """Keep the core's carry of every row, not only of an item's first: for studies of
+  the recurrent state. Costs 8 bytes x core_units for each row with an LSTM."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,6 +10,7 @@ import threading
 import time
 from typing import Optional
 
+import jax
 import numpy as np
 
 from r2d2_jax import types
@@ -18,7 +19,8 @@ from r2d2_jax.replay.checks import (
     MAX_WEIGHT, ReplayError, check_priorities, wrong_rows)
 from r2d2_jax.replay.meta import read_meta, settings_of, unreadable, write_meta
 from r2d2_jax.replay.sequences import (
-    Block, Item, as_sample, core_from_leaves, core_leaves, new_uid, row_specs)
+    Block, Item, as_sample, core_from_leaves, core_leaves, new_uid, row_specs,
+    with_dtype)
 
 
 class SumTree:
@@ -94,6 +96,7 @@ class LocalReplay:
     self._item_blocks = config.item_rows // config.block_rows
     self._num_actions = spec.num_actions
     self._specs = row_specs(spec, core_state, config.replay.row_states)
+    self._core_state = core_state
     self._leaf_specs = [(x.shape[1:], x.dtype) for x in core_leaves(core_state)]
     self._settings = settings_of("local", config, self._specs, core_state)
     self._seed = seed
@@ -272,7 +275,7 @@ class LocalReplay:
                        f"{counts['num_inserted']} were inserted; got "
                        f"{counts['size']}")
     saved = {
-        name: _read_stack(directory / f"{name}.npy", shape, dtype)
+        name: _read_stack(_saved_file(directory, name), shape, dtype)
         for name, (shape, dtype) in self._saved_shapes(counts).items()}
     self._check_saved(directory, saved, counts["num_blocks"])
     # The actor's values are not kept: initial priorities were computed long ago.
@@ -286,7 +289,8 @@ class LocalReplay:
       self._items[i] = Item(
           tuple(blocks[j] for j in places),
           core_from_leaves([saved[f"core_state_{k}"][i].copy()
-                            for k in range(len(self._leaf_specs))]))
+                            for k in range(len(self._leaf_specs))],
+                           self._core_state))
     self._tree.set(np.arange(counts["size"]), saved["weights"])
     self._times_sampled[:counts["size"]] = saved["times_sampled"]
     self._num_inserted = counts["num_inserted"]
@@ -308,7 +312,7 @@ class LocalReplay:
           f"places of blocks in [0, {num_blocks})")
     for k in range(len(self._leaf_specs)):
       name = f"core_state_{k}"
-      if np.issubdtype(saved[name].dtype, np.floating):
+      if jax.numpy.issubdtype(saved[name].dtype, np.floating):  # bfloat16, too
         check(name, np.isfinite(saved[name]), "finite states")
     if fault := wrong_rows(saved, self._num_actions):
       raise unreadable(directory, fault)
@@ -352,7 +356,7 @@ class LocalReplay:
     for i, item in enumerate(items):
       for leaf, value in zip(leaves, core_leaves(item.core_state)):
         leaf[i] = value
-    return rows, core_from_leaves(leaves)
+    return rows, core_from_leaves(leaves, self._core_state)
 
 
 def _write_stack(path, shape, dtype, arrays):
@@ -366,6 +370,12 @@ def _write_stack(path, shape, dtype, arrays):
       file.write(np.asarray(array, dtype).tobytes())
 
 
+def _saved_file(directory, name):
+  """Where `save` put it, today or in version 0.1."""
+  path, older = directory / f"{name}.npy", directory / "row_lstm.npy"
+  return older if name == "row_carry" and older.exists() else path
+
+
 def _read_stack(path, shape, dtype):
   """What `_write_stack` wrote, read from the disk as it is used."""
   try:
@@ -374,6 +384,7 @@ def _read_stack(path, shape, dtype):
     array = np.load(path, mmap_mode="r", allow_pickle=False)
   except Exception as error:  # numpy raises all kinds on a damaged header
     raise unreadable(path, error) from error
+  array = with_dtype(array, dtype)
   if (array.shape, array.dtype) != (shape, dtype):
     raise unreadable(path, f"expected {dtype} {list(shape)}, got {array.dtype} "
                      f"{list(array.shape)}")

@@ -9,7 +9,7 @@ import numpy as np
 from r2d2_jax import types
 from r2d2_jax.config import Config
 from r2d2_jax.replay.checks import ReplayError
-from r2d2_jax.replay.sequences import core_leaves
+from r2d2_jax.replay.sequences import core_leaves, with_new_names
 
 _NAME = "meta.json"
 _MAX_COUNT = 10**15  # items or draws: thousands of years of them
@@ -75,6 +75,7 @@ def read_meta(directory: pathlib.Path, settings: dict[str, Any],
     meta = json.loads(path.read_text())
     saved, counts, file_bytes = (
         _plain(meta[key], key) for key in ("settings", "counts", "file_bytes"))
+    saved = with_new_names(saved)
     counts = {name: _count(counts[name], name) for name in names}
   except (
       OSError, ValueError, KeyError, TypeError, RecursionError

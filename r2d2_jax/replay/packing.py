@@ -2,12 +2,15 @@
 
 import numpy as np
 
+from r2d2_jax import types
 from r2d2_jax.replay.sequences import (
     Block,
     Item,
     core_from_leaves,
     core_leaves,
     new_uid,
+    with_dtype,
+    with_new_names,
 )
 
 _ROWS = [f for f in Block._fields if f not in ("core_state", "uid")]
@@ -28,27 +31,35 @@ def pack_items(items: list[Item]) -> dict[str, np.ndarray]:
   return packed
 
 
-def unpack_items(packed: dict[str, np.ndarray]) -> list[Item]:
+def unpack_items(
+    packed: dict[str, np.ndarray], core_state: types.CoreState
+) -> list[Item]:
   """The inverse of `pack_items`.
 
   What items shared is there twice afterwards: it is about a handful of items.
+
+  Args:
+    packed: the arrays.
+    core_state: an example, with one leading dimension, for its structure.
   """
   if not packed:
     return []
-  num_states = sum(name.startswith("state/") for name in packed)
+  packed = with_new_names(packed)
+  like = core_leaves(core_state)
   num_items, num_blocks = packed["rows/valid_t"].shape[:2]
   items = []
   for i in range(num_items):
-    core_state = core_from_leaves(
-        [packed[f"state/{k}"][i] for k in range(num_states)]
+    state = core_from_leaves(
+        [with_dtype(packed[f"state/{k}"][i], x.dtype) for k, x in enumerate(like)],
+        core_state,
     )
     blocks = tuple(
         Block(
             **{name: packed[f"rows/{name}"][i, j] for name in _ROWS},
-            core_state=core_state if j == 0 else None,
+            core_state=state if j == 0 else None,
             uid=new_uid(),
         )
         for j in range(num_blocks)
     )
-    items.append(Item(blocks, core_state))
+    items.append(Item(blocks, state))
   return items

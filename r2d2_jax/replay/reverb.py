@@ -95,6 +95,7 @@ class _Layout:
     self._core = np.dtype([
         (f"leaf_{k}", x.dtype, x.shape[1:])
         for k, x in enumerate(core_leaves(core_state))])
+    self._core_state = core_state
     self._num_actions = spec.num_actions
     self._block_rows = config.block_rows
     self.item_blocks = config.item_rows // config.block_rows
@@ -137,13 +138,14 @@ class _Layout:
           array[i] = packed[name]
     if fault := wrong_rows(rows, self._num_actions):
       raise _foreign_item(fault)
-    return rows, core_from_leaves(core.values())
+    return rows, core_from_leaves(list(core.values()), self._core_state)
 
 
 def _to_bytes(records: np.ndarray) -> np.ndarray:
   """uint8 [N, bytes of a record]."""
   shape = (len(records), records.dtype.itemsize)
-  return np.ndarray(shape, np.uint8, records)
+  # Of a copy: numpy does not lend the memory of bfloat16.
+  return np.ndarray(shape, np.uint8, records.tobytes())
 
 
 def _empty_fields(lead, dtype: np.dtype) -> dict[str, np.ndarray]:

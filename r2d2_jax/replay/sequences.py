@@ -19,8 +19,9 @@ is a run of blocks: neighbouring items share blocks, which replay stores once.
 import collections
 import itertools
 import math
-from typing import NamedTuple, Optional
+from typing import Any, NamedTuple, Optional
 
+import jax
 import numpy as np
 
 from r2d2_jax import types
@@ -55,9 +56,9 @@ class Block(NamedTuple):
   core_state: Optional[types.CoreState]  # of one lane, before the first row; None
   #                                        where no item starts
   uid: int  # unique in this process, increasing
-  row_lstm: np.ndarray = np.zeros(0, np.float32)  # [R, units of all leaves]: the
-  #   actor's LSTM state before each row, zeros where is_first_t and in padding; of
-  #   size 0 where only `core_state` is kept
+  row_carry: np.ndarray = np.zeros(0, np.float32)  # [R, units]: the actor's carry
+  #   before each row, its leaves side by side, zeros where is_first_t and in
+  #   padding; of size 0 where only `core_state` is kept
 
 
 class Item(NamedTuple):
@@ -85,7 +86,7 @@ def row_specs(
   Args:
     spec: what the world says of itself.
     core_state: an example, with one leading dimension.
-    row_states: whether each row keeps its LSTM state.
+    row_states: whether each row keeps the core's carry.
   """
   shape_dtype = {
       "obs_t": (tuple(spec.obs_shape), spec.obs_dtype),
@@ -100,20 +101,32 @@ def row_specs(
       "step": ((), np.int64),
   }
   if row_states:
-    units = sum(math.prod(x.shape[1:]) for x in core_state.lstm)
-    shape_dtype["row_lstm"] = ((units,), np.float32)
+    dtype = _row_carry_dtype(core_state.carry)
+    num_bytes = sum(_row_carry_bytes(core_state.carry))
+    shape_dtype["row_carry"] = ((num_bytes // dtype.itemsize,), dtype)
   return {k: (s, np.dtype(d)) for k, (s, d) in shape_dtype.items()}
 
 
 def core_leaves(core_state: types.CoreState) -> list[np.ndarray]:
-  """The arrays of a core state in a fixed order; `core_from_leaves` undoes it."""
-  return [np.asarray(x) for x in (core_state.frames, *core_state.lstm)]
+  """The arrays of a core state, frames first; `core_from_leaves` undoes it."""
+  return [np.asarray(x) for x in jax.tree.leaves(core_state)]
 
 
-def core_from_leaves(leaves) -> types.CoreState:
-  """The inverse of `core_leaves`."""
-  frames, *lstm = leaves
-  return types.CoreState(frames=frames, lstm=tuple(lstm))
+def core_from_leaves(leaves, like: types.CoreState) -> types.CoreState:
+  """The inverse of `core_leaves`; `like` has the structure."""
+  return jax.tree.unflatten(jax.tree.structure(like), leaves)
+
+
+def with_dtype(saved: np.ndarray, dtype: np.dtype) -> np.ndarray:
+  """A saved array as what it was: numpy's files do not know bfloat16."""
+  if saved.dtype.kind == "V" and saved.dtype.itemsize == dtype.itemsize:
+    return saved.view(dtype)
+  return saved
+
+
+def with_new_names(saved: dict[str, Any]) -> dict[str, Any]:
+  """The same by the names of today; row_carry was row_lstm in version 0.1."""
+  return {k.replace("row_lstm", "row_carry"): x for k, x in saved.items()}
 
 
 def as_sample(rows: dict[str, np.ndarray], core_state: types.CoreState, *,
@@ -139,23 +152,42 @@ def as_sample(rows: dict[str, np.ndarray], core_state: types.CoreState, *,
           env_id=rows["env_id"][np.arange(len(a_row)), a_row],
           num_updates=rows["num_updates"], step=rows["step"],
           times_sampled=times_sampled),
-      row_lstm=_split_lstm(rows["row_lstm"], core_state.lstm)
-      if "row_lstm" in rows else None)
+      row_carry=_split_carry(rows["row_carry"], core_state.carry)
+      if "row_carry" in rows else None)
 
 
-def _join_lstm(lstm: tuple[np.ndarray, ...], num_lanes: int) -> np.ndarray:
+def _row_carry_dtype(carry: Any) -> np.dtype:
+  """float32 where all leaves are, else the leaves' bytes are kept."""
+  all_float = all(x.dtype == np.float32 for x in jax.tree.leaves(carry))
+  return np.dtype(np.float32 if all_float else np.uint8)
+
+
+def _row_carry_bytes(carry: Any) -> list[int]:
+  """What each leaf [B, ...] takes in one row."""
+  return [math.prod(x.shape[1:]) * np.dtype(x.dtype).itemsize
+          for x in jax.tree.leaves(carry)]
+
+
+def _join_carry(carry: Any, num_lanes: int) -> np.ndarray:
   """The leaves [B, ...] side by side, [B, units]; [B, 0] for a core without."""
-  leaves = [np.asarray(x).reshape(num_lanes, -1) for x in lstm]
-  return np.concatenate([np.zeros((num_lanes, 0), np.float32), *leaves], axis=1)
+  parts = [
+      np.ascontiguousarray(x).reshape(num_lanes, math.prod(x.shape[1:]))
+      for x in jax.tree.leaves(carry)]
+  joined = np.concatenate(
+      [np.zeros((num_lanes, 0), np.uint8), *(x.view(np.uint8) for x in parts)],
+      axis=1)
+  return joined.view(_row_carry_dtype(carry))
 
 
-def _split_lstm(joined: np.ndarray,
-                like: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
-  """The inverse, of rows [B, L, units]; `like` has the leaves' shapes [B, ...]."""
-  ends = np.cumsum([math.prod(x.shape[1:]) for x in like])[:-1]
-  return tuple(
-      part.reshape(joined.shape[:2] + x.shape[1:])
-      for part, x in zip(np.split(joined, ends.astype(int), axis=2), like))
+def _split_carry(joined: np.ndarray, like: Any) -> Any:
+  """The inverse, of rows [B, L, units]; `like` is the carry of B lanes."""
+  leaves, structure = jax.tree.flatten(like)
+  ends = np.cumsum(_row_carry_bytes(like), dtype=int)[:-1]
+  parts = np.split(joined.view(np.uint8), ends, axis=2)
+  return jax.tree.unflatten(structure, [
+      np.ascontiguousarray(part).view(x.dtype).reshape(
+          joined.shape[:2] + x.shape[1:])
+      for part, x in zip(parts, leaves)])
 
 
 def stack_items(items: list[Item]) -> ItemRows:
@@ -182,7 +214,7 @@ class SequenceBuilder:
       [1, trace_length).
     lane_ids: int32 [N], the `env_id` under which each lane's rows are stored; None
       stores a lane's own number.
-    row_states: keep the LSTM state of every row, not only of items' first rows.
+    row_states: keep the carry of every row, not only of items' first rows.
 
   Raises:
     ValueError: lengths that leave transitions out or make no progress; lane_ids
@@ -217,6 +249,7 @@ class SequenceBuilder:
     self._rows = {name: np.zeros(lead + shape, dtype)
                   for name, (shape, dtype) in self._specs.items()
                   if name != "valid_t"}
+    self._core_state = core_state
     # The state before the first row of that block, where an item starts there.
     self._state = [np.zeros((num_envs,) + x.shape[1:], x.dtype)
                    for x in core_leaves(core_state)]
@@ -231,7 +264,7 @@ class SequenceBuilder:
     self._blank = self._make_block(
         {name: np.zeros((self._block_rows,) + shape, dtype)
          for name, (shape, dtype) in self._specs.items()},
-        core_from_leaves([np.zeros_like(x[0]) for x in self._state]))
+        self._core_from([np.zeros_like(x[0]) for x in self._state]))
 
   def add(self, timestep: types.Timestep, output: types.ActorOutput, *,
           num_updates: int = 0, step: int = 0) -> list[Item]:
@@ -272,8 +305,8 @@ class SequenceBuilder:
         "num_updates": np.full(lanes.size, num_updates),
         "step": np.full(lanes.size, step),
     }
-    if "row_lstm" in self._specs:
-      batch["row_lstm"] = _join_lstm(output.core_state.lstm, lanes.size)
+    if "row_carry" in self._specs:
+      batch["row_carry"] = _join_carry(output.core_state.carry, lanes.size)
     items = []
     was_open = self._open[lanes]
     closing = np.flatnonzero(is_first & is_last & was_open)
@@ -287,8 +320,9 @@ class SequenceBuilder:
       self._end_episode(lane, items)
     for lane in lanes[is_first]:
       self._begin_episode(lane)
-    if "row_lstm" in batch:
-      batch["row_lstm"] = np.where(is_first[:, None], 0.0, batch["row_lstm"])
+    if "row_carry" in batch:
+      batch["row_carry"] = batch["row_carry"].copy()
+      batch["row_carry"][is_first] = 0
     self._append(
         lanes,
         batch | {
@@ -332,11 +366,11 @@ class SequenceBuilder:
     # The state that the actor had *before* this row, where an item starts here.
     starts = np.flatnonzero(position % self._period == 0)
     if starts.size:
-      keep = ~batch["is_first_t"][starts]
+      is_first = batch["is_first_t"][starts]
       for mine, theirs in zip(self._state, core_leaves(core_state)):
-        value = theirs[index[starts]]
-        mine[lanes[starts]] = value * keep.reshape(
-            (-1,) + (1,) * (value.ndim - 1))
+        value = theirs[index[starts]]  # a copy
+        value[is_first] = 0
+        mine[lanes[starts]] = value
     position += 1
     self._position[lanes] = position
     for lane in lanes[position % self._block_rows == 0]:
@@ -354,8 +388,11 @@ class SequenceBuilder:
     rows["valid_t"] = np.arange(self._block_rows) < count
     core_state = None
     if (self._position[lane] - count) % self._period == 0:
-      core_state = core_from_leaves([x[lane].copy() for x in self._state])
+      core_state = self._core_from([x[lane].copy() for x in self._state])
     self._history[lane].append(self._make_block(rows, core_state))
+
+  def _core_from(self, leaves):
+    return core_from_leaves(leaves, self._core_state)
 
   def _make_block(self, rows, core_state):
     return Block(**rows, core_state=core_state, uid=new_uid())
@@ -415,6 +452,7 @@ class SequenceBuilder:
     Raises:
       ValueError: the state is of other lanes, lengths or shapes.
     """
+    state = with_new_names(state)
     own = ({"open": self._open, "position": self._position,
             "num_items": self._num_items}
            | {f"rows/{k}": v for k, v in self._rows.items()}
@@ -426,7 +464,7 @@ class SequenceBuilder:
             f"{name}: expected the shape {array.shape} of this configuration; "
             f"got {value.shape}. Restore with the lanes and lengths of the run "
             "that saved it.")
-      array[...] = value
+      array[...] = with_dtype(value, array.dtype)
     for history in self._history:
       history.clear()
     for i, lane in enumerate(np.asarray(state["block_lane"])):
@@ -435,9 +473,9 @@ class SequenceBuilder:
       else:
         core_state = None
         if state["block_has_state"][i]:
-          core_state = core_from_leaves(
-              [np.array(state[f"block_state/{k}"][i])
-               for k in range(len(self._state))])
+          core_state = self._core_from(
+              [np.array(with_dtype(state[f"block_state/{k}"][i], mine.dtype))
+               for k, mine in enumerate(self._state)])
         block = self._make_block(
             {name: np.array(state[f"block/{name}"][i]) for name in self._specs},
             core_state)

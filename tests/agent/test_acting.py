@@ -80,7 +80,7 @@ def test_lanes_that_did_not_step_are_untouched():
   for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(after)):
     np.testing.assert_array_equal(a[[0, 2, 4]], b[[0, 2, 4]])
   for lane in (1, 3):
-    assert np.any(before.core_state.lstm[0][lane] != after.core_state.lstm[0][lane])
+    assert np.any(before.core_state.carry[0][lane] != after.core_state.carry[0][lane])
     assert np.any(before.key[lane] != after.key[lane])
 
 

@@ -123,18 +123,18 @@ def _walk(networks, params, inputs, core_state):
   return stack(*q), jax.tree.map(stack, *states)
 
 
-def _slow_dq(networks, params, sequence, row_lstm, config):
+def _slow_dq(networks, params, sequence, row_carry, config):
   """dQ of all rows: one state handed from row to row, the other looked up."""
   state = sequence.core_state
   if config.start_state == "zero":
-    state = CoreState(state.frames, jax.tree.map(np.zeros_like, state.lstm))
+    state = CoreState(state.frames, jax.tree.map(np.zeros_like, state.carry))
   q_hat, states = _walk(networks, params, sequence.inputs, state)
   step = jax.jit(networks.step)
   dq = np.zeros(q_hat.shape[:2])
   for t in range(q_hat.shape[1]):
     row = jax.tree.map(lambda x, t=t: x[:, t], sequence.inputs)
     frames = states.frames[:, t]
-    lstm = jax.tree.map(lambda x, t=t: x[:, t], row_lstm)
+    lstm = jax.tree.map(lambda x, t=t: x[:, t], row_carry)
     q, _ = step(params, row, CoreState(frames, lstm))
     for b in range(len(q_hat)):
       largest = max(
@@ -148,8 +148,8 @@ def _slow_dq(networks, params, sequence, row_lstm, config):
 
 def _jitted(networks, config):
   return jax.jit(
-      lambda params, sequence, row_lstm, rows: q_discrepancy(
-          params, sequence, row_lstm, rows, networks=networks, config=config
+      lambda params, sequence, row_carry, rows: q_discrepancy(
+          params, sequence, row_carry, rows, networks=networks, config=config
       )
   )
 
@@ -186,13 +186,13 @@ def test_unchanged_parameters_have_no_discrepancy(networks, spec):
   sequence = _episodes(networks, spec)
   _, states = _walk(networks, params, sequence.inputs, sequence.core_state)
   rows = np.arange(ITEM_ROWS)
-  dq, mask = _jitted(networks, AGENT)(params, sequence, states.lstm, rows)
+  dq, mask = _jitted(networks, AGENT)(params, sequence, states.carry, rows)
   np.testing.assert_array_equal(mask, sequence.valid_t)
   np.testing.assert_allclose(dq, np.zeros((4, ITEM_ROWS)), rtol=0, atol=1e-5)
   # the zero start shows that this is no accident
   dq, _ = _jitted(
       networks, dataclasses.replace(ZERO_START, burn_in=0, trace_length=9)
-  )(params, sequence, states.lstm, rows)
+  )(params, sequence, states.carry, rows)
   assert (dq[0] > 1e-4).all()
   # ... but not at, or after, the beginning of an episode
   assert dq[2, 0] > 1e-4 and np.abs(dq[2, 1:]).max() < 1e-5
@@ -208,10 +208,10 @@ def test_against_a_loop_of_single_steps(networks, config):
       networks, _params(networks, 1), sequence.inputs, sequence.core_state
   )
   params = _params(networks, 2)
-  expected = _slow_dq(networks, params, sequence, states.lstm, config)
+  expected = _slow_dq(networks, params, sequence, states.carry, config)
   assert (expected[:, TRAINED_ROWS] > 1e-3).sum() > 10
   dq, mask = _jitted(networks, config)(
-      params, sequence, states.lstm, TRAINED_ROWS
+      params, sequence, states.carry, TRAINED_ROWS
   )
   valid = sequence.valid_t[:, TRAINED_ROWS]
   np.testing.assert_array_equal(mask, valid)
@@ -220,7 +220,7 @@ def test_against_a_loop_of_single_steps(networks, config):
   )
   # any rows, other ones for each item, in any order
   rows = np.array([[8, 3], [4, 4], [3, 5], [6, 8]])
-  dq, mask = _jitted(networks, config)(params, sequence, states.lstm, rows)
+  dq, mask = _jitted(networks, config)(params, sequence, states.carry, rows)
   taken = np.take_along_axis(expected, rows, axis=1)
   taken[3, 1] = 0  # padding
   np.testing.assert_allclose(dq, taken, rtol=1e-4, atol=1e-5)
@@ -232,12 +232,12 @@ def test_zero_start_by_hand():
   # one from zero 1, 2.5, 2.25; q = (h, -h) differ by sqrt(2) (8, 4, 2), and
   # the largest q_hat is 2.5
   sequence = _accumulator_item([1, 2, 1], 16.0)
-  row_lstm = (np.array([[[16.0], [9.0], [6.5]]], np.float32),)
+  row_carry = (np.array([[[16.0], [9.0], [6.5]]], np.float32),)
   networks = _accumulator(0.5)
 
   def dq(rows, offset=0.0, **settings):
     dq, mask = q_discrepancy(
-        offset, sequence, row_lstm, np.array(rows), networks=networks,
+        offset, sequence, row_carry, np.array(rows), networks=networks,
         config=dataclasses.replace(AGENT, **settings),
     )  # fmt: skip
     assert mask.all()
@@ -269,10 +269,10 @@ def test_the_maximum_is_that_of_each_items_own_valid_values():
   two = _accumulator_item([-1, 100], 0.0)
   two.valid_t[0, 1] = False
   sequence = jax.tree.map(lambda *x: np.concatenate(x), one, two)
-  row_lstm = (np.full((2, 2, 1), 3.0, np.float32),)
+  row_carry = (np.full((2, 2, 1), 3.0, np.float32),)
   config = dataclasses.replace(AGENT, burn_in=0, trace_length=2)
   dq, mask = q_discrepancy(
-      0.0, sequence, row_lstm, np.arange(2), networks=_accumulator(1.0),
+      0.0, sequence, row_carry, np.arange(2), networks=_accumulator(1.0),
       config=config,
   )  # fmt: skip
   # h_hat is (1, 1) and (-1, .), h is 3 + obs = (4, 3) and (2, .)
@@ -295,9 +295,9 @@ def test_feed_forward_has_exactly_none():
   silent = dataclasses.replace(
       FEEDFORWARD, step=None, unroll=None, unroll_without_gradient=None
   )
-  for row_lstm in ((), None):  # with replay.row_states and without
+  for row_carry in ((), None):  # with replay.row_states and without
     dq, mask = _jitted(silent, ZERO_START)(
-        None, sequence, row_lstm, TRAINED_ROWS
+        None, sequence, row_carry, TRAINED_ROWS
     )
     assert dq.shape == (4, 6) and not dq.any() and mask.all()
 
@@ -306,33 +306,33 @@ def test_states_that_are_missing_are_not_states_that_agree():
   """An ordinary replay keeps none: 0 everywhere would say that nothing is stale."""
   sequence = random_batch(0).sequence
   rows = np.zeros((4, ITEM_ROWS, 5), np.float32)
-  for row_lstm, said in (
+  for row_carry, said in (
       (None, "got None; replay keeps it with replay.row_states"),
       ((), "got ()"),
-      ((rows,), "expected LSTM states"),
-      ((rows, rows[..., :4]), "expected LSTM states"),
-      ((rows.swapaxes(0, 1),) * 2, "expected LSTM states"),
+      ((rows,), "expected the carry of this core"),
+      ((rows, rows[..., :4]), "expected the carry of this core"),
+      ((rows.swapaxes(0, 1),) * 2, "expected the carry of this core"),
   ):
-    with pytest.raises(ValueError, match=f"row_lstm: .*{re.escape(said)}"):
-      _jitted(NETWORKS, AGENT)(None, sequence, row_lstm, TRAINED_ROWS)
-  without = sequence._replace(core_state=sequence.core_state._replace(lstm=()))
-  with pytest.raises(ValueError, match="core_state.lstm: expected LSTM states"):
+    with pytest.raises(ValueError, match=f"row_carry: .*{re.escape(said)}"):
+      _jitted(NETWORKS, AGENT)(None, sequence, row_carry, TRAINED_ROWS)
+  without = sequence._replace(core_state=sequence.core_state._replace(carry=()))
+  with pytest.raises(ValueError, match="core_state.carry: expected the carry of this core"):
     _jitted(NETWORKS, AGENT)(
         _params(NETWORKS), without, (rows, rows), TRAINED_ROWS
     )
 
 
 def test_padding_may_hold_anything():
-  row_lstm = random_core_state(
+  row_carry = random_core_state(
       np.random.default_rng(1), NETWORKS, 4 * ITEM_ROWS
-  ).lstm
-  row_lstm = jax.tree.map(lambda x: x.reshape(4, ITEM_ROWS, -1), row_lstm)
+  ).carry
+  row_carry = jax.tree.map(lambda x: x.reshape(4, ITEM_ROWS, -1), row_carry)
   results = []
   for seed in (0, 1):
     sequence = pad(random_batch(2), 6, seed).sequence
     results.append(
         _jitted(NETWORKS, AGENT)(
-            _params(NETWORKS), sequence, row_lstm, TRAINED_ROWS
+            _params(NETWORKS), sequence, row_carry, TRAINED_ROWS
         )
     )
   assert_trees_equal(*results)
@@ -494,7 +494,7 @@ def test_lanes_that_did_not_step_are_untouched():
       *(jax.tree.map(lambda x: x[1], s) for s in (before, after))
   )
   for lane in (0, 2):
-    assert np.any(before.lstm[1][lane] != after.lstm[1][lane])
+    assert np.any(before.carry[1][lane] != after.carry[1][lane])
 
 
 def test_without_recurrence_nothing_is_forgotten():

@@ -181,7 +181,7 @@ def test_zero_start_empties_the_lstm_and_keeps_the_frames():
   stored = random_batch(6).sequence.core_state
   zero = start_state(stored, config=config)
   assert_trees_equal(zero.frames, stored.frames)
-  assert not any(np.any(x) for x in zero.lstm)
+  assert not any(np.any(x) for x in zero.carry)
   assert_trees_equal(start_state(stored, config=AGENT), stored)
   sequence = random_batch(6).sequence
   assert_trees_equal(

@@ -70,11 +70,11 @@ def test_impala_has_15_convolutions():
 def test_initial_core_state_is_zero():
   state = make_networks(ATARI, config=NetworkConfig()).initial_core_state(2)
   assert state.frames.shape == (2, 3, 84, 84) and state.frames.dtype == np.uint8
-  assert [x.shape for x in state.lstm] == [(2, 512), (2, 512)]
+  assert [x.shape for x in state.carry] == [(2, 512), (2, 512)]
   assert not any(np.any(x) for x in jax.tree.leaves(state))
   config = NetworkConfig(core="feedforward", frame_stack=1)
   state = make_networks(ATARI, config=config).initial_core_state(2)
-  assert state.lstm == () and state.frames.shape == (2, 0, 84, 84)
+  assert state.carry == () and state.frames.shape == (2, 0, 84, 84)
 
 
 TORSOS = {

@@ -1,7 +1,9 @@
 """A stamped world played into a SequenceBuilder, and items by brute force."""
 
-from typing import NamedTuple
+from typing import Any, Callable, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from r2d2_jax import types
@@ -41,11 +43,15 @@ class StampingActor:
 
   q_t = (lane, episode, step, action + 0.5); c = (lane, episode, step) just before
   the row, h = -c; frames = the last 3 frames before the row, by the stack rule.
+  `make_carry` makes another carry of c, zeros of zeros.
   """
 
-  def __init__(self, world: StampedWorld):
+  def __init__(
+      self, world: StampedWorld,
+      make_carry: Callable[[np.ndarray], Any] = lambda c: (c, -c)):
     n = world.num_envs
     self._world = world
+    self._make_carry = make_carry
     self._random = np.random.default_rng(0)
     self._a_tm1 = np.zeros(n, np.int32)
     self._frames = np.zeros(
@@ -53,7 +59,7 @@ class StampingActor:
 
   def example(self) -> types.CoreState:
     c = np.zeros((self._world.num_envs, 3), np.float32)
-    return types.CoreState(self._frames, (c, c))
+    return types.CoreState(self._frames, self._make_carry(c))
 
   def step(self, timestep: types.Timestep):
     """(output, what the torso saw [B, 4, ...])."""
@@ -65,7 +71,8 @@ class StampingActor:
     q_t = np.concatenate([c, a_t[:, None] + 0.5], axis=1, dtype=np.float32)
     before = self._frames[lanes]
     output = types.ActorOutput(
-        a_t, self._a_tm1[lanes], q_t, types.CoreState(before, (c, -c)))
+        a_t, self._a_tm1[lanes], q_t,
+        types.CoreState(before, self._make_carry(c)))
     seen = before.copy()
     seen[timestep.is_first_t] = timestep.obs_t[timestep.is_first_t, None]
     stack = np.concatenate([seen, timestep.obs_t[:, None]], axis=1)
@@ -81,10 +88,10 @@ def make_builder(
       **lengths._asdict(), **kwargs)
 
 
-def play(world: StampedWorld, lengths: Lengths, num_steps: int,
-         **kwargs) -> Tape:
+def play(world: StampedWorld, lengths: Lengths, num_steps: int, *,
+         actor: StampingActor | None = None, **kwargs) -> Tape:
   """Plays `num_steps` calls of recv."""
-  actor = StampingActor(world)
+  actor = actor or StampingActor(world)
   builder = make_builder(world, actor, lengths, **kwargs)
   items = [[] for _ in range(world.num_envs)]
   stacks, origins = {}, {}
@@ -146,3 +153,30 @@ def expected_items(world: StampedWorld, lane: int, lengths: Lengths):
       yield item + [None] * (lengths.item_rows - len(item))
       trained_until = start + lengths.trace_length - 1
       start += lengths.period
+
+
+# Carries of other cores: an array, as a GRU's; leaves of several shapes and dtypes.
+CARRIES = {
+    "gru": lambda c: c,
+    "dict": lambda c: {
+        "sum": c.astype(np.float32),
+        "half": (-c).astype(jnp.bfloat16),
+        "image": np.stack([c, 2 * c], axis=2).astype(np.float64),
+        "inner": {"step": c[:, 2].astype(np.int32), "seen": c > 0},
+        "nothing": (),
+    },
+}
+
+
+def expected_carry(item: Item, make_carry: Callable[[np.ndarray], Any]) -> Any:
+  """What `StampingActor` said before each row of an item, leaves [L, ...]."""
+  keeps = column(item, "valid_t") & ~column(item, "is_first_t")
+  return make_carry(column(item, "q_t")[:, :3] * keeps[:, None])
+
+
+def assert_same_tree(got: Any, want: Any) -> None:
+  """Structure, shapes, dtypes and every number."""
+  assert jax.tree.structure(got) == jax.tree.structure(want)
+  for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want)):
+    assert (a.shape, a.dtype) == (b.shape, b.dtype)
+    np.testing.assert_array_equal(a, b)

@@ -5,6 +5,7 @@ import re
 import threading
 import warnings
 
+import jax
 import numpy as np
 import pytest
 
@@ -15,7 +16,8 @@ from r2d2_jax.replay.checks import ReplayError
 from r2d2_jax.replay.local import LocalReplay
 from r2d2_jax.replay.sequences import SequenceBuilder
 from tests.replay.tape import (
-    NUM_ACTIONS, SEQUENCE_FIELDS, Lengths, StampingActor, column, lane_of, play)
+    CARRIES, NUM_ACTIONS, SEQUENCE_FIELDS, Lengths, StampingActor,
+    assert_same_tree, column, expected_carry, lane_of, play)
 from tests.stamped import StampedWorld
 
 LENGTHS = Lengths(4, 8, 4)
@@ -106,11 +108,8 @@ def assert_same_rows(sequence, index, item):
     want = column(item, name)
     assert got.dtype == want.dtype, name
     np.testing.assert_array_equal(got, want, err_msg=name)
-  got, want = sequence.core_state, item.core_state
-  assert type(got) is type(want) and type(got.lstm) is type(want.lstm)
-  for a, b in zip((got.frames, *got.lstm), (want.frames, *want.lstm)):
-    assert a.dtype == b.dtype
-    np.testing.assert_array_equal(a[index], b)
+  assert_same_tree(
+      jax.tree.map(lambda x: x[index], sequence.core_state), item.core_state)
 
 
 def test_items_come_back_bit_for_bit(make, items):
@@ -139,7 +138,7 @@ def test_samples_know_where_they_come_from(make, items):
   replay.insert(items, np.ones(len(items)))
   by_stamp = {stamp(item): item for item in items}
   for batch in sample_many(replay, 10):
-    assert batch.row_lstm is None
+    assert batch.row_carry is None
     origin = batch.origin
     assert [x.dtype for x in origin] == [np.int32, np.int32, np.int64, np.int32]
     for i, s in enumerate(stamps(batch)):
@@ -154,13 +153,13 @@ def test_row_states_come_back_with_their_rows(make, tmp_path):
   config = make_config(row_states=True)
   tape = play(make_world(), LENGTHS, 160, row_states=True)
   items = [item for lane in tape.items for item in lane]
-  by_stamp = {stamp(item): column(item, "row_lstm") for item in items}
+  by_stamp = {stamp(item): column(item, "row_carry") for item in items}
   replay = make(config=config)
   replay.insert(items, np.ones(len(items)))
   replay.save(tmp_path)
   for source in (replay, make(config=config, restore_from=tmp_path)):
     for batch in sample_many(source, 10):
-      c, h = batch.row_lstm
+      c, h = batch.row_carry
       assert c.dtype == h.dtype == np.float32
       assert c.shape == h.shape == (32, LENGTHS.item_rows, 3)
       for i, s in enumerate(stamps(batch)):
@@ -189,7 +188,34 @@ def test_row_states_of_a_core_without(make, tmp_path, row_states, expected):
   replay.save(tmp_path)
   restored = make(config=config, core_state=stateless(1), restore_from=tmp_path)
   for source in (replay, restored):
-    assert source.sample(8, WAIT_SECONDS).row_lstm == expected
+    assert source.sample(8, WAIT_SECONDS).row_carry == expected
+
+
+@pytest.mark.parametrize("core", CARRIES)
+@pytest.mark.parametrize("row_states", [False, True])
+def test_whatever_a_core_carries_comes_back(make, tmp_path, core, row_states):
+  config, world = make_config(row_states=row_states), make_world()
+  actor = StampingActor(world, CARRIES[core])
+  tape = play(world, LENGTHS, 160, actor=actor, row_states=row_states)
+  items = [item for lane in tape.items for item in lane]
+  by_stamp = {stamp(item): item for item in items}
+  replay = make(config=config, core_state=actor.example())
+  replay.insert(items, np.ones(len(items)))
+  replay.save(tmp_path)
+  restored = make(
+      config=config, core_state=actor.example(), restore_from=tmp_path)
+  for source in (replay, restored):
+    for batch in sample_many(source, 5):
+      for i, s in enumerate(stamps(batch)):
+        of_item = lambda x, i=i: x[i]
+        rows = expected_carry(by_stamp[s], CARRIES[core])
+        assert_same_rows(batch.sequence, i, by_stamp[s])
+        assert_same_tree(jax.tree.map(of_item, batch.sequence.core_state.carry),
+                         jax.tree.map(lambda x: x[0], rows))
+        if row_states:
+          assert_same_tree(jax.tree.map(of_item, batch.row_carry), rows)
+        else:
+          assert batch.row_carry is None
 
 
 def test_draws_of_an_item_are_counted_with_this_one(make, items):

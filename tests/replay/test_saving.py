@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from r2d2_jax.replay.checks import ReplayError
+from tests.replay.tape import column, play
 from tests.replay.test_replay import (  # pylint: disable=unused-import
-    PREFETCHED_BATCHES, WAIT_SECONDS, _items, _make, assert_same_rows, chi_square,
-    counts, make_config, sample_many, stamp, stamps)
+    LENGTHS, PREFETCHED_BATCHES, WAIT_SECONDS, _items, _make, assert_same_rows,
+    chi_square, counts, make_config, make_world, sample_many, stamp, stamps)
 
 PRIORITIES = np.array([0.0, 0.1, 0.5, 1.0, 1.0, 3.0, 10.0, 40.0])
 PROBABILITY = PRIORITIES ** 0.9 / np.sum(PRIORITIES ** 0.9)
@@ -36,6 +37,29 @@ def assert_fair(batches, items):
     np.testing.assert_allclose(batch.probability, PROBABILITY[which], rtol=1e-6)
     for i, k in enumerate(which):
       assert_same_rows(batch.sequence, i, items[k])
+
+
+def test_row_states_saved_by_version_0_1_are_read(make, saved):
+  config = make_config(row_states=True)
+  tape = play(make_world(), LENGTHS, 160, row_states=True)
+  items = [item for lane in tape.items for item in lane][:8]
+  replay = make(config=config)
+  replay.insert(items, PRIORITIES)
+  replay.save(saved)
+  replay.close()
+  if (saved / "row_carry.npy").exists():
+    (saved / "row_carry.npy").rename(saved / "row_lstm.npy")
+  meta = (saved / "meta.json").read_text()
+  assert "row_carry" in meta
+  (saved / "meta.json").write_text(meta.replace("row_carry", "row_lstm"))
+  restored = make(config=config, restore_from=saved)
+  index = {stamp(item): item for item in items}
+  for batch in sample_many(restored, 10):
+    for i, s in enumerate(stamps(batch)):
+      assert_same_rows(batch.sequence, i, index[s])
+      np.testing.assert_array_equal(
+          np.concatenate([x[i] for x in batch.row_carry], axis=1),
+          column(index[s], "row_carry"))
 
 
 def snapshot(directory):

@@ -1,13 +1,24 @@
+import io
 import itertools
 
 import numpy as np
 import pytest
 
 from r2d2_jax import types
+from r2d2_jax.replay.packing import pack_items, unpack_items
 from r2d2_jax.replay.sequences import SequenceBuilder, stack_items
 from tests.replay.tape import (
-    NUM_ACTIONS, Lengths, StampingActor, column, expected_items, episodes,
-    make_builder, play)
+    CARRIES,
+    NUM_ACTIONS,
+    Lengths,
+    StampingActor,
+    assert_same_tree,
+    column,
+    episodes,
+    expected_items,
+    make_builder,
+    play,
+)
 from tests.stamped import StampedWorld
 
 LENGTHS = [
@@ -86,7 +97,7 @@ def test_stored_state_is_the_one_just_before_the_first_row(tape):  # mistake 8
   starts_inside = 0
   for lane, mine in enumerate(items):
     for item in mine:
-      c, h = (x.tolist() for x in item.core_state.lstm)
+      c, h = (x.tolist() for x in item.core_state.carry)
       if column(item, "valid_t")[0] and not column(item, "is_first_t")[0]:
         episode, step = _rows(item)[0]
         assert c == [lane, episode, step]
@@ -118,22 +129,22 @@ def test_with_row_states_each_row_has_the_state_just_before_it(lengths, world):
   num_states = 0
   for lane, mine in enumerate(tape.items):
     for item in mine:
-      row_lstm = column(item, "row_lstm")
-      assert row_lstm.dtype == np.float32
+      row_carry = column(item, "row_carry")
+      assert row_carry.dtype == np.float32
       keeps = column(item, "valid_t") & ~column(item, "is_first_t")
-      assert not row_lstm[~keeps].any()
+      assert not row_carry[~keeps].any()
       rows = column(item, "q_t")[keeps, 1:3]
-      assert row_lstm[keeps].tolist() == [
+      assert row_carry[keeps].tolist() == [
           [lane, e, s, -lane, -e, -s] for e, s in rows]
-      first = np.concatenate([x.ravel() for x in item.core_state.lstm])
-      np.testing.assert_array_equal(row_lstm[0], first)
+      first = np.concatenate([x.ravel() for x in item.core_state.carry])
+      np.testing.assert_array_equal(row_carry[0], first)
       num_states += keeps.sum()
   assert num_states > 200
 
 
 def test_row_states_cost_nothing_where_they_are_not_kept():
   tape = play(_world(), LENGTHS[0], 60)
-  assert all(b.row_lstm.nbytes == 0
+  assert all(b.row_carry.nbytes == 0
              for mine in tape.items for item in mine for b in item.blocks)
 
 
@@ -234,7 +245,7 @@ def test_golden_items_of_one_episode():
   valid = [column(i, "valid_t").astype(int).tolist() for i in items]
   assert step == [[0, 0, 0, 1, 2, 3], [0, 1, 2, 3, 4, 5], [2, 3, 4, 5, 6, 0]]
   assert valid == [[0, 0, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 0]]
-  assert [i.core_state.lstm[0].tolist() for i in items] == [
+  assert [i.core_state.carry[0].tolist() for i in items] == [
       [0, 0, 0], [0, 0, 0], [0, 0, 2]]
 
 
@@ -267,8 +278,8 @@ def test_blocks_are_not_views_of_what_is_written_next():
   world = StampedWorld([[200]], num_actions=NUM_ACTIONS)
   _, [items], *_ = play(world, Lengths(4, 8, 4), 150)
   assert _rows(items[0]) == [(0, s) for s in range(8)]
-  assert items[1].core_state.lstm[0].tolist() == [0, 0, 0]
-  assert items[2].core_state.lstm[0].tolist() == [0, 0, 4]
+  assert items[1].core_state.carry[0].tolist() == [0, 0, 0]
+  assert items[2].core_state.carry[0].tolist() == [0, 0, 4]
 
 
 def test_world_started_anew_closes_the_open_episode_as_truncated():
@@ -288,11 +299,23 @@ def test_world_started_anew_closes_the_open_episode_as_truncated():
   assert column(items[1], "discount_t")[valid].all()
 
 
-@pytest.mark.parametrize("cut", [3, 17, 50])
-def test_state_dict_continues_bit_for_bit(cut):
+def _through_a_file(arrays, older=False):
+  """As they are after a save; with the names of version 0.1 where asked for."""
+  if older:
+    arrays = {k.replace("row_carry", "row_lstm"): x for k, x in arrays.items()}
+  file = io.BytesIO()
+  np.savez(file, **arrays)
+  file.seek(0)
+  return dict(np.load(file, allow_pickle=False))
+
+
+@pytest.mark.parametrize("cut, core, older", [
+    (3, None, False), (17, None, False), (50, None, False), (50, None, True),
+    (50, "gru", False), (50, "dict", False)])
+def test_state_dict_continues_bit_for_bit(cut, core, older):
   lengths = Lengths(4, 6, 2)
   world = _world(life_loss="reset", life_losses=[(2, 0, 9)])
-  actor = StampingActor(world)
+  actor = StampingActor(world, *([CARRIES[core]] if core else []))
   builder = make_builder(world, actor, lengths, row_states=True)
   world.reset()
   tape = []
@@ -309,16 +332,32 @@ def test_state_dict_continues_bit_for_bit(cut):
   restored = make_builder(world, actor, lengths, row_states=True)
   for timestep, output in tape[:9]:  # what it held before must not matter
     restored.add(timestep, output)
-  restored.load_state_dict(state)
+  restored.load_state_dict(_through_a_file(state, older))
   for timestep, output in tape[cut:]:
     one, two = (b.add(timestep, output) for b in (builder, restored))
     assert len(one) == len(two)
     for a, b in zip(one, two):
       for name in set(a.blocks[0]._fields) - {"core_state", "uid"}:
         np.testing.assert_array_equal(column(a, name), column(b, name))
-      for x, y in zip((a.core_state.frames, *a.core_state.lstm),
-                      (b.core_state.frames, *b.core_state.lstm)):
-        np.testing.assert_array_equal(x, y)
+      assert_same_tree(a.core_state, b.core_state)
+
+
+@pytest.mark.parametrize("core, older", [
+    (None, False), (None, True), ("gru", False), ("dict", False)])
+def test_packed_items_come_back_bit_for_bit(core, older):
+  world = _world()
+  actor = StampingActor(world, *([CARRIES[core]] if core else []))
+  tape = play(world, LENGTHS[0], 60, actor=actor, row_states=True)
+  items = list(itertools.chain(*tape.items))
+  packed = _through_a_file(pack_items(items), older)
+  unpacked = unpack_items(packed, actor.example())
+  assert len(unpacked) == len(items) > 0
+  for a, b in zip(items, unpacked):
+    for name in set(a.blocks[0]._fields) - {"core_state", "uid"}:
+      np.testing.assert_array_equal(column(a, name), column(b, name))
+    assert_same_tree(a.core_state, b.core_state)
+    assert_same_tree(b.blocks[0].core_state, b.core_state)
+  assert unpack_items({}, actor.example()) == []
 
 
 def test_state_of_other_lanes_is_refused():
@@ -354,7 +393,7 @@ def test_stateless_core():
         core_state=types.CoreState(np.zeros((1, 0, 2), np.float32), ())))
     world.send(output.a_t, timestep.env_id)
   assert len(items) == 2
-  assert items[0].core_state.lstm == ()
+  assert items[0].core_state.carry == ()
 
 
 def _one_row(world, actor, **changes):

@@ -11,7 +11,12 @@ from r2d2_jax.agent.agent import Agent
 from r2d2_jax.config import Config
 from r2d2_jax.envs.world import EpisodeReport, World
 from r2d2_jax.replay.packing import pack_items, unpack_items
-from r2d2_jax.replay.sequences import Item, SequenceBuilder, stack_items
+from r2d2_jax.replay.sequences import (
+    Item,
+    SequenceBuilder,
+    stack_items,
+    with_dtype,
+)
 from r2d2_jax.system.loops.arrays import flat, nested
 from r2d2_jax.system.metrics.health import check_rows_are_finite
 from r2d2_jax.system.loops.parameters import ParameterStore
@@ -73,10 +78,11 @@ class ActorLoop:
             rows.q_t, rows.a_t, rows.r_t, rows.discount_t, rows.valid_t
         )
     )
+    self._core_state = jax.device_get(agent.initial_core_state(1))
     self._builder = SequenceBuilder(
         world.num_envs,
         spec=world.spec,
-        core_state=jax.device_get(agent.initial_core_state(1)),
+        core_state=self._core_state,
         burn_in=config.agent.burn_in,
         trace_length=config.agent.trace_length,
         overlap=config.agent.overlap,
@@ -178,7 +184,7 @@ class ActorLoop:
     )
     self._num_updates = int(parts["counts"]["updates"])
     self._builder.load_state_dict(parts["sequences"])
-    self._pending = unpack_items(parts["pending"])
+    self._pending = unpack_items(parts["pending"], self._core_state)
     self._world.load_state_dict(parts["world"])
 
   def _insert_batch(self) -> None:
@@ -200,7 +206,7 @@ def _from_arrays(arrays: dict[str, np.ndarray], *, like: Any) -> Any:
   leaves, structure = jax.tree.flatten(like)
   loaded = []
   for i, old in enumerate(leaves):
-    new = arrays[str(i)]
+    new = with_dtype(arrays[str(i)], old.dtype)
     new = jax.random.wrap_key_data(new) if _is_key(old) else jax.device_put(new)
     if new.shape != old.shape:
       raise ValueError(

@@ -55,7 +55,7 @@ class Batch:
     self.trained_rows = int(np.count_nonzero(valid[:, 1:] & valid[:, :-1]))
     self.keys = sample.keys
     self.origin = sample.origin
-    self.row_lstm = sample.row_lstm
+    self.row_carry = sample.row_carry
     self.is_trained = sample.sequence.valid_t.copy()
     self.is_trained[:, :burn_in] = False
     self.on_device = jax.device_put(
@@ -167,7 +167,7 @@ class LearnerLoop:
       self._state, output = self._learner(self._state, batch.on_device)
       self.num_updates += 1
       self._parameters.publish(self._state.params, self.num_updates)
-      if batch.row_lstm is not None:
+      if batch.row_carry is not None:
         self.latest_batch = batch
       packed = self._pack(output)
     # Waiting for the update before is what keeps the queue of work short.

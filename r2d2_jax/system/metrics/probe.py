@@ -30,7 +30,7 @@ from r2d2_jax.types import (
     Timestep,
 )
 
-# Items that the probe keeps, each with the LSTM state of every row.
+# Items that the probe keeps, each with the core's carry of every row.
 PROBE_ITEMS = 32
 _COLUMNS = ("dq_first", "dq_last")
 _LANES = 4
@@ -118,10 +118,10 @@ class Probe:
     if not self._is_on or not self._memory.size():
       return dict.fromkeys(_COLUMNS, float("nan"))
     sample = self._memory.sample(_BATCH, timeout_seconds=0.0)
-    return self.measure_on(params, sample.sequence, sample.row_lstm)
+    return self.measure_on(params, sample.sequence, sample.row_carry)
 
   def measure_on(
-      self, params: Params, sequence: Sequence, row_lstm: Any
+      self, params: Params, sequence: Sequence, row_carry: Any
   ) -> dict[str, float]:
     """The same over a batch that has the state of every row.
 
@@ -129,8 +129,8 @@ class Probe:
     may have split it over several.
     """
     device = jax.tree.leaves(params)[0].sharding
-    sequence, row_lstm = jax.device_put((sequence, row_lstm), device)
-    dq, mask = jax.device_get(self._measure(params, sequence, row_lstm))
+    sequence, row_carry = jax.device_put((sequence, row_carry), device)
+    dq, mask = jax.device_get(self._measure(params, sequence, row_carry))
     return {
         name: float(np.median(dq[mask[:, i], i])) if mask[:, i].any() else np.nan
         for i, name in enumerate(_COLUMNS)
@@ -150,9 +150,9 @@ class Probe:
     self._memory.save(directory)
 
 
-def _dq(params, sequence, row_lstm, *, agent, config):
+def _dq(params, sequence, row_carry, *, agent, config):
   rows = first_and_last_row(sequence.valid_t, config=config)
-  dq, mask = agent.q_discrepancy(params, sequence, row_lstm, rows)
+  dq, mask = agent.q_discrepancy(params, sequence, row_carry, rows)
   # An episode's first row has the null state on both sides: 0 says nothing there.
   is_first = jnp.take_along_axis(sequence.inputs.is_first_t, rows, axis=1)
   return dq, mask & ~is_first

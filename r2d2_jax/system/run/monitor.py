@@ -178,10 +178,10 @@ class Monitor:
   def _measure_dq(self) -> dict[str, float]:
     params = self._parts.parameters.latest().params
     batch = self._parts.learner.latest_batch
-    if batch is None or batch.row_lstm is None:
+    if batch is None or batch.row_carry is None:
       return self._parts.probe.measure(params)
     return self._parts.probe.measure_on(
-        params, batch.on_device.sequence, batch.row_lstm
+        params, batch.on_device.sequence, batch.row_carry
     )
 
   # Saves.
