@@ -8,9 +8,9 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
-def output_of(name):
+def output_of(name, *arguments):
   result = subprocess.run(
-      [sys.executable, "-m", f"examples.{name}"],
+      [sys.executable, "-m", f"examples.{name}", *arguments],
       cwd=ROOT, capture_output=True, text=True, check=False, timeout=300,
   )  # fmt: skip
   assert result.returncode == 0, result.stderr
@@ -27,3 +27,31 @@ def test_own_metric():
   # from the first row to the second, and begins anew in the third.
   first, second, third, fourth = (float(distance) for _, distance in found)
   assert 0 < first < second and 0 < third < second and third < fourth
+
+
+def test_minimal():
+  found = output_of("minimal", "--steps", "6000")
+  mean = float(re.search(r"mean return of the last games: (.*)", found)[1])
+  assert 0 <= mean <= 1
+  steps = [int(x) for x in re.findall(r"^step (\d+): loss", found, re.MULTILINE)]
+  assert len(steps) >= 2 and steps == sorted(steps)
+
+
+def test_huber_loss_is_found_again_by_the_commands(tmp_path):
+  run_dir = str(tmp_path / "run")
+  found = output_of("huber_loss", "--run-dir", run_dir, "--steps", "3000")
+  assert re.search(r"^step \d+: loss 0\.", found, re.MULTILINE)
+  assert "evaluation:" in found
+  config = (tmp_path / "run" / "config.json").read_text()
+  assert '"make_agent": "examples.huber_loss:make_agent"' in config
+  result = subprocess.run(
+      [sys.executable, "-m", "experiments.evaluate", run_dir, "--episodes", "2"],
+      cwd=ROOT, capture_output=True, text=True, check=False, timeout=300,
+  )  # fmt: skip
+  assert result.returncode == 0, result.stderr
+
+
+def test_own_torso(tmp_path):
+  run_dir = str(tmp_path / "run")
+  found = output_of("own_torso", "--run-dir", run_dir, "--steps", "3000")
+  assert "kernel (7, 32)" in found
