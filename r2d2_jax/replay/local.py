@@ -1,14 +1,14 @@
 """Prioritised replay in this process: numpy, seeded, no server, no open port.
 
-The same interface and the same distribution as `tables.ReverbReplay`. Nothing is
-compressed: a row costs its raw size (7 kB for an Atari frame), so it is the
-memory for tests, for reproducible runs and for small machines.
+One of the two memories behind `interface.Replay`. Nothing is compressed: a row
+costs its raw size (7 kB for an Atari frame), so it is the memory for tests, for
+reproducible runs and for small machines.
 """
 
 import pathlib
 import threading
 import time
-from typing import Optional
+from typing import Any, Optional
 
 import jax
 import numpy as np
@@ -70,10 +70,10 @@ class SumTree:
 
 
 class LocalReplay:
-  """FIFO memory of `capacity_sequences` items, P(i) = p_i^exponent / sum_j p_j^exponent.
+  """A `Replay` of numpy arrays.
 
   Blocks are held by reference, so that rows shared by neighbouring items are there
-  once. All methods may be called from any thread.
+  once.
 
   Args:
     config: capacity, exponent, lengths of items.
@@ -103,7 +103,7 @@ class LocalReplay:
 
     # Items are numbered from 0 as they come; item i lives in slot i % capacity
     # until item i + capacity takes it. Its key is i + 1.
-    self._items = [None] * self._capacity
+    self._items: list[Any] = [None] * self._capacity
     self._tree = SumTree(self._capacity)
     self._times_sampled = np.zeros(self._capacity, np.int32)
     self._num_inserted = 0
@@ -114,16 +114,7 @@ class LocalReplay:
       self._restore(restore_from)
 
   def insert(self, items: list[Item], priorities: np.ndarray) -> None:
-    """Adds items, the oldest leaving where there is no room.
-
-    Args:
-      items: from `SequenceBuilder.add`.
-      priorities: [len(items)], raw: the exponent is applied here.
-
-    Raises:
-      ValueError: wrong number of priorities, or one not finite or negative.
-      ReplayError: closed.
-    """
+    """See `Replay`."""
     priorities = check_priorities(priorities, len(items), self._exponent)
     with self._changed:
       self._check_open()
@@ -137,19 +128,7 @@ class LocalReplay:
 
   def sample(self, batch_size: int, timeout_seconds: float, *,
              min_size: int = 1) -> types.ReplaySample:
-    """Draws items independently, with replacement.
-
-    While every priority is 0, all items are equally likely.
-
-    Args:
-      batch_size: B.
-      timeout_seconds: how long to wait.
-      min_size: how many items must be held, at least 1.
-
-    Raises:
-      TimeoutError: still fewer after that time.
-      ReplayError: closed.
-    """
+    """See `Replay`."""
     deadline = time.monotonic() + timeout_seconds
     with self._changed:
       self._check_open()
@@ -183,16 +162,7 @@ class LocalReplay:
                      times_sampled=times_sampled)
 
   def update_priorities(self, keys: np.ndarray, priorities: np.ndarray) -> None:
-    """Sets new raw priorities; keys that are no longer held are dropped silently.
-
-    Args:
-      keys: uint64 [B], from `sample`.
-      priorities: [B].
-
-    Raises:
-      ValueError: wrong number of priorities, or one not finite or negative.
-      ReplayError: closed.
-    """
+    """See `Replay`."""
     keys = np.asarray(keys)
     priorities = check_priorities(priorities, len(keys), self._exponent)
     number = keys.astype(np.int64) - 1
@@ -204,40 +174,29 @@ class LocalReplay:
                      priorities[held] ** self._exponent)
 
   def size(self) -> int:
-    """Items held."""
+    """See `Replay`."""
     with self._changed:
       return self._size()
 
   def num_inserted(self) -> int:
-    """Items ever inserted."""
+    """See `Replay`."""
     with self._changed:
       return self._num_inserted
 
   def check_alive(self, timeout_seconds: float) -> None:
-    """Raises ReplayError if closed; there is no server that could die."""
+    """See `Replay`."""
     del timeout_seconds
     self._check_open()
 
   def close(self) -> None:
-    """Frees the rows and wakes whoever waits in `sample`. Twice is fine."""
+    """See `Replay`."""
     with self._changed:
       self._closed = True
       self._items = []
       self._changed.notify_all()
 
   def save(self, directory: pathlib.Path) -> None:
-    """Writes the whole memory as .npy files and a meta.json, each block once.
-
-    Other threads go on meanwhile: what is written is the memory as it was when
-    this began. Items that leave in that time are freed afterwards.
-
-    Args:
-      directory: exists and is empty.
-
-    Raises:
-      OSError: the disk is full, or there is no such directory.
-      ReplayError: closed.
-    """
+    """See `Replay`."""
     with self._changed:
       self._check_open()
       size = self._size()

@@ -1,21 +1,18 @@
 """Which memory: the one place that knows both backends."""
 
 import pathlib
-from typing import TYPE_CHECKING, Optional, Union
+from typing import Optional
 
 from r2d2_jax import types
 from r2d2_jax.config import Config, MissingPackageError
+from r2d2_jax.replay.interface import Replay
 from r2d2_jax.replay.local import LocalReplay
-
-if TYPE_CHECKING:
-  from r2d2_jax.replay.reverb import ReverbReplay
 
 
 def make_replay(config: Config, spec: types.EnvSpec,
                 core_state: types.CoreState, *,
                 restore_from: Optional[pathlib.Path] = None,
-                scratch: Optional[pathlib.Path] = None,
-                ) -> Union[LocalReplay, "ReverbReplay"]:
+                scratch: Optional[pathlib.Path] = None) -> Replay:
   """The memory that `config.replay.backend` names.
 
   Args:

@@ -304,9 +304,7 @@ class _Reader:
 
 
 class ReverbReplay:
-  """FIFO memory of `capacity_sequences` items, P(i) = p_i^exponent / sum_j p_j^exponent.
-
-  All methods may be called from any thread.
+  """A `Replay` in a Reverb server, this process's own or another's.
 
   Args:
     config: capacity, exponent, lengths of items, port, lanes.
@@ -377,19 +375,7 @@ class ReverbReplay:
     self._read_lock = threading.Lock()
 
   def insert(self, items: list[Item], priorities: np.ndarray) -> None:
-    """Adds items, the oldest leaving where there is no room.
-
-    Returns when the server has them; with samples_per_insert, waits until enough
-    was sampled.
-
-    Args:
-      items: from `SequenceBuilder.add`.
-      priorities: [len(items)], raw: the server applies the exponent.
-
-    Raises:
-      ValueError: wrong number of priorities, or one not finite or negative.
-      ReplayError: closed, or the server is dead.
-    """
+    """See `Replay`."""
     priorities = self._raised(priorities, len(items))
     with self._write_lock:
       self._check_open()
@@ -400,22 +386,7 @@ class ReverbReplay:
 
   def sample(self, batch_size: int, timeout_seconds: float, *,
              min_size: int = 1) -> types.ReplaySample:
-    """Draws items independently, with replacement; prefetches further batches.
-
-    Args:
-      batch_size: B. Another one than in the call before throws away what was
-        prefetched.
-      timeout_seconds: how long to wait.
-      min_size: how many items must be held, at least 1; batches that were drawn
-        from fewer are thrown away.
-
-    Raises:
-      TimeoutError: no batch came in that time: the table is empty or holds less
-        than min_size, the limiter holds it back, or the server is dead
-        (`check_alive` tells).
-      ReplayError: closed, reading failed, or the table holds what this run did
-        not write.
-    """
+    """See `Replay`."""
     deadline = time.monotonic() + timeout_seconds
     while True:
       with self._read_lock:
@@ -443,16 +414,7 @@ class ReverbReplay:
             "wait longer.")
 
   def update_priorities(self, keys: np.ndarray, priorities: np.ndarray) -> None:
-    """Sets new raw priorities; keys that are no longer held are dropped silently.
-
-    Args:
-      keys: uint64 [B], from `sample`.
-      priorities: [B].
-
-    Raises:
-      ValueError: wrong number of priorities, or one not finite or negative.
-      ReplayError: closed, or the server is dead.
-    """
+    """See `Replay`."""
     keys = np.asarray(keys)
     priorities = self._raised(priorities, len(keys))
     self._check_open()
@@ -460,45 +422,26 @@ class ReverbReplay:
     self._call(lambda: self._client.mutate_priorities(_TABLE, updates))
 
   def size(self) -> int:
-    """Items held. Raises ReplayError where the server is dead."""
+    """See `Replay`."""
     return self._info(_CALL_SECONDS).current_size
 
   def num_inserted(self) -> int:
-    """Items ever inserted. Raises ReplayError where the server is dead."""
+    """See `Replay`."""
     return self._info(_CALL_SECONDS).rate_limiter_info.insert_stats.completed
 
   def check_alive(self, timeout_seconds: float) -> None:
-    """The heartbeat: Reverb's own calls don't notice that the server is gone.
-
-    Args:
-      timeout_seconds: the longest that this may take.
-
-    Raises:
-      ReplayError: closed, or the server did not answer.
-    """
+    """See `Replay`."""
     self._info(timeout_seconds)
 
   def save(self, directory: pathlib.Path) -> None:
-    """Writes the whole memory: Reverb's own files and a meta.json.
-
-    May take minutes. Other threads go on meanwhile: what is written is the table
-    at one moment after this began.
-
-    Args:
-      directory: exists and is empty, on the file system of `scratch`.
-
-    Raises:
-      OSError: there is no such directory.
-      ReplayError: closed, the server is dead or another's, it could not write, or
-        the table holds what this run did not write.
-    """
+    """See `Replay`."""
     if self._scratch is None:
       raise ReplayError(
           f"the Reverb server at {self.address} belongs to another process, "
           "which alone can save it. Call save there.")
     with self._save_lock:
       path = _in_thread(self._client.checkpoint)
-      self._wait(lambda seconds: futures.wait([path], seconds).done)
+      self._wait(lambda seconds: bool(futures.wait([path], seconds).done))
       if error := path.exception():
         self.check_alive(_CALL_SECONDS)
         _make_empty(self._scratch)  # it may be what fills the disk
@@ -517,10 +460,7 @@ class ReverbReplay:
     write_meta(directory, self._settings, counts)
 
   def close(self) -> None:
-    """Stops the threads, then the server, in less than a second. Twice is fine.
-
-    What Reverb does not let go of in that time is left to a daemon thread.
-    """
+    """See `Replay`."""
     if self._closed.is_set():
       return
     self._closed.set()

@@ -2,7 +2,6 @@
 
 import queue
 import threading
-from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +14,7 @@ from r2d2_jax.agent.learning import (
 )
 from r2d2_jax.agent.agent import Agent
 from r2d2_jax.config import Config
+from r2d2_jax.replay.interface import Replay
 from r2d2_jax.system.metrics.health import (
     DivergedError,
     check_priorities_are_sane,
@@ -27,18 +27,6 @@ from r2d2_jax.system.metrics.learner_stats import (
 from r2d2_jax.system.loops.parameters import ParameterStore
 from r2d2_jax.system.loops.timing import LegTimer
 from r2d2_jax.types import LearnerOutput, LearnerState, ReplaySample
-
-
-class Replay(Protocol):
-  """What the loop needs of a replay."""
-
-  def sample(
-      self, batch_size: int, timeout_seconds: float, *, min_size: int = 1
-  ) -> ReplaySample: ...
-
-  def update_priorities(
-      self, keys: np.ndarray, priorities: np.ndarray
-  ) -> None: ...
 
 
 class Batch:
