@@ -16,7 +16,12 @@ from r2d2_jax.config import (
     to_dict,
     validate,
 )
-from r2d2_jax.system.storage.files import open_to_write, read_text, replace_file
+from r2d2_jax.system.storage.files import (
+    PARTIAL,
+    open_to_write,
+    read_text,
+    replace_file,
+)
 
 _CONFIG_FILE = "config.json"
 _LOCK_FILE = ".lock"
@@ -126,7 +131,8 @@ def claimed_run_dir(run_dir: pathlib.Path, config: Config) -> Iterator[None]:
 
 def _refuse_links(run_dir: pathlib.Path) -> None:
   """Whoever made the directory chose where they lead."""
-  for name in (*_RESULTS, *_OTHERS):
+  names = (*_RESULTS, *_OTHERS)
+  for name in (*names, *(f"{name}{PARTIAL}" for name in names)):
     if (path := run_dir / name).is_symlink():
       raise ConfigError(
           f"run.run_dir: {path} is a link to {path.readlink()}; a run writes in"

@@ -47,7 +47,7 @@ def test_parts_of_a_run_without_its_settings_are(name, tmp_path):
 @pytest.mark.parametrize("name", [
     ".lock", "config.json", "log.csv", "evaluation.csv", "checkpoints", "best",
     "tensorboard", "learning_curve.png", "crash.txt", "wandb", "wandb_id",
-    ".replay",
+    ".replay", "config.json.partial", "log.csv.partial",
 ])  # fmt: skip
 def test_a_link_in_it_is_refused_and_nothing_written_there(name, tmp_path):
   run_dir, target = tmp_path / "run", tmp_path / "target"
