@@ -164,7 +164,7 @@ def _run(
           actors_hang = run_threads(parts, monitor, stop)
       parts.report.end_training()
       parts.learner.flush()
-      last_row = monitor.row()
+      last_row = monitor.last_row()
       monitor.show_last(last_row)
       with monitor.protected_save():
         monitor.finish_background()

@@ -69,7 +69,9 @@ class Monitor:
     self._show = show
     self._on_row = on_row
     self._num_evaluation_steps = 0
-    self._logged: tuple | None = None  # counts of the last row
+    # Counts of the last row, which may be of an earlier life.
+    self._logged: tuple = parts.log.last_counts()
+    self._held: Row | None = None
     self._saver = Background("saver")
     self._evaluator = Background("evaluator")
 
@@ -158,11 +160,29 @@ class Monitor:
       return
     self._write(row)
 
+  def last_row(self) -> Row:
+    """The state in which the training ended, with what a row held back had."""
+    row, held = self.row(), self._held
+    if held is None:
+      return row
+    columns = {
+        name: held.columns.get(name, value) if value != value else value
+        for name, value in row.columns.items()
+    }
+    return Row(columns, held.histograms | row.histograms)
+
   def _log_row(self) -> None:
-    if not is_over(self._parts):  # else the last row, which is to come, says it
-      row = self.row()
-      self._show(row.columns)
-      self._write(row)
+    """Logs what has moved since the last row."""
+    parts = self._parts
+    counts = parts.ratio.env_steps, parts.learner.num_updates
+    if counts == self._logged or is_over(parts):
+      return
+    row = self.row()
+    if is_over(parts):  # meanwhile: the last row, which is to come, says it
+      self._held = row
+      return
+    self._show(row.columns)
+    self._write(row)
 
   def _write(self, row: Row) -> None:
     self._logged = row.counts

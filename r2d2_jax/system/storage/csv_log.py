@@ -47,6 +47,12 @@ class RunLog:
     """Whole rows in the file, the line of names not counted."""
     return self._num_rows
 
+  def last_counts(self) -> tuple[float, ...]:
+    """Steps and updates of the last row; () where there is none."""
+    names = "steps", "updates"
+    found = read_log(self._path, names) if self._num_rows else {}
+    return tuple(found[name][-1] for name in names if name in found)
+
   def new_columns(self, columns: Collection[str]) -> list[str]:
     """Those that the file lacks; none where it has no row yet."""
     return [name for name in columns if self._columns and name not in self._columns]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from r2d2_jax.config import ConfigError
+from r2d2_jax.config import FileError
 from r2d2_jax.system.storage.csv_log import RunLog, read_log
 
 
@@ -114,7 +114,7 @@ def test_a_log_that_is_set_aside_begins_anew(path):
 ])  # fmt: skip
 def test_what_is_no_csv_is_refused_when_it_is_opened(data, path):
   path.write_bytes(data)
-  with pytest.raises(ConfigError, match="log.csv: damaged"):
+  with pytest.raises(FileError, match="log.csv: damaged"):
     RunLog(path)
 
 
@@ -123,6 +123,16 @@ def test_what_is_no_csv_is_refused_when_it_is_opened(data, path):
 ])  # fmt: skip
 def test_a_damaged_log_is_not_cut(text, path):
   path.write_text(text)
-  with pytest.raises(ConfigError, match="log.csv: damaged"):
+  with pytest.raises(FileError, match="log.csv: damaged"):
     RunLog(path).cut(5, steps=1, updates=1)
   assert path.read_text() == text
+
+
+def test_the_counts_of_the_last_row(tmp_path):
+  path = tmp_path / "log.csv"
+  log = RunLog(path)
+  assert log.last_counts() == ()
+  log.write_all([{"steps": 1, "updates": 0}, {"steps": 7, "updates": 2}])
+  assert log.last_counts() == RunLog(path).last_counts() == (7, 2)
+  log.cut(1)
+  assert log.last_counts() == (1, 0)
