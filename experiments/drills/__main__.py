@@ -2,10 +2,13 @@
 
     python -m experiments.drills                      all, the soak for 5 minutes
     python -m experiments.drills kill-lockstep nan
+    python -m experiments.drills kill-threads-reverb --tries 100
     python -m experiments.drills soak-reverb --minutes 60
 """
 
 import functools
+import inspect
+import os
 import pathlib
 import sys
 import tempfile
@@ -15,7 +18,15 @@ from typing import Annotated, Callable
 from rich.console import Console
 import tyro
 
-from experiments.drills import faults, kills, refusals, soak
+from experiments.drills import (
+    disks,
+    faults,
+    kills,
+    refusals,
+    resumes,
+    signals,
+    soak,
+)
 from experiments.drills.drill import DrillFailed
 
 DRILLS: dict[str, Callable[..., str | None]] = {
@@ -28,8 +39,15 @@ DRILLS: dict[str, Callable[..., str | None]] = {
     ),
     "kill-threads-reverb": kills.kill_threads,
     "kill-threads-local": functools.partial(kills.kill_threads, backend="local"),
-    "full-disk": refusals.full_disk,
+    "signals-start": signals.at_start_up,
+    "signals-save": signals.in_the_last_save,
+    "signals-evaluation": signals.in_the_evaluation,
+    "resumes": resumes.other_settings,
+    "full-disk": disks.full_disk,
+    "full-disk-reverb": disks.full_disk_under_reverb,
     "directories": refusals.directories_that_cannot_be_used,
+    "links": refusals.links,
+    "damage": refusals.damaged_files,
     "nan": faults.not_a_number,
     "environment": faults.environment_that_raises,
     "dead-server": faults.dead_server,
@@ -42,13 +60,16 @@ def main(
     names: Annotated[tuple[str, ...], tyro.conf.Positional] = (),
     /,
     minutes: float = 5.0,
+    tries: int | None = None,
     keep: pathlib.Path | None = None,
 ) -> int:
-  """Breaks runs on purpose: kills, full disks, NaN, dead servers, long runs.
+  """Breaks runs on purpose: kills, signals, full disks, damage, long runs.
 
   Args:
     names: which drills; none means all.
     minutes: how long each soak lasts.
+    tries: kills, signals at each moment, damages of each file (5 ways); a few
+      where it is not given.
     keep: directory in which everything stays; otherwise it is removed.
   """
   console = Console()
@@ -61,9 +82,16 @@ def main(
   failed = 0
   with tempfile.TemporaryDirectory() as temporary:
     directory = keep or pathlib.Path(temporary)
+    # Hundreds of processes compile the same programs: once is enough.
+    os.environ.setdefault(
+        "JAX_COMPILATION_CACHE_DIR", str(directory.absolute() / "compiled")
+    )
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     for name in names or DRILLS:
       drill, start = DRILLS[name], time.monotonic()
-      options = {"minutes": minutes} if name.startswith("soak") else {}
+      given = {"minutes": minutes} | ({} if tries is None else {"tries": tries})
+      known = inspect.signature(drill).parameters
+      options = {key: value for key, value in given.items() if key in known}
       place = directory / name
       place.mkdir(parents=True, exist_ok=True)
       try:

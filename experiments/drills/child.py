@@ -8,6 +8,7 @@ import os
 import pathlib
 import signal
 import sys
+import traceback
 from typing import Annotated, Any, Callable, Literal
 
 import tyro
@@ -18,6 +19,10 @@ from r2d2_jax.config import from_dict
 Sabotage = Literal[
     "none", "kill-update", "kill-save", "nan", "dead-server", "environment"
 ]
+
+
+# Printed behind each of several trainings, with the exit code before it.
+END = "\n--- end of a drill's training ---\n"
 
 
 def _before(cls: type, name: str, hook: Callable[..., None]) -> None:
@@ -88,7 +93,8 @@ def _prepare(sabotage: Sabotage, at: int, keys: pathlib.Path | None) -> None:
     die = _at_call(at, _kill)
 
     def die_or_flush(path: pathlib.Path) -> None:
-      if path.name.endswith(checkpoints.PARTIAL):
+      # Not the best one's, which has no replay.
+      if path.name.endswith(checkpoints.PARTIAL) and path.parent.name != "best":
         die()
       flush(path)
 
@@ -107,10 +113,11 @@ def _prepare(sabotage: Sabotage, at: int, keys: pathlib.Path | None) -> None:
 
 
 def main(
-    settings: Annotated[str, tyro.conf.Positional],
+    settings: Annotated[tuple[str, ...], tyro.conf.Positional],
     sabotage: Sabotage = "none",
     at: int = 1,
     keys: pathlib.Path | None = None,
+    each: bool = False,
 ) -> int:
   """Trains; returns the exit code of `experiments.train`.
 
@@ -120,9 +127,21 @@ def main(
     at: at which update (of this process), save or step.
     keys: file to which the keys of each batch sampled from a local replay are
       appended, a line each.
+    each: train several, one after the other, and tell how each one ended.
   """
   _prepare(sabotage, at, keys)
-  return launch(from_dict(json.loads(settings)))
+  if not each:
+    (only,) = settings
+    return launch(from_dict(json.loads(only)))
+  for text in settings:
+    try:
+      code = launch(from_dict(json.loads(text)))
+    except Exception:  # pylint: disable=broad-except
+      traceback.print_exc()
+      code = 1
+    print(f"\n{code}", end=END, flush=True)
+    print(end=END, file=sys.stderr, flush=True)
+  return 0
 
 
 if __name__ == "__main__":

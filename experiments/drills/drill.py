@@ -1,16 +1,21 @@
 """What the drills have in common: training processes, and checks that can fail."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+import contextlib
 import csv
 import json
+import os
 import pathlib
 import signal
 import subprocess
 import sys
-from typing import Any
+import time
+from typing import Any, NamedTuple
 
-from r2d2_jax.presets import smoke
+from experiments.drills.child import END
 from r2d2_jax.config import Config, to_dict
+from r2d2_jax.presets import smoke
+from r2d2_jax.system.run.interrupts import SIGNALS
 
 KILLED = -signal.SIGKILL
 # Columns that tell of the wall clock: never the same twice.
@@ -19,6 +24,35 @@ _CLOCK = ("minutes", "per_second", "share_", "bottleneck")
 
 class DrillFailed(Exception):
   """The program did not do what it promises."""
+
+
+class Failures:
+  """Broken promises of several cases, told together."""
+
+  def __init__(self):
+    """None so far."""
+    self._found: list[str] = []
+
+  @contextlib.contextmanager
+  def of(self, case: str) -> Iterator[None]:
+    """Within it a DrillFailed is kept for later."""
+    try:
+      yield
+    except DrillFailed as error:
+      self._found.append(f"{case}: {error}")
+
+  def raise_any(self) -> None:
+    """Raises DrillFailed with all that was found."""
+    if self._found:
+      raise DrillFailed("\n".join(self._found))
+
+
+class Ended(NamedTuple):
+  """How a training ended."""
+
+  returncode: int
+  stdout: str
+  stderr: str
 
 
 def check(ok: bool, promise: str, found: object = "") -> None:
@@ -44,31 +78,174 @@ def small_run(
   })
 
 
-def command(config: Config, **options) -> list[str]:
+def in_directory(config: Config, run_dir: pathlib.Path) -> Config:
+  """The same run in another directory."""
+  return config.updated({"run.run_dir": str(run_dir)})
+
+
+def command(*configs: Config, **options) -> list[str]:
   """The command line of `experiments.drills.child`; its options by name."""
-  settings = json.dumps(to_dict(config))
-  flags = [f"--{name}={value}" for name, value in options.items()]
-  return [sys.executable, "-m", "experiments.drills.child", settings, *flags]
+  settings = [json.dumps(to_dict(config)) for config in configs]
+  flags = [
+      f"--{name}" if value is True else f"--{name}={value}"
+      for name, value in options.items()
+  ]
+  return [sys.executable, "-m", "experiments.drills.child", *settings, *flags]
 
 
 def train(
-    config: Config, *, timeout_seconds: float = 300.0, **options
+    config: Config,
+    *,
+    timeout_seconds: float = 300.0,
+    environ: Mapping[str, str] | None = None,
+    **options,
 ) -> subprocess.CompletedProcess[str]:
-  """Runs it to its end, however it ends."""
+  """Runs it to its end, however it ends; environ adds to the environment."""
   return subprocess.run(
       command(config, **options),
       capture_output=True, text=True, check=False, timeout=timeout_seconds,
+      env=os.environ | dict(environ or {}),
   )  # fmt: skip
 
 
+def train_each(
+    configs: Sequence[Config], *, timeout_seconds: float = 900.0
+) -> list[Ended]:
+  """Runs them one after the other in one process, which imports only once."""
+  done = subprocess.run(
+      command(*configs, each=True),
+      capture_output=True, text=True, check=False, timeout=timeout_seconds,
+  )  # fmt: skip
+  # What comes after the last mark is nobody's.
+  out, err = (text.split(END)[:-1] for text in (done.stdout, done.stderr))
+  check(
+      len(out) == len(err) == len(configs),
+      f"{len(configs)} trainings that end in one process",
+      f"{len(out)}, exit code {done.returncode}: {done.stderr[-2000:]}",
+  )
+  ended = []
+  for stdout, stderr in zip(out, err):
+    text, _, code = stdout.rpartition("\n")
+    ended.append(Ended(int(code), text, stderr))
+  return ended
+
+
+@contextlib.contextmanager
+def started(
+    config: Config, log: pathlib.Path, *, piped: bool = False, **options
+) -> Iterator[subprocess.Popen]:
+  """A training that is killed, if it still goes on, at the end of the block.
+
+  Args:
+    config: of the run.
+    log: gets all that it prints.
+    piped: through a pipe, so that a limit on its files is none on its output.
+    **options: of `experiments.drills.child`.
+  """
+  with contextlib.ExitStack() as stack:
+    output = stack.enter_context(log.open("w"))
+    if piped:
+      # Popen's own `with` waits for its end.
+      cat = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=output)
+      output = stack.enter_context(cat).stdin
+    process = subprocess.Popen(
+        command(config, **options),
+        stdout=output, stderr=subprocess.STDOUT, preexec_fn=_hear_signals,
+    )  # fmt: skip
+    try:
+      yield process
+    finally:
+      process.kill()
+      process.wait()
+
+
+def _hear_signals() -> None:
+  """As from a terminal, though the drills be started by nohup."""
+  for number in SIGNALS:
+    signal.signal(number, signal.SIG_DFL)
+
+
+def wait_until(
+    question: Callable[[], bool],
+    promise: str,
+    process: subprocess.Popen,
+    log: pathlib.Path,
+    *,
+    every_seconds: float = 0.02,
+    timeout_seconds: float = 120.0,
+) -> None:
+  """Waits while the process goes on; its end, or a long time, break the promise."""
+  deadline = time.monotonic() + timeout_seconds
+  while not question():
+    has_ended = process.poll() is not None
+    if has_ended and question():
+      return
+    check(
+        not has_ended and time.monotonic() < deadline,
+        promise,
+        f"exit code {process.poll()}: {log.read_text()[-3000:]}",
+    )
+    time.sleep(every_seconds)
+
+
 def rows(path: pathlib.Path, *, clock: bool = True) -> list[dict[str, str]]:
-  """A log's rows; without the columns of the wall clock if asked."""
-  with path.open(newline="") as f:
-    return [
-        {
-            name: value
-            for name, value in row.items()
-            if clock or not any(c in name for c in _CLOCK)
-        }
-        for row in csv.DictReader(f)
-    ]
+  """A log's rows; without the columns of the wall clock if asked.
+
+  Half a row, as a kill leaves it, is left out.
+  """
+  text = path.read_text() if path.exists() else ""
+  lines = text[: text.rfind("\n") + 1].splitlines()
+  return [
+      {
+          name: value
+          for name, value in row.items()
+          if clock or not any(c in name for c in _CLOCK)
+      }
+      for row in csv.DictReader(lines)
+  ]
+
+
+def check_logs(run_dir: pathlib.Path) -> int:
+  """Checks that the logs tell of one life, however many there were.
+
+  Minutes rise from row to row; steps and updates never fall, and one of them
+  rises; no game is written down twice.
+
+  Returns:
+    How many rows the log has.
+  """
+  counts = [
+      (float(row["minutes"]), int(row["steps"]), int(row["updates"]))
+      for row in rows(run_dir / "log.csv")
+  ]
+  for before, after in zip(counts, counts[1:]):
+    check(
+        after[0] > before[0]
+        and after[1:] != before[1:]
+        and after[1] >= before[1]
+        and after[2] >= before[2],
+        "minutes, and steps or updates, that rise from row to row in log.csv",
+        f"{before} and then {after}",
+    )
+  games = [
+      (row["updates"], row["steps"], row["game"])
+      for row in rows(run_dir / "evaluation.csv")
+  ]
+  check(
+      len(games) == len(set(games)), "no game twice in evaluation.csv", games
+  )
+  return len(counts)
+
+
+def fingerprint(directory: pathlib.Path) -> dict[str, bytes]:
+  """All files and what is in them, but for the lock."""
+  return {
+      str(path.relative_to(directory)): path.read_bytes()
+      for path in sorted(directory.rglob("*"))
+      if path.is_file() and path.name != ".lock"
+  }
+
+
+def is_one_message(stderr: str) -> bool:
+  """Whether a refusal or an end was told in one message, without a traceback."""
+  return stderr.count("error: ") == 1 and "Traceback" not in stderr

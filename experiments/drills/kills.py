@@ -14,10 +14,12 @@ import orbax.checkpoint as ocp
 from experiments.drills.drill import (
     KILLED,
     check,
-    command,
+    check_logs,
     rows,
     small_run,
+    started,
     train,
+    wait_until,
 )
 from r2d2_jax.config import Config
 from r2d2_jax.system.storage.checkpoints import list_checkpoints, read_record
@@ -93,53 +95,62 @@ def kill_threads(
     directory: pathlib.Path,
     *,
     backend: Literal["reverb", "local"] = "reverb",
-    kills: int = 5,
+    tries: int = 5,
     seed: int = 0,
-) -> None:
-  """kill -9 at random moments, some in a save: no more is lost than since it."""
+) -> str:
+  """kill -9 at random moments: no more is lost than since the last save.
+
+  A third of them in the middle of a save, a third at any moment of a start, the
+  others some time after a save. The logs tell of one life all along.
+
+  Returns:
+    What was counted, in a line.
+  """
   moments = random.Random(seed)
   run_dir = directory / f"threads-{backend}"
-  config = small_run(run_dir, {"run.total_steps": 10**9, "checkpoint.period_minutes": 0.02}, backend=backend)
-  before = -1
-  for kill in range(kills):
-    # Every third one in the middle of a save, the others whenever it comes.
-    options = {"sabotage": "kill-save", "at": 3} if kill % 3 == 1 else {}
+  config = small_run(run_dir, {"run.total_steps": 10**9, "checkpoint.period_minutes": 0.02, "evaluation.period_steps": 2_000}, backend=backend)  # fmt: skip
+  before, start_seconds = -1, 10.0
+  for kill in range(tries):
+    kind = ("later", "save", "start")[kill % 3]
+    options = {"sabotage": "kill-save", "at": 3} if kind == "save" else {}
     log = directory / f"threads-{backend}-{kill}.txt"
-    with log.open("w") as f:
-      process = subprocess.Popen(
-          command(config, **options), stdout=f, stderr=subprocess.STDOUT
-      )
-    try:
-      _wait_for_save(run_dir, before, process, log)
-      process.wait(60 if options else moments.uniform(0.1, 3.0))
-    except subprocess.TimeoutExpired:
-      pass
-    finally:
+    begin = time.monotonic()
+    with started(config, log, **options) as process:
+      try:
+        if kind == "start":
+          process.wait(moments.uniform(0.0, 1.2 * start_seconds))
+        else:
+          _wait_for_save(run_dir, before, process, log)
+          start_seconds = time.monotonic() - begin
+          process.wait(60 if options else moments.uniform(0.0, 3.0))
+      except subprocess.TimeoutExpired:
+        pass
       process.kill()
-      process.wait()
+      check(process.wait() == KILLED, "no other end", log.read_text()[-2000:])
     saved = list_checkpoints(checkpoints_dir(run_dir))
-    check(saved[-1].steps > before, "it went on from the save", saved)
+    check(saved[-1].steps >= before, "no checkpoint is lost", saved)
+    if kind != "start":
+      check(saved[-1].steps > before, "it went on from the save", saved)
     before = saved[-1].steps
     for checkpoint in saved:
       read_record(checkpoint)
+    check_logs(run_dir)
   config = config.updated({"run.total_steps": before + 2_000})
   done = train(config)
   check(done.returncode == 0, "the last start ends well", done.stderr)
   check(f"step {before}" in done.stdout, "it says where from", done.stdout)
   check("filled anew" not in done.stdout, "its replay is there", done.stdout)
-  log_rows = rows(run_dir / "log.csv")
-  for column in ("steps", "updates", "minutes"):
-    values = [float(row[column]) for row in log_rows]
-    check(values == sorted(values), f"{column} in order in the log", values)
+  return f"{tries} kills, {check_logs(run_dir)} rows in order"
 
 
 def _wait_for_save(run_dir, before, process, log) -> None:
   """Until there is a newer checkpoint than that at step `before`."""
-  deadline = time.monotonic() + 120
-  while process.poll() is None:
+
+  def is_saved() -> bool:
     saved = list_checkpoints(checkpoints_dir(run_dir))
-    if saved and saved[-1].steps > before:
-      return
-    check(time.monotonic() < deadline, "a save in time", log.read_text())
-    time.sleep(0.05)
-  check(process.returncode == KILLED, "a run that goes on", log.read_text())
+    return bool(saved) and saved[-1].steps > before
+
+  def is_saved_or_killed() -> bool:
+    return is_saved() or process.poll() == KILLED
+
+  wait_until(is_saved_or_killed, "a save in time", process, log)

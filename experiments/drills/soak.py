@@ -1,13 +1,12 @@
 """A run of an hour: neither memory, nor threads, nor open files may grow."""
 
 import pathlib
-import subprocess
 import time
 
 import numpy as np
 import psutil
 
-from experiments.drills.drill import check, command, small_run
+from experiments.drills.drill import check, check_logs, small_run, started
 
 # The memory is full, everything compiled, every kind of chore done.
 _WARM_UP_SHARE = 0.25
@@ -24,12 +23,8 @@ def soak(
   """
   config = small_run(directory / f"soak-{backend}", {"run.total_steps": 10**9, "run.max_minutes": minutes, "checkpoint.period_minutes": 0.25, "evaluation.period_steps": 100_000, "log.tensorboard": True}, backend=backend)  # fmt: skip
   log = directory / f"soak-{backend}.txt"
-  with log.open("w") as f:
-    process = subprocess.Popen(
-        command(config), stdout=f, stderr=subprocess.STDOUT
-    )
   seen = []
-  try:
+  with started(config, log) as process:
     watched = psutil.Process(process.pid)
     while process.poll() is None:
       try:
@@ -42,8 +37,7 @@ def soak(
         break
       time.sleep(_SAMPLE_SECONDS)
     check(process.wait(120) == 0, "it ends well", log.read_text()[-2000:])
-  finally:
-    process.kill()
+  check_logs(directory / f"soak-{backend}")
   # The end, with its last save and evaluation, is left out.
   table = np.array(seen[int(_WARM_UP_SHARE * len(seen)) : -5], float)
   check(len(table) >= 20, "enough samples", len(table))
