@@ -14,7 +14,7 @@ from experiments.drills.drill import (
     train,
 )
 from r2d2_jax.config import Config
-from r2d2_jax.system.storage.checkpoints import list_checkpoints
+from r2d2_jax.system.storage.checkpoints import list_checkpoints, read_record
 from r2d2_jax.system.storage.rundir import checkpoints_dir
 
 _TWO_DEVICES = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
@@ -85,13 +85,11 @@ def _go_on(config: Config, *, two_devices: bool = False) -> tuple[str, float]:
   )
   check("filled anew" not in done.stdout, "with its replay", done.stdout)
   after = list_checkpoints(checkpoints_dir(run_dir))[-1]
-  agent = config.agent
-  trained_rows = agent.batch_size * (agent.trace_length - 1)
-  ratio = (
-      (after.num_updates - before.num_updates)
-      * trained_rows
-      / (after.steps - before.steps)
-  )
+  old, new = (read_record(checkpoint)["ratio"] for checkpoint in (before, after))
+  # With another ratio the count begins anew at the resume.
+  is_anew = new["start_steps"] != old["start_steps"]
+  trained_rows = new["trained_rows"] - (0 if is_anew else old["trained_rows"])
+  ratio = trained_rows / (after.steps - before.steps)
   asked = config.replay.replay_ratio
   check(
       0.7 * asked < ratio < 1.3 * asked,
