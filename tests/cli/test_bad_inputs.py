@@ -49,7 +49,7 @@ def _nothing_starts():
 
   handlers = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(training, "_Run", fail)
+    patch.setattr(training, "build", fail)
     patch.setattr(recording, "record", fail)
     patch.setattr(saved, "restore_learner", fail)
     patch.setenv("COLUMNS", "80")  # tyro's boxes
