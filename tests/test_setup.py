@@ -98,7 +98,7 @@ def test_lock_meets_the_bounds_of_setup_cfg():
 def test_setup_cfg_lists_what_is_imported():
   distributions = metadata.packages_distributions()
   listed = {r.name.lower().replace("_", "-") for _, r in _bounds()}
-  listed.add("tensorflow-cpu")  # beside Reverb; docs/install.md says why not
+  listed |= {"tensorflow-cpu", "protobuf"}  # beside Reverb; docs/install.md says why not
   own = {"r2d2_jax", "experiments"} | sys.stdlib_module_names
   own.add("torch")  # a child process of the benchmark's: requirements-bench.txt
   own.add("wandb")  # whoever asks for it installs it: log.wandb_project
@@ -126,8 +126,9 @@ def test_algorithm_world_and_replay_need_no_extra():
   allowed |= sys.stdlib_module_names | {"r2d2_jax"}
   allowed |= {"envpool", "reverb", "tensorflow"}  # tests/test_architecture.py
   package = ROOT / "r2d2_jax"
-  paths = [package / "config.py", package / "types.py"]
-  for part in "agent", "envs", "replay":
+  allowed.add("google")  # protobuf, which Reverb brings
+  paths = [package / "types.py", package / "factories.py"]
+  for part in "config", "ops", "agent", "envs", "replay":
     paths += (package / part).rglob("*.py")
   for path in paths:
     for node in ast.walk(ast.parse(path.read_text())):

@@ -107,6 +107,16 @@ def make_r2d2_agent(
 MakeAgent = Callable[[EnvSpec, Config], Agent]
 
 
+def own_agent(make: MakeAgent) -> MakeAgent:
+  """A function of one's own, given settings that no longer name it.
+
+  So it may call `make_agent` itself, to change what that gives.
+  """
+  return lambda spec, config: make(
+      spec, config.updated({"agent.make_agent": ""})
+  )
+
+
 def make_agent(spec: EnvSpec, config: Config) -> Agent:
   """The agent that `config.agent.make_agent` names: R2D2 where it is empty.
 
@@ -115,5 +125,5 @@ def make_agent(spec: EnvSpec, config: Config) -> Agent:
     ValueError: the network cannot read observations of this shape.
   """
   if path := config.agent.make_agent:
-    return load("agent.make_agent", path)(spec, config)
+    return own_agent(load("agent.make_agent", path))(spec, config)
   return make_r2d2_agent(spec, config)

@@ -13,6 +13,7 @@ import contextlib
 import datetime
 import os
 import pathlib
+import re
 import sys
 import warnings
 
@@ -76,7 +77,7 @@ def _parse(arguments: list[str]) -> tuple[Config, bool]:
     date = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     config = _in_directory(
         config,
-        f"runs/{config.env.task}-{preset}-seed{config.run.seed}-{date}",
+        f"runs/{_as_name(config.env.task)}-{preset}-seed{config.run.seed}-{date}",
     )
   validate(config)
   return config, is_new
@@ -84,6 +85,11 @@ def _parse(arguments: list[str]) -> tuple[Config, bool]:
 
 def _in_directory(config: Config, run_dir: str) -> Config:
   return config.updated({"run.run_dir": run_dir})
+
+
+def _as_name(task: str) -> str:
+  """A task as a part of a directory's name."""
+  return re.sub(r"[^\w.-]", "_", task)[:80]
 
 
 def _refuse_old_names(arguments: list[str]) -> None:

@@ -17,6 +17,16 @@ class MakeWorld(Protocol):
   def __call__(self, config: EnvConfig, *, seed: int) -> World: ...
 
 
+def own_world(make: MakeWorld) -> MakeWorld:
+  """A function of one's own, given settings that no longer name it.
+
+  So it may call `make_world` itself, to change what that gives.
+  """
+  return lambda config, *, seed: make(
+      dataclasses.replace(config, make_world=""), seed=seed
+  )
+
+
 def make_world(config: EnvConfig, *, seed: int) -> World:
   """The world that `config` asks for: built in, or EnvPool's.
 
@@ -39,7 +49,8 @@ def make_world(config: EnvConfig, *, seed: int) -> World:
         f"{config.batch_size}: 0 steps all lanes together."
     )
   if config.make_world:
-    world = load("env.make_world", config.make_world)(config, seed=seed)
+    make = load("env.make_world", config.make_world)
+    world = own_world(make)(config, seed=seed)
   elif delays := DELAYS.get(config.task.lower()):
     if config.life_loss != "ignore":
       raise ConfigError("recall has no lives: use life_loss='ignore'.")

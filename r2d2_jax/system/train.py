@@ -15,9 +15,17 @@ import warnings
 
 from rich.console import Console
 
-from r2d2_jax.agent.agent import MakeAgent, make_agent as make_usual_agent
+from r2d2_jax.agent.agent import (
+    MakeAgent,
+    make_agent as make_usual_agent,
+    own_agent,
+)
 from r2d2_jax.config import Config, UserError, validate
-from r2d2_jax.envs.make import MakeWorld, make_world as make_usual_world
+from r2d2_jax.envs.make import (
+    MakeWorld,
+    make_world as make_usual_world,
+    own_world,
+)
 from r2d2_jax.factories import setting_of
 from r2d2_jax.replay.checks import ReplayError
 from r2d2_jax.system.metrics.display import run_display
@@ -102,8 +110,8 @@ def train(
     config = config.updated({"agent.make_agent": setting_of(make_agent)})
   validate(config)
   doors = {
-      "make_world": make_world or make_usual_world,
-      "make_agent": make_agent or make_usual_agent,
+      "make_world": own_world(make_world) if make_world else make_usual_world,
+      "make_agent": own_agent(make_agent) if make_agent else make_usual_agent,
   }
   if console is None:
     tell, console = warnings.warn, Console(quiet=True)

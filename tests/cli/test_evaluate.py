@@ -170,7 +170,7 @@ def test_scores_of_a_run_that_cannot_be_written_are_announced_and_printed(
     raise OSError(30, "Read-only file system")
 
   monkeypatch.setattr(evaluation.tempfile, "TemporaryFile", read_only)
-  monkeypatch.setattr(evaluation.RunLog, "write", read_only)
+  monkeypatch.setattr(evaluation.RunLog, "write_all", read_only)
   assert _main(run, "--episodes", 3, "--epsilon", 0) == 2
   captured = capsys.readouterr()
   before, told = captured.err.splitlines()

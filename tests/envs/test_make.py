@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from r2d2_jax.config import ConfigError, EnvConfig
+from r2d2_jax.config import EnvConfig, MissingPackageError
 from r2d2_jax.envs.flicker import FlickerWorld
 from r2d2_jax.envs.make import make_world, world_spec
 from r2d2_jax.envs.recall import RecallWorld
@@ -53,7 +53,7 @@ def test_recall_needs_no_envpool():
 def test_without_envpool_the_reason_and_the_way_out(monkeypatch):
   monkeypatch.setitem(sys.modules, "envpool", None)
   for ask in (world_spec, lambda config: make_world(config, seed=0)):
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(MissingPackageError) as caught:
       ask(EnvConfig(task="CartPole-v1", num_envs=2))
     message = str(caught.value)
     assert message.startswith("task 'CartPole-v1' needs EnvPool")

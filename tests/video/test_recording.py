@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from r2d2_jax.config import FileError
 from r2d2_jax.presets import smoke
 from r2d2_jax.agent.networks import Networks, make_networks
 from r2d2_jax.envs.recall import RecallWorld
@@ -226,10 +227,10 @@ def test_an_error_leaves_nothing_and_spoils_nothing(agent, tmp_path):
 
 
 def test_an_encoder_that_cannot_write_says_why(agent, tmp_path):
-  with pytest.raises(OSError, match="absent.*cannot be written.*No such file"):
+  with pytest.raises(FileError, match="absent.*cannot be written.*No such file"):
     record(agent, tmp_path / "absent" / "x.mp4", epsilon=0, seed=5)
   # ... also if it has taken all the pictures
-  with pytest.raises(OSError, match="absent.*cannot be written.*No such file"):
+  with pytest.raises(FileError, match="absent.*cannot be written.*No such file"):
     with open_video(tmp_path / "absent" / "x.mp4", (64, 32), fps=5) as write:
       write(bytes(64 * 32 * 3))
 

@@ -231,3 +231,4 @@ def _close_in_time(close: Callable[[], None]) -> None:
   closer = Background("closer")
   closer.start(close)
   closer.join(_CLOSE_SECONDS)
+  closer.raise_error()

@@ -5,9 +5,14 @@ from typing import NamedTuple
 
 import jax
 
-from r2d2_jax.agent.agent import Agent, MakeAgent, make_agent as make_usual_agent
+from r2d2_jax.agent.agent import (
+    Agent,
+    MakeAgent,
+    make_agent as make_usual_agent,
+    own_agent,
+)
 from r2d2_jax.config import Config, ConfigError
-from r2d2_jax.envs.make import MakeWorld, world_spec
+from r2d2_jax.envs.make import MakeWorld, own_world, world_spec
 from r2d2_jax.system.storage.checkpoints import (
     SavedCheckpoint,
     list_checkpoints,
@@ -56,8 +61,9 @@ def load_agent(
   checkpoint = _find(run_dir, which)
   read_record(checkpoint)  # that it is what its name says
   find_devices()
-  spec = world_spec(config.env, make_world)
-  agent = (make_agent or make_usual_agent)(spec, config)
+  spec = world_spec(config.env, own_world(make_world) if make_world else None)
+  make = own_agent(make_agent) if make_agent else make_usual_agent
+  agent = make(spec, config)
   state = load_learner(checkpoint, agent)
   return SavedAgent(
       config,

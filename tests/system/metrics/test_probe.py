@@ -70,7 +70,7 @@ def test_rows_that_begin_an_episode_tell_nothing():
   params = networks.init(jax.random.key(0))
   whole = config.updated({"agent.trace_length": 16, "agent.overlap": 8})
   core_state = jax.device_get(networks.initial_core_state(1))
-  probe = Probe(whole, world.spec, core_state, agent=agent_of(networks, config))
+  probe = Probe(whole, world.spec, core_state, agent=agent_of(networks, whole))
   play(world, networks, probe, params, 60)
   # Items of 16 rows hold whole episodes of recall.
   assert np.isnan(probe.measure(params)["dq_first"])
