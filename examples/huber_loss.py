@@ -15,7 +15,8 @@ import optax
 import r2d2_jax as r2
 
 huber_loss = functools.partial(
-    r2.sequence_loss, penalty=functools.partial(optax.losses.huber_loss, delta=1.0)
+  r2.sequence_loss,
+  penalty=functools.partial(optax.losses.huber_loss, delta=1.0),
 )
 
 
@@ -31,14 +32,14 @@ def main(run_dir: str, num_steps: int) -> None:
 
   config = r2.presets.smoke().updated({"run.total_steps": num_steps})
   result = r2.train(
-      config,
-      run_dir=run_dir,
-      make_agent=importable,
-      on_row=lambda row: print(
-          f"step {row['steps']}: loss {row['loss']:.4f},"
-          f" return {row['return_mean']:.2f}",
-          flush=True,
-      ),
+    config,
+    run_dir=run_dir,
+    make_agent=importable,
+    on_row=lambda row: print(
+      f"step {row['steps']}: loss {row['loss']:.4f},"
+      f" return {row['return_mean']:.2f}",
+      flush=True,
+    ),
   )
   print(f"evaluation: {result.evaluation.returns.mean():.2f}")
 

@@ -23,24 +23,24 @@ def main(num_steps: int) -> float:
   agent = r2.make_r2d2_agent(world.spec, config)
   core_state = jax.device_get(agent.initial_core_state(1))
   builder = r2.SequenceBuilder(
-      world.num_envs,
-      spec=world.spec,
-      core_state=core_state,
-      burn_in=agent_config.burn_in,
-      trace_length=agent_config.trace_length,
-      overlap=agent_config.overlap,
+    world.num_envs,
+    spec=world.spec,
+    core_state=core_state,
+    burn_in=agent_config.burn_in,
+    trace_length=agent_config.trace_length,
+    overlap=agent_config.overlap,
   )
   replay = r2.LocalReplay(config, world.spec, core_state, seed=0)
 
   act = r2.compile_actor(agent.actor_step)
   learn = r2.compile_learner(
-      agent.learner_step, batch_size=agent_config.batch_size
+    agent.learner_step, batch_size=agent_config.batch_size
   )
   first_priorities = jax.jit(agent.initial_priorities)
   epsilon = r2.epsilon_ladder(
-      world.num_envs,
-      base=agent_config.epsilon_base,
-      alpha=agent_config.epsilon_alpha,
+    world.num_envs,
+    base=agent_config.epsilon_base,
+    alpha=agent_config.epsilon_alpha,
   )
   params_key, actor_key = jax.random.split(jax.random.key(0))
   state = agent.init(params_key)
@@ -61,7 +61,7 @@ def main(num_steps: int) -> float:
       items, pending = pending[: world.num_envs], pending[world.num_envs :]
       rows = r2.stack_items(items)
       priorities = first_priorities(
-          rows.q_t, rows.a_t, rows.r_t, rows.discount_t, rows.valid_t
+        rows.q_t, rows.a_t, rows.r_t, rows.discount_t, rows.valid_t
       )
       replay.insert(items, np.asarray(priorities))
 

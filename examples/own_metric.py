@@ -15,10 +15,10 @@ import jax.numpy as jnp
 import optax
 
 from r2d2_jax.agent.learning import (
-    compile_learner,
-    init_learner_state,
-    learner_step,
-    make_optimizer,
+  compile_learner,
+  init_learner_state,
+  learner_step,
+  make_optimizer,
 )
 from r2d2_jax.agent.networks import make_networks
 from r2d2_jax.config import AgentConfig, NetworkConfig
@@ -28,10 +28,10 @@ from r2d2_jax.types import AgentInputs, EnvSpec, ReplaySample, Sequence
 
 SPEC = EnvSpec((5,), jnp.dtype("float32"), num_actions=3, frame_skip=1)
 NETWORK = NetworkConfig(
-    torso="mlp", torso_channels=(8,), core_units=8, head_units=8, frame_stack=1
+  torso="mlp", torso_channels=(8,), core_units=8, head_units=8, frame_stack=1
 )
 AGENT = AgentConfig(
-    burn_in=2, trace_length=8, overlap=4, batch_size=4, target_period_updates=10
+  burn_in=2, trace_length=8, overlap=4, batch_size=4, target_period_updates=10
 )
 
 
@@ -62,10 +62,10 @@ def random_batch(key, networks):
   obs, actions, rewards = jax.random.split(key, 3)
   a_t = jax.random.randint(actions, shape, 0, SPEC.num_actions)
   inputs = AgentInputs(
-      obs_t=jax.random.normal(obs, (*shape, *SPEC.obs_shape)),
-      a_tm1=jnp.roll(a_t, 1, axis=1),
-      r_t=jax.random.normal(rewards, shape),
-      is_first_t=jnp.zeros(shape, bool),
+    obs_t=jax.random.normal(obs, (*shape, *SPEC.obs_shape)),
+    a_tm1=jnp.roll(a_t, 1, axis=1),
+    r_t=jax.random.normal(rewards, shape),
+    is_first_t=jnp.zeros(shape, bool),
   )
   state = networks.initial_core_state(AGENT.batch_size)
   everywhere = jnp.ones(shape)

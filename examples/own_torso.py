@@ -33,10 +33,12 @@ def make_torso(config):
 
 def main(run_dir: str, num_steps: int) -> None:
   """Trains on the built-in memory task; reads the agent back."""
-  config = r2.presets.smoke().updated({
+  config = r2.presets.smoke().updated(
+    {
       "network.torso": "examples.own_torso:make_torso",
       "run.total_steps": num_steps,
-  })
+    }
+  )
   result = r2.train(config, run_dir=run_dir)
   print(f"evaluation: {result.evaluation.returns.mean():.2f}")
   saved = r2.load_agent(run_dir)

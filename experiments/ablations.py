@@ -7,16 +7,17 @@
 Kapturowski et al., figures 4, 7 and 8. What to expect is in docs/studies.md.
 """
 
+from collections.abc import Sequence
 import pathlib
 import sys
-from typing import Annotated, Sequence
+from typing import Annotated
 
 import tyro
 
-from r2d2_jax.cli.command import run_command
 from experiments.studies.bases import Size, base_config, is_atari, usual_seeds
 from experiments.studies.command import Options, run_study
 from experiments.studies.study import Arm, Study
+from r2d2_jax.cli.command import run_command
 
 AGENT = "agent"
 
@@ -30,34 +31,34 @@ def _gamma(discount: float) -> Arm:
 
 
 ARMS = (
-    Arm(AGENT),
-    Arm("clipping", {"agent.value_rescaling": False, "agent.reward_clip": 1.0}),
-    _gamma(0.997),
-    _gamma(0.99),
-    Arm("feedforward", {"network.core": "feedforward"}),
-    Arm("life_roll", {"env.life_loss": "roll"}, suits=is_atari),
-    Arm("life_reset", {"env.life_loss": "reset"}, suits=is_atari),
-    # The submission; the paper's exponent is 0.6.
-    Arm("importance_0", {"agent.importance_exponent": 0.0}),
-    Arm("no_previous_action", {"network.use_previous_action": False}),
-    Arm("no_previous_reward", {"network.use_previous_reward": False}),
+  Arm(AGENT),
+  Arm("clipping", {"agent.value_rescaling": False, "agent.reward_clip": 1.0}),
+  _gamma(0.997),
+  _gamma(0.99),
+  Arm("feedforward", {"network.core": "feedforward"}),
+  Arm("life_roll", {"env.life_loss": "roll"}, suits=is_atari),
+  Arm("life_reset", {"env.life_loss": "reset"}, suits=is_atari),
+  # The submission; the paper's exponent is 0.6.
+  Arm("importance_0", {"agent.importance_exponent": 0.0}),
+  Arm("no_previous_action", {"network.use_previous_action": False}),
+  Arm("no_previous_reward", {"network.use_previous_reward": False}),
 )
 TASKS = {
-    "small": ("recall", "Catch-v0", "MsPacman"),
-    # Games with long and with short lives, dense and sparse rewards.
-    "paper": ("MsPacman", "Breakout", "Seaquest", "BeamRider", "Qbert"),
+  "small": ("recall", "Catch-v0", "MsPacman"),
+  # Games with long and with short lives, dense and sparse rewards.
+  "paper": ("MsPacman", "Breakout", "Seaquest", "BeamRider", "Qbert"),
 }
 
 
 def study(size: Size) -> Study:
   """The study in one of its sizes."""
   return Study(
-      name="ablations",
-      base=lambda task: base_config(task, size),
-      tasks=TASKS[size],
-      arms=ARMS,
-      seeds=lambda task: usual_seeds(task, size),
-      columns=("eval_mean", "eval_median", "return_area"),
+    name="ablations",
+    base=lambda task: base_config(task, size),
+    tasks=TASKS[size],
+    arms=ARMS,
+    seeds=lambda task: usual_seeds(task, size),
+    columns=("eval_mean", "eval_median", "return_area"),
   )
 
 
@@ -68,7 +69,7 @@ def plot(records: Sequence, path: pathlib.Path) -> None:
     records: of `results.read_records`.
     path: the PNG to write.
   """
-  from experiments.studies import plots  # pylint: disable=g-import-not-at-top
+  from experiments.studies import plots
 
   tasks = plots.by_task(records)
   colors = {arm.name: f"C{i}" for i, arm in enumerate(ARMS)}
@@ -78,7 +79,7 @@ def plot(records: Sequence, path: pathlib.Path) -> None:
     drawn = [arm for arm in colors if arm in arms]
     for place, arm in enumerate(drawn):
       plots.draw_curve(
-          curves, arms[arm], "return_mean", color=colors[arm], label=arm
+        curves, arms[arm], "return_mean", color=colors[arm], label=arm
       )
       score = plots.spread(arms[arm], "eval_mean")
       if agent is None or score is None:
@@ -116,7 +117,7 @@ def ablations(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:
 def main(arguments: list[str] | None = None) -> int:
   """Runs the command; returns the exit code."""
   return run_command(
-      ablations, prog="python -m experiments.ablations", arguments=arguments
+    ablations, prog="python -m experiments.ablations", arguments=arguments
   )
 
 

@@ -13,12 +13,13 @@ needs no checkpoint can read what was unpacked: `plot`, `scoreboard`, and
 `--report-only` of the studies, which can also read the archive itself.
 """
 
+from collections.abc import Collection, Iterator
 import gzip
 import json
 import os
 import pathlib
 import sys
-from typing import Annotated, Collection, Iterator, Literal
+from typing import Annotated, Literal
 import zlib
 
 import tyro
@@ -50,14 +51,14 @@ def pack(source: pathlib.Path, path: pathlib.Path) -> int:
   """
   if path.exists():
     raise ConfigError(
-        f"{path} exists already; expected a new file: move it away, or give"
-        " another directory"
+      f"{path} exists already; expected a new file: move it away, or give"
+      " another directory"
     )
   runs = sorted(_run_dirs(source))
   if not runs:
     raise ConfigError(
-        f"{source} holds no run: expected {_CONFIG} in it or in directories"
-        " below it"
+      f"{source} holds no run: expected {_CONFIG} in it or in directories"
+      " below it"
     )
   lines = []
   for run in runs:
@@ -70,9 +71,9 @@ def pack(source: pathlib.Path, path: pathlib.Path) -> int:
   # Never half of it, whenever the process is killed.
   new = path.with_name(f"{path.name}.partial")
   with (
-      new.open("wb") as file,
-      # Neither name nor time: the bytes depend on the content alone.
-      gzip.GzipFile("", "wb", compresslevel=9, fileobj=file, mtime=0) as zipped,
+    new.open("wb") as file,
+    # Neither name nor time: the bytes depend on the content alone.
+    gzip.GzipFile("", "wb", compresslevel=9, fileobj=file, mtime=0) as zipped,
   ):
     zipped.write("".join(lines).encode())
   new.replace(path)
@@ -98,8 +99,8 @@ def unpack(path: pathlib.Path, target: pathlib.Path) -> list[pathlib.Path]:
   for run in runs:
     if run.exists():
       raise ConfigError(
-          f"{run} exists already, expected a new directory: move it away, or"
-          " unpack into another one"
+        f"{run} exists already, expected a new directory: move it away, or"
+        " unpack into another one"
       )
   for run, files in runs.items():
     run.mkdir(parents=True)
@@ -126,7 +127,7 @@ def _read(path: pathlib.Path) -> dict[pathlib.PurePosixPath, dict[str, bytes]]:
   """Run's directory, as the archive has it -> name and bytes of its files."""
   if not path.is_file():  # of a pipe one would wait for the other end
     raise ConfigError(
-        f"expected an archive of runs at {path}, where no file is"
+      f"expected an archive of runs at {path}, where no file is"
     )
   runs: dict[pathlib.PurePosixPath, dict[str, bytes]] = {}
   try:
@@ -146,7 +147,7 @@ def _read(path: pathlib.Path) -> dict[pathlib.PurePosixPath, dict[str, bytes]]:
       KeyError, TypeError, RecursionError,
   ) as error:  # fmt: skip
     raise FileError(
-        f"{path}: no archive of runs, or damaged ({error})"
+      f"{path}: no archive of runs, or damaged ({error})"
     ) from error
   return runs
 
@@ -157,20 +158,20 @@ def _check_names(run: pathlib.PurePosixPath, names: Collection[str]) -> None:
     raise ValueError(f"run {str(run)[:200]!r} is not below the archive")
   if _CONFIG not in names or not set(names) <= set(_KEPT):
     raise ValueError(
-        f"run {str(run)[:200]!r} has the files {', '.join(names)[:200]},"
-        f" expected {_CONFIG} and at most {', '.join(_KEPT[1:])}"
+      f"run {str(run)[:200]!r} has the files {', '.join(names)[:200]},"
+      f" expected {_CONFIG} and at most {', '.join(_KEPT[1:])}"
     )
 
 
 def archive(
-    action: Annotated[Literal["pack", "unpack"], tyro.conf.Positional],
-    source: Annotated[
-        pathlib.Path, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")
-    ],
-    target: Annotated[
-        pathlib.Path, tyro.conf.Positional, tyro.conf.arg(metavar="TARGET")
-    ],
-    /,
+  action: Annotated[Literal["pack", "unpack"], tyro.conf.Positional],
+  source: Annotated[
+    pathlib.Path, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")
+  ],
+  target: Annotated[
+    pathlib.Path, tyro.conf.Positional, tyro.conf.arg(metavar="TARGET")
+  ],
+  /,
 ) -> None:
   """Packs the logs of many runs into one file, or unpacks them again.
 
@@ -194,7 +195,7 @@ def archive(
 def main(arguments: list[str] | None = None) -> int:
   """Runs the command; returns the exit code."""
   return run_command(
-      archive, prog="python -m experiments.archive", arguments=arguments
+    archive, prog="python -m experiments.archive", arguments=arguments
   )
 
 

@@ -8,16 +8,17 @@ The talk, slide 31; DRQN (Hausknecht & Stone, 2015). What DRQN's arms take over 
 it, what not, and what to expect is in docs/studies.md.
 """
 
+from collections.abc import Sequence
 import pathlib
 import sys
-from typing import Annotated, Sequence
+from typing import Annotated
 
 import tyro
 
-from r2d2_jax.cli.command import run_command
 from experiments.studies.bases import Size, base_config, usual_seeds
 from experiments.studies.command import Options, run_study
 from experiments.studies.study import Arm, Study
+from r2d2_jax.cli.command import run_command
 from r2d2_jax.config import Config
 
 # First to last row of the longest episode: an item of that many rows holds any.
@@ -65,36 +66,36 @@ _RANDOM = _DRQN | {
 }  # fmt: skip
 # One item is one whole episode, so the zero state is the one that it began in.
 _SEQUENTIAL = _DRQN | {
-    "agent.trace_length": _WHOLE_EPISODE_ROWS,
-    "agent.batch_size": lambda base: _batch_of(_WHOLE_EPISODE_ROWS, base),
+  "agent.trace_length": _WHOLE_EPISODE_ROWS,
+  "agent.batch_size": lambda base: _batch_of(_WHOLE_EPISODE_ROWS, base),
 }
 ARMS = (
-    Arm("r2d2"),
-    Arm("r2d2_flicker", _BLANK),
-    Arm("feedforward", _FEEDFORWARD),
-    Arm("feedforward_flicker", _FEEDFORWARD | _BLANK),
-    Arm("drqn_random_flicker", _RANDOM | _BLANK),
-    Arm(
-        "drqn_sequential_flicker",
-        _SEQUENTIAL | _BLANK,
-        suits=lambda base: base.env.task in _EPISODE_ROWS,
-    ),
+  Arm("r2d2"),
+  Arm("r2d2_flicker", _BLANK),
+  Arm("feedforward", _FEEDFORWARD),
+  Arm("feedforward_flicker", _FEEDFORWARD | _BLANK),
+  Arm("drqn_random_flicker", _RANDOM | _BLANK),
+  Arm(
+    "drqn_sequential_flicker",
+    _SEQUENTIAL | _BLANK,
+    suits=lambda base: base.env.task in _EPISODE_ROWS,
+  ),
 )
 TASKS = {
-    "small": ("Catch-v0", "recall", "MsPacman"),
-    "paper": ("Pong", "Frostbite", "BeamRider", "MsPacman"),
+  "small": ("Catch-v0", "recall", "MsPacman"),
+  "paper": ("Pong", "Frostbite", "BeamRider", "MsPacman"),
 }
 
 
 def study(size: Size) -> Study:
   """The study in one of its sizes."""
   return Study(
-      name="flicker",
-      base=lambda task: base_config(task, size),
-      tasks=TASKS[size],
-      arms=ARMS,
-      seeds=lambda task: usual_seeds(task, size),
-      columns=("eval_mean", "eval_median", "return_area"),
+    name="flicker",
+    base=lambda task: base_config(task, size),
+    tasks=TASKS[size],
+    arms=ARMS,
+    seeds=lambda task: usual_seeds(task, size),
+    columns=("eval_mean", "eval_median", "return_area"),
   )
 
 
@@ -105,7 +106,7 @@ def plot(records: Sequence, path: pathlib.Path) -> None:
     records: of `results.read_records`.
     path: the PNG to write.
   """
-  from experiments.studies import plots  # pylint: disable=g-import-not-at-top
+  from experiments.studies import plots
 
   tasks = plots.by_task(records)
   agents = list(dict.fromkeys(a.name.removesuffix("_flicker") for a in ARMS))
@@ -127,8 +128,12 @@ def plot(records: Sequence, path: pathlib.Path) -> None:
         )  # fmt: skip
     bars.set_xticks([0, 1], ["all observations", "half of them blank"])
     bars.set_xlim(-0.6, 1.6)
-    bars.set_title(f"{task}: final score, range of the seeds", fontsize="medium")
-    curves.set_title("raw return, all lanes (dashed: flicker)", fontsize="medium")
+    bars.set_title(
+      f"{task}: final score, range of the seeds", fontsize="medium"
+    )
+    curves.set_title(
+      "raw return, all lanes (dashed: flicker)", fontsize="medium"
+    )
     plots.label_frames(curves, arms)
     for axes in (bars, curves):
       axes.grid(alpha=0.3)
@@ -150,7 +155,7 @@ def flicker(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:
 def main(arguments: list[str] | None = None) -> int:
   """Runs the command; returns the exit code."""
   return run_command(
-      flicker, prog="python -m experiments.flicker", arguments=arguments
+    flicker, prog="python -m experiments.flicker", arguments=arguments
   )
 
 

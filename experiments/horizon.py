@@ -1,23 +1,24 @@
 """Whole games with a memory of the last k rows alone, and what that changes."""
 
+from collections.abc import Callable
 import functools
-from typing import Any, Callable, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from r2d2_jax.agent.diagnostics import (
-    compare_q,
-    init_horizon_state,
-    make_horizon_actor,
-)
 from r2d2_jax.agent.agent import Agent
+from r2d2_jax.agent.diagnostics import (
+  compare_q,
+  init_horizon_state,
+  make_horizon_actor,
+)
 from r2d2_jax.agent.networks import Networks
 from r2d2_jax.config import Config, NetworkConfig
-from r2d2_jax.envs.make import MakeWorld, make_world as make_usual_world
+from r2d2_jax.envs.make import MakeWorld
+from r2d2_jax.envs.make import make_world as make_usual_world
 from r2d2_jax.system.evaluation import Evaluation, Player, evaluate
 from r2d2_jax.types import Params
-
 
 # Floats that the compiled step was measured to need beside the states, for each
 # LSTM: 9 per unit of the core, and then, those being free again, 2 per unit of the
@@ -31,7 +32,7 @@ def horizon_bytes(horizon: int, *, lanes: int, config: NetworkConfig) -> int:
   if config.core == "feedforward":
     return 0
   floats = 2 * config.core_units + max(
-      _PER_CORE_UNIT * config.core_units, _PER_HEAD_UNIT * config.head_units
+    _PER_CORE_UNIT * config.core_units, _PER_HEAD_UNIT * config.head_units
   )
   return _FLOAT_BYTES * lanes * (horizon + 2) * floats
 
@@ -47,15 +48,15 @@ class HorizonGames(NamedTuple):
 
 
 def play_with_horizon(
-    params: Params,
-    *,
-    agent: Agent,
-    config: Config,
-    horizon: int | None,
-    num_episodes: int,
-    seed: int,
-    on_progress: Callable[[int], None] = lambda finished: None,
-    make_world: MakeWorld = make_usual_world,
+  params: Params,
+  *,
+  agent: Agent,
+  config: Config,
+  horizon: int | None,
+  num_episodes: int,
+  seed: int,
+  on_progress: Callable[[int], None] = lambda finished: None,
+  make_world: MakeWorld = make_usual_world,
 ) -> HorizonGames:
   """Plays whole games on the values of a short memory, as `evaluate` does.
 
@@ -87,15 +88,15 @@ def play_with_horizon(
     sums[:] += rows[:, scored].sum(axis=1, dtype=np.float64)
 
   evaluation = evaluate(
-      params,
-      agent=agent,
-      config=config,
-      num_episodes=num_episodes,
-      seed=seed,
-      on_progress=on_progress,
-      player=None if horizon is None else _player(horizon, agent.networks),
-      on_rows=on_rows,
-      make_world=make_world,
+    params,
+    agent=agent,
+    config=config,
+    num_episodes=num_episodes,
+    seed=seed,
+    on_progress=on_progress,
+    player=None if horizon is None else _player(horizon, agent.networks),
+    on_rows=on_rows,
+    make_world=make_world,
   )
   rows, *totals = sums
   return HorizonGames(evaluation, int(rows), *(float(x / rows) for x in totals))
@@ -103,8 +104,6 @@ def play_with_horizon(
 
 def _player(horizon: int, networks: Networks) -> Player:
   return Player(
-      functools.partial(
-          init_horizon_state, horizon=horizon, networks=networks
-      ),
-      make_horizon_actor(horizon=horizon, networks=networks),
+    functools.partial(init_horizon_state, horizon=horizon, networks=networks),
+    make_horizon_actor(horizon=horizon, networks=networks),
   )

@@ -8,23 +8,23 @@ import numpy as np
 from experiments.horizon_table import HorizonTable, horizon_name
 from experiments.studies.plots import legend_below, new_figure
 from experiments.studies.study import arm_of
-from r2d2_jax.config import Config
 from r2d2_jax.analysis.comparison import group_runs
 from r2d2_jax.analysis.plots import draw_range
+from r2d2_jax.config import Config
 
 # Column of the table -> what the panel shows, and by what it is multiplied.
 _PANELS = {
-    "return_mean": ("raw return", 1),
-    "max_q_gap": ("max-Q gap", 1),
-    "same_greedy": ("unchanged greedy actions (%)", 100),
+  "return_mean": ("raw return", 1),
+  "max_q_gap": ("max-Q gap", 1),
+  "same_greedy": ("unchanged greedy actions (%)", 100),
 }
 
 
 def plot_horizons(
-    configs: Mapping[pathlib.Path, Config],
-    ks: Sequence[int | None],
-    table: HorizonTable,
-    png_path: pathlib.Path,
+  configs: Mapping[pathlib.Path, Config],
+  ks: Sequence[int | None],
+  table: HorizonTable,
+  png_path: pathlib.Path,
 ) -> None:
   """Draws return, gap and unchanged choices against k, a row for each task.
 
@@ -39,7 +39,7 @@ def plot_horizons(
     png_path: where to write.
   """
   groups = group_runs(
-      configs, {run: arm_of(run, config) for run, config in configs.items()}
+    configs, {run: arm_of(run, config) for run, config in configs.items()}
   )
   ks = list(reversed(ks))
   xs = _positions(ks)
@@ -50,7 +50,7 @@ def plot_horizons(
     for axes, (column, (title, factor)) in zip(row, _PANELS.items()):
       for label, runs in curves.items():
         values = factor * np.array(
-            [[table.number(run, k, column) for k in ks] for run in runs]
+          [[table.number(run, k, column) for k in ks] for run in runs]
         )
         draw_range(
             axes, xs, values,

@@ -47,8 +47,8 @@ class HorizonTable:
       for row in rows:
         if row[name] != value:
           raise ConfigError(
-              f"{path} holds games with {name} {row[name]}, now it is {value};"
-              " give another --out, or the same settings"
+            f"{path} holds games with {name} {row[name]}, now it is {value};"
+            " give another --out, or the same settings"
           )
     self._rows = {(row["run"], row["horizon"]): row for row in rows}
 
@@ -62,9 +62,9 @@ class HorizonTable:
     row = self._any_row(run)
     if row and row["updates"] != str(num_updates):
       raise ConfigError(
-          f"{self.path} holds games of {run} at update {row['updates']}, now it"
-          f" is {num_updates}; give another --out, or --checkpoint"
-          f" {row['updates']}"
+        f"{self.path} holds games of {run} at update {row['updates']}, now it"
+        f" is {num_updates}; give another --out, or --checkpoint"
+        f" {row['updates']}"
       )
 
   def row(self, run: pathlib.Path, k: int | None) -> dict[str, str] | None:
@@ -85,7 +85,8 @@ class HorizonTable:
       games: `HorizonGames`.
     """
     returns = games.evaluation.returns
-    self._append({
+    self._append(
+      {
         "task": agent.config.env.task,
         "run": str(run),
         "updates": str(agent.num_updates),
@@ -98,7 +99,8 @@ class HorizonTable:
         "rows": str(games.rows),
         "frames": str(sum(e.episode_frames for e in games.evaluation.episodes)),
         "returns": " ".join(map(_exact, returns)),
-    })
+      }
+    )
 
   def copy(self, run: pathlib.Path, k: int | None) -> bool:
     """Appends the row of another horizon as this one's; False if there is none."""
@@ -111,8 +113,8 @@ class HorizonTable:
     """The row in a few words."""
     value = lambda column: self.number(run, k, column)
     return (
-        f"return {value('return_mean'):.4g}, max-Q gap {value('max_q_gap'):.3g},"
-        f" greedy action unchanged in {100 * value('same_greedy'):.1f} %"
+      f"return {value('return_mean'):.4g}, max-Q gap {value('max_q_gap'):.3g},"
+      f" greedy action unchanged in {100 * value('same_greedy'):.1f} %"
     )
 
   def _any_row(self, run: pathlib.Path) -> dict[str, str] | None:
@@ -135,7 +137,7 @@ def _read(path: pathlib.Path) -> list[dict[str, str]]:
   try:
     data = path.read_bytes()
     reader = csv.DictReader(
-        io.StringIO(data[: data.rfind(b"\n") + 1].decode(), newline="")
+      io.StringIO(data[: data.rfind(b"\n") + 1].decode(), newline="")
     )
     rows = list(reader)
     if reader.fieldnames and tuple(reader.fieldnames) != _COLUMNS:
@@ -148,8 +150,8 @@ def _read(path: pathlib.Path) -> list[dict[str, str]]:
           raise ValueError(f"{column} is {row[column]}")
   except (csv.Error, UnicodeDecodeError, ValueError) as error:
     raise FileError(
-        f"{path}: no table of this study, or damaged ({error}); move it away,"
-        " or give another --out"
+      f"{path}: no table of this study, or damaged ({error}); move it away,"
+      " or give another --out"
     ) from error
   return rows
 

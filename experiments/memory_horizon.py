@@ -8,16 +8,17 @@ section 5 and figure 5; docs/studies.md says what each number means. Interrupted
 the same command goes on with what is missing.
 """
 
+from collections.abc import Mapping, Sequence
 import dataclasses
 import pathlib
 import sys
 import time
-from typing import Annotated, Literal, Mapping, Sequence
+from typing import Annotated, Literal
 
 import tyro
 
-from r2d2_jax.cli.command import check_number, run_command, writing
 from experiments.horizon_table import ALL, HorizonTable, horizon_name
+from r2d2_jax.cli.command import check_number, run_command, writing
 from r2d2_jax.config import Config, ConfigError
 from r2d2_jax.system.run.interrupts import heard_signals
 
@@ -35,23 +36,23 @@ class Size:
 
 # Powers of two, up to about the burn-in and the trace: the choice is ours.
 SIZES = {
-    "small": Size(horizons="all,16,4,1,0", episodes=50),
-    "paper": Size(horizons="all,64,32,16,8,4,2,1,0", episodes=30),
+  "small": Size(horizons="all,16,4,1,0", episodes=50),
+  "paper": Size(horizons="all,64,32,16,8,4,2,1,0", episodes=30),
 }
 
 
 def memory_horizon(
-    run_dirs: Annotated[tuple[pathlib.Path, ...], tyro.conf.Positional],
-    /,
-    size: Literal["small", "paper"] = "small",
-    horizons: str | None = None,
-    episodes: int | None = None,
-    lanes: int = 50,
-    epsilon: float = 0.001,
-    seed: int = 2_000_003,
-    checkpoint: str = "latest",
-    out: pathlib.Path | None = None,
-    report_only: bool = False,
+  run_dirs: Annotated[tuple[pathlib.Path, ...], tyro.conf.Positional],
+  /,
+  size: Literal["small", "paper"] = "small",
+  horizons: str | None = None,
+  episodes: int | None = None,
+  lanes: int = 50,
+  epsilon: float = 0.001,
+  seed: int = 2_000_003,
+  checkpoint: str = "latest",
+  out: pathlib.Path | None = None,
+  report_only: bool = False,
 ) -> None:
   """Plays whole games with ever shorter memories; writes a table and a plot.
 
@@ -87,7 +88,6 @@ def memory_horizon(
   if not run_dirs:
     raise ConfigError("expected at least one run directory, got none")
 
-  # pylint: disable=g-import-not-at-top
   from experiments.horizon_plot import plot_horizons
   from r2d2_jax.system.storage.rundir import read_config
 
@@ -124,30 +124,30 @@ def parse_horizons(text: str) -> list[int | None]:
     # Of thousands of digits int() makes no number.
     if word != ALL and not (word.isdecimal() and len(word) <= 18):
       raise ConfigError(
-          "--horizons: expected 'all' and whole numbers of rows from 0 on,"
-          f" separated by commas, got {word[:40]!r}; e.g. all,16,4,1,0"
+        "--horizons: expected 'all' and whole numbers of rows from 0 on,"
+        f" separated by commas, got {word[:40]!r}; e.g. all,16,4,1,0"
       )
     found.add(None if word == ALL else int(word))
   return sorted(found, key=lambda k: float("-inf") if k is None else -k)
 
 
 def _check_memory(ks: list[int | None], config: Config, lanes: int) -> None:
-  from experiments.horizon import horizon_bytes  # pylint: disable=g-import-not-at-top
+  from experiments.horizon import horizon_bytes
 
   longest = max((k for k in ks if k is not None), default=0)
   gib = horizon_bytes(longest, lanes=lanes, config=config.network) / 2**30
   if gib > _MAX_HORIZON_GIB:
     raise ConfigError(
-        f"--horizons: {longest} rows of {lanes} lanes take {gib:.1f} GiB,"
-        f" expected at most {_MAX_HORIZON_GIB:g}; give a smaller k, fewer"
-        " --lanes, or 'all', which takes one state per lane"
+      f"--horizons: {longest} rows of {lanes} lanes take {gib:.1f} GiB,"
+      f" expected at most {_MAX_HORIZON_GIB:g}; give a smaller k, fewer"
+      " --lanes, or 'all', which takes one state per lane"
     )
 
 
 def _played(
-    configs: Mapping[pathlib.Path, Config],
-    ks: Sequence[int | None],
-    table: HorizonTable,
+  configs: Mapping[pathlib.Path, Config],
+  ks: Sequence[int | None],
+  table: HorizonTable,
 ) -> dict[pathlib.Path, Config]:
   """Those that have a row in the table for each k; the others are named.
 
@@ -155,14 +155,14 @@ def _played(
     ConfigError: there is none.
   """
   played = {
-      run: config
-      for run, config in configs.items()
-      if all(table.row(run, k) is not None for k in ks)
+    run: config
+    for run, config in configs.items()
+    if all(table.row(run, k) is not None for k in ks)
   }
   if not played:
     raise ConfigError(
-        "--report-only: expected runs whose games with all of --horizons are in"
-        " the table of --out, got none; the table names runs by their directory"
+      "--report-only: expected runs whose games with all of --horizons are in"
+      " the table of --out, got none; the table names runs by their directory"
     )
   for run in configs:
     if run not in played:
@@ -171,14 +171,13 @@ def _played(
 
 
 def _play(
-    runs, ks, table, *, checkpoint, episodes, lanes, epsilon, seed
+  runs, ks, table, *, checkpoint, episodes, lanes, epsilon, seed
 ) -> None:
   """Plays what the table lacks."""
-  # pylint: disable=g-import-not-at-top
   from rich.console import Console
 
-  from r2d2_jax.system.metrics.display import progress_display
   from experiments.horizon import play_with_horizon
+  from r2d2_jax.system.metrics.display import progress_display
   from r2d2_jax.system.storage.agents import load_agent
 
   # All of them before hours of games: a slip is told now.
@@ -190,9 +189,9 @@ def _play(
   cells = [(run, k) for run in runs for k in ks]
   missing = [cell for cell in cells if table.row(*cell) is None]
   print(
-      f"{len(cells)} rows of {episodes} games each,"
-      f" {len(cells) - len(missing)} of them there already",
-      flush=True,
+    f"{len(cells)} rows of {episodes} games each,"
+    f" {len(cells) - len(missing)} of them there already",
+    flush=True,
   )
   clock = _Clock(episodes * len(missing))
   console = Console()
@@ -213,13 +212,15 @@ def _play(
         clock.dropped(episodes)
       else:
         games = play_with_horizon(
-            agent.params,
-            agent=agent.agent,
-            config=agent.config.updated({"evaluation.epsilon": epsilon, "evaluation.num_lanes": lanes}),
-            horizon=k,
-            num_episodes=episodes,
-            seed=seed,
-            on_progress=show_progress,
+          agent.params,
+          agent=agent.agent,
+          config=agent.config.updated(
+            {"evaluation.epsilon": epsilon, "evaluation.num_lanes": lanes}
+          ),
+          horizon=k,
+          num_episodes=episodes,
+          seed=seed,
+          on_progress=show_progress,
         )
         with writing("--out", table.path):
           table.write(run, k, agent, games)
@@ -256,9 +257,9 @@ class _Clock:
 def main(arguments: list[str] | None = None) -> int:
   """Runs the command; returns the exit code."""
   return run_command(
-      memory_horizon,
-      prog="python -m experiments.memory_horizon",
-      arguments=arguments,
+    memory_horizon,
+    prog="python -m experiments.memory_horizon",
+    arguments=arguments,
   )
 
 

@@ -8,16 +8,17 @@ Kapturowski et al., figure 6: lag and dQ against the number of actors. What to
 expect is in docs/studies.md.
 """
 
+from collections.abc import Sequence
 import pathlib
 import sys
-from typing import Annotated, Sequence
+from typing import Annotated
 
 import tyro
 
-from r2d2_jax.cli.command import run_command
 from experiments.studies.bases import Size, base_config, usual_seeds
 from experiments.studies.command import Options, run_study
 from experiments.studies.study import Arm, Study, changed
+from r2d2_jax.cli.command import run_command
 
 ACTORS = (16, 64, 256)
 _USUAL = 64  # where both families meet
@@ -43,31 +44,38 @@ def _own_pace(actors: int) -> Arm:
 
 
 ARMS = (
-    *map(_same_ratio, ACTORS),
-    *(_own_pace(n) for n in ACTORS if n != _USUAL),
+  *map(_same_ratio, ACTORS),
+  *(_own_pace(n) for n in ACTORS if n != _USUAL),
 )
 TASKS = {
-    "small": ("recall", "MiniGrid-MemoryS7-v0"),
-    "paper": ("MiniGrid-MemoryS13-v0", "MsPacman", "Seaquest"),
+  "small": ("recall", "MiniGrid-MemoryS7-v0"),
+  "paper": ("MiniGrid-MemoryS13-v0", "MsPacman", "Seaquest"),
 }
 _BASE = {
-    "env.num_envs": _USUAL,
-    # dQ at any row needs the state that the actor had there.
-    "replay.row_states": True,
-    # Enough for both, and the family with its own pace takes four times as many.
-    "run.total_steps": lambda base: base.run.total_steps // 2,
+  "env.num_envs": _USUAL,
+  # dQ at any row needs the state that the actor had there.
+  "replay.row_states": True,
+  # Enough for both, and the family with its own pace takes four times as many.
+  "run.total_steps": lambda base: base.run.total_steps // 2,
 }
 
 
 def study(size: Size) -> Study:
   """The study in one of its sizes."""
   return Study(
-      name="parameter_lag",
-      base=lambda task: changed(base_config(task, size), _BASE),
-      tasks=TASKS[size],
-      arms=ARMS,
-      seeds=lambda task: usual_seeds(task, size),
-      columns=("lag_p10", "lag_p50", "lag_p90", "dq_first", "dq_last", "eval_mean"),
+    name="parameter_lag",
+    base=lambda task: changed(base_config(task, size), _BASE),
+    tasks=TASKS[size],
+    arms=ARMS,
+    seeds=lambda task: usual_seeds(task, size),
+    columns=(
+      "lag_p10",
+      "lag_p50",
+      "lag_p90",
+      "dq_first",
+      "dq_last",
+      "eval_mean",
+    ),
   )
 
 
@@ -78,15 +86,15 @@ def plot(records: Sequence, path: pathlib.Path) -> None:
     records: of `results.read_records`.
     path: the PNG to write.
   """
-  from experiments.studies import plots  # pylint: disable=g-import-not-at-top
+  from experiments.studies import plots
 
   tasks = plots.by_task(records)
   figure, grid = plots.new_figure(len(tasks), 2, panel_inches=(4.2, 2.8))
   families = {
-      "same replay ratio": {n: str(n) for n in ACTORS},
-      "actors at their own pace": {
-          n: str(n) if n == _USUAL else f"{_PACE}{n}" for n in ACTORS
-      },
+    "same replay ratio": {n: str(n) for n in ACTORS},
+    "actors at their own pace": {
+      n: str(n) if n == _USUAL else f"{_PACE}{n}" for n in ACTORS
+    },
   }
   for (task, arms), (lag, dq) in zip(tasks.items(), grid):
     for i, (family, names) in enumerate(families.items()):
@@ -95,8 +103,7 @@ def plot(records: Sequence, path: pathlib.Path) -> None:
           (dq, "dq_first", "o-"), (dq, "dq_last", "s--"),
       ):  # fmt: skip
         spreads = {
-            n: plots.spread(arms.get(arm, []), column)
-            for n, arm in names.items()
+          n: plots.spread(arms.get(arm, []), column) for n, arm in names.items()
         }
         spreads = {n: s for n, s in spreads.items() if s is not None}
         if spreads:
@@ -132,9 +139,9 @@ def parameter_lag(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:
 def main(arguments: list[str] | None = None) -> int:
   """Runs the command; returns the exit code."""
   return run_command(
-      parameter_lag,
-      prog="python -m experiments.parameter_lag",
-      arguments=arguments,
+    parameter_lag,
+    prog="python -m experiments.parameter_lag",
+    arguments=arguments,
   )
 
 

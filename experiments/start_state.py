@@ -8,22 +8,23 @@ Kapturowski et al., section 3 and figure 1; the talk, slides 35 to 37. What it
 measures and what to expect is in docs/studies.md.
 """
 
+from collections.abc import Sequence
 import pathlib
 import sys
-from typing import Annotated, Sequence
+from typing import Annotated
 
 import tyro
 
-from r2d2_jax.cli.command import run_command
 from experiments.studies.bases import Size, base_config, usual_seeds
 from experiments.studies.command import Options, run_study
 from experiments.studies.study import Arm, Study, changed
+from r2d2_jax.cli.command import run_command
 
 ARMS = (
-    Arm("zero", {"agent.start_state": "zero", "agent.burn_in": 0}),
-    Arm("zero_burn_in", {"agent.start_state": "zero"}),
-    Arm("stored", {"agent.burn_in": 0}),
-    Arm("stored_burn_in"),
+  Arm("zero", {"agent.start_state": "zero", "agent.burn_in": 0}),
+  Arm("zero_burn_in", {"agent.start_state": "zero"}),
+  Arm("stored", {"agent.burn_in": 0}),
+  Arm("stored_burn_in"),
 )
 TASKS = {
     # Three that need memory (the second can do with less), one that hardly does.
@@ -41,12 +42,12 @@ _BASE = {"replay.row_states": True}
 def study(size: Size) -> Study:
   """The study in one of its sizes."""
   return Study(
-      name="start_state",
-      base=lambda task: changed(base_config(task, size), _BASE),
-      tasks=TASKS[size],
-      arms=ARMS,
-      seeds=lambda task: usual_seeds(task, size),
-      columns=("eval_mean", "return_area", "dq_first", "dq_last"),
+    name="start_state",
+    base=lambda task: changed(base_config(task, size), _BASE),
+    tasks=TASKS[size],
+    arms=ARMS,
+    seeds=lambda task: usual_seeds(task, size),
+    columns=("eval_mean", "return_area", "dq_first", "dq_last"),
   )
 
 
@@ -57,7 +58,7 @@ def plot(records: Sequence, path: pathlib.Path) -> None:
     records: of `results.read_records`.
     path: the PNG to write.
   """
-  from experiments.studies import plots  # pylint: disable=g-import-not-at-top
+  from experiments.studies import plots
 
   tasks = plots.by_task(records)
   colors = {arm.name: f"C{i}" for i, arm in enumerate(ARMS)}
@@ -76,7 +77,9 @@ def plot(records: Sequence, path: pathlib.Path) -> None:
           (returns, "return_mean", 1), (first, "dq_first", 9),
           (last, "dq_last", 9),
       ):  # fmt: skip
-        plots.draw_curve(axes, arms.get(arm, []), column, smooth=smooth, **style)
+        plots.draw_curve(
+          axes, arms.get(arm, []), column, smooth=smooth, **style
+        )
     returns.set_title(f"{task}: raw return, all lanes", fontsize="medium")
     first.set_ylabel("dQ")
     # Not on a logarithmic axis.
@@ -102,7 +105,7 @@ def start_state(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:
 def main(arguments: list[str] | None = None) -> int:
   """Runs the command; returns the exit code."""
   return run_command(
-      start_state, prog="python -m experiments.start_state", arguments=arguments
+    start_state, prog="python -m experiments.start_state", arguments=arguments
   )
 
 

@@ -33,8 +33,8 @@ def factory(setting: str, name: str, table: Mapping[str, Any]) -> Any:
     return table[name]
   if ":" not in name:
     raise ConfigError(
-        f"{setting}: expected one of {', '.join(table)}, or"
-        f" 'package.module:name' of your own, got {name!r}"
+      f"{setting}: expected one of {', '.join(table)}, or"
+      f" 'package.module:name' of your own, got {name!r}"
     )
   return load(setting, name)
 
@@ -43,9 +43,9 @@ def load(setting: str, path: str) -> Any:
   """The object at "package.module:name"; see `factory`."""
   if path.startswith(_UNNAMED):
     raise ConfigError(
-        f"{setting}: this run was made with {path.removeprefix(_UNNAMED)}, to"
-        " which no import path leads; put it at the top level of a module, or"
-        " give it as an argument again"
+      f"{setting}: this run was made with {path.removeprefix(_UNNAMED)}, to"
+      " which no import path leads; put it at the top level of a module, or"
+      " give it as an argument again"
     )
   module_name, _, attribute = path.partition(":")
   if os.getcwd() not in sys.path:  # an installed command starts elsewhere
@@ -57,15 +57,15 @@ def load(setting: str, path: str) -> Any:
     if error.name and not f"{module_name}.".startswith(f"{error.name}."):
       raise
     raise ConfigError(
-        f"{setting}: expected 'package.module:name' that can be imported, got"
-        f" {path!r}: no module named {error.name!r} in {os.getcwd()} or among"
-        " what is installed; start from the directory that holds it"
+      f"{setting}: expected 'package.module:name' that can be imported, got"
+      f" {path!r}: no module named {error.name!r} in {os.getcwd()} or among"
+      " what is installed; start from the directory that holds it"
     ) from error
   for part in attribute.split("."):
     if not hasattr(found, part):
       raise ConfigError(
-          f"{setting}: expected 'package.module:name' that can be imported, got"
-          f" {path!r}: {module_name} has no {attribute!r}"
+        f"{setting}: expected 'package.module:name' that can be imported, got"
+        f" {path!r}: {module_name} has no {attribute!r}"
       )
     found = getattr(found, part)
   return found

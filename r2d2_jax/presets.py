@@ -1,17 +1,17 @@
 """The presets: complete configurations with a name, and why they are as they are."""
 
-from typing import Callable
+from collections.abc import Callable
 
 from r2d2_jax.config import (
-    AgentConfig,
-    CheckpointConfig,
-    Config,
-    EnvConfig,
-    EvaluationConfig,
-    LogConfig,
-    NetworkConfig,
-    ReplayConfig,
-    RunConfig,
+  AgentConfig,
+  CheckpointConfig,
+  Config,
+  EnvConfig,
+  EvaluationConfig,
+  LogConfig,
+  NetworkConfig,
+  ReplayConfig,
+  RunConfig,
 )
 
 
@@ -32,45 +32,45 @@ def gpu() -> Config:
   A higher replay ratio spends the accelerator where one host cannot feed it.
   """
   return Config(
-      env=EnvConfig(num_envs=128),
-      network=NetworkConfig(compute_dtype="bfloat16"),
-      replay=ReplayConfig(
-          capacity_sequences=50_000, min_sequences=2_000, replay_ratio=2.0
-      ),
-      run=RunConfig(total_steps=50_000_000, actor_refresh_steps=100),
+    env=EnvConfig(num_envs=128),
+    network=NetworkConfig(compute_dtype="bfloat16"),
+    replay=ReplayConfig(
+      capacity_sequences=50_000, min_sequences=2_000, replay_ratio=2.0
+    ),
+    run=RunConfig(total_steps=50_000_000, actor_refresh_steps=100),
   )
 
 
 def laptop() -> Config:
   """Two cores, no accelerator: a smaller network, shorter items, Pong tonight."""
   return Config(
-      env=EnvConfig(num_envs=32, full_action_space=False),
-      network=NetworkConfig(
-          torso_channels=(16, 32, 32),
-          torso_units=0,
-          core_units=256,
-          head_units=128,
-      ),
-      agent=AgentConfig(
-          burn_in=10,
-          trace_length=20,
-          overlap=10,
-          batch_size=16,
-          n_step=5,
-          discount=0.99,
-          learning_rate=3e-4,
-          adam_epsilon=1e-5,
-          target_period_updates=100,
-      ),
-      replay=ReplayConfig(
-          capacity_sequences=40_000, min_sequences=1_000, replay_ratio=2.0
-      ),
-      run=RunConfig(
-          total_steps=6_000_000,
-          max_minutes=120.0,
-          actor_refresh_steps=25,
-      ),
-      checkpoint=CheckpointConfig(period_minutes=5.0),
+    env=EnvConfig(num_envs=32, full_action_space=False),
+    network=NetworkConfig(
+      torso_channels=(16, 32, 32),
+      torso_units=0,
+      core_units=256,
+      head_units=128,
+    ),
+    agent=AgentConfig(
+      burn_in=10,
+      trace_length=20,
+      overlap=10,
+      batch_size=16,
+      n_step=5,
+      discount=0.99,
+      learning_rate=3e-4,
+      adam_epsilon=1e-5,
+      target_period_updates=100,
+    ),
+    replay=ReplayConfig(
+      capacity_sequences=40_000, min_sequences=1_000, replay_ratio=2.0
+    ),
+    run=RunConfig(
+      total_steps=6_000_000,
+      max_minutes=120.0,
+      actor_refresh_steps=25,
+    ),
+    checkpoint=CheckpointConfig(period_minutes=5.0),
   )
 
 
@@ -82,75 +82,75 @@ def memory() -> Config:
   the look at the object that pays only after it is remembered.
   """
   return Config(
-      env=EnvConfig(task="MiniGrid-MemoryS7-v0", num_envs=64),
-      network=NetworkConfig(
-          torso="grid",
-          torso_channels=(128,),
-          core_units=128,
-          head_units=64,
-          frame_stack=1,
-      ),
-      agent=AgentConfig(
-          burn_in=0,
-          trace_length=20,
-          overlap=10,
-          batch_size=32,
-          discount=0.99,
-          learning_rate=1e-3,
-          adam_epsilon=1e-5,
-          target_period_updates=200,
-          epsilon_base=0.5,
-          epsilon_alpha=3.0,
-      ),
-      replay=ReplayConfig(
-          backend="local",
-          capacity_sequences=50_000,
-          min_sequences=500,
-          priority_exponent=0.6,
-          replay_ratio=4.0,
-      ),
-      run=RunConfig(
-          total_steps=1_200_000,
-          actor_refresh_steps=10,
-      ),
-      evaluation=EvaluationConfig(num_episodes=200, num_lanes=50),
+    env=EnvConfig(task="MiniGrid-MemoryS7-v0", num_envs=64),
+    network=NetworkConfig(
+      torso="grid",
+      torso_channels=(128,),
+      core_units=128,
+      head_units=64,
+      frame_stack=1,
+    ),
+    agent=AgentConfig(
+      burn_in=0,
+      trace_length=20,
+      overlap=10,
+      batch_size=32,
+      discount=0.99,
+      learning_rate=1e-3,
+      adam_epsilon=1e-5,
+      target_period_updates=200,
+      epsilon_base=0.5,
+      epsilon_alpha=3.0,
+    ),
+    replay=ReplayConfig(
+      backend="local",
+      capacity_sequences=50_000,
+      min_sequences=500,
+      priority_exponent=0.6,
+      replay_ratio=4.0,
+    ),
+    run=RunConfig(
+      total_steps=1_200_000,
+      actor_refresh_steps=10,
+    ),
+    evaluation=EvaluationConfig(num_episodes=200, num_lanes=50),
   )
 
 
 def smoke() -> Config:
   """Seconds: the built-in recall task, all the parts in their smallest form."""
   return Config(
-      env=EnvConfig(task="recall", num_envs=16),
-      network=NetworkConfig(
-          torso="mlp",
-          torso_channels=(32,),
-          core_units=32,
-          head_units=32,
-          frame_stack=1,
-      ),
-      agent=AgentConfig(
-          burn_in=0,
-          # The longest episode; and not the batch's size, so that axes that
-          # were swapped are noticed.
-          trace_length=12,
-          overlap=6,
-          batch_size=16,
-          n_step=3,
-          learning_rate=1e-3,
-          adam_epsilon=1e-5,
-          target_period_updates=50,
-      ),
-      replay=ReplayConfig(
-          backend="local",
-          capacity_sequences=2_000,
-          min_sequences=100,
-          replay_ratio=1.0,
-      ),
-      run=RunConfig(total_steps=10_000, actor_refresh_steps=10),
-      log=LogConfig(period_seconds=1.0),
+    env=EnvConfig(task="recall", num_envs=16),
+    network=NetworkConfig(
+      torso="mlp",
+      torso_channels=(32,),
+      core_units=32,
+      head_units=32,
+      frame_stack=1,
+    ),
+    agent=AgentConfig(
+      burn_in=0,
+      # The longest episode; and not the batch's size, so that axes that
+      # were swapped are noticed.
+      trace_length=12,
+      overlap=6,
+      batch_size=16,
+      n_step=3,
+      learning_rate=1e-3,
+      adam_epsilon=1e-5,
+      target_period_updates=50,
+    ),
+    replay=ReplayConfig(
+      backend="local",
+      capacity_sequences=2_000,
+      min_sequences=100,
+      replay_ratio=1.0,
+    ),
+    run=RunConfig(total_steps=10_000, actor_refresh_steps=10),
+    log=LogConfig(period_seconds=1.0),
   )
 
 
 PRESETS: dict[str, Callable[[], Config]] = {
-    f.__name__: f for f in (paper, submission, gpu, laptop, memory, smoke)
+  f.__name__: f for f in (paper, submission, gpu, laptop, memory, smoke)
 }

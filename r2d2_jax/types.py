@@ -55,7 +55,9 @@ class Timestep(NamedTuple):
   r_t: Array  # float32 [B], the reward that the agent learns from
   discount_t: Array  # float32 [B], 0.0 or 1.0; 1.0 on truncation
   is_first_t: Array  # bool [B]; the row's r_t and action before it mean nothing
-  is_last_t: Array  # bool [B]; terminated or truncated (or life lost, reset mode)
+  is_last_t: (
+    Array  # bool [B]; terminated or truncated (or life lost, reset mode)
+  )
   env_id: Array  # int32 [B], the lane that each row belongs to
 
 
@@ -109,17 +111,23 @@ class Origin(NamedTuple):
   env_id: Array  # int32 [B], the lane that an item comes from
   num_updates: Array  # int32 [B, L], of the parameters that acted; 0 in padding
   step: Array  # int64 [B, L], the run's environment steps then; 0 in padding
-  times_sampled: Array  # int32 [B], how often an item was drawn, this draw included
+  times_sampled: (
+    Array  # int32 [B], how often an item was drawn, this draw included
+  )
 
 
 class ReplaySample(NamedTuple):
   """A batch as replay hands it out."""
 
   sequence: Sequence  # [B, L, ...]
-  probability: Array  # float64 [B], of being sampled, given the table at that time
+  probability: (
+    Array  # float64 [B], of being sampled, given the table at that time
+  )
   keys: Array  # uint64 [B]; stays on the host
   origin: Origin | None = None  # stays on the host
-  row_carry: Any = None  # with replay.row_states: the actor's carry before each row,
+  row_carry: Any = (
+    None  # with replay.row_states: the actor's carry before each row,
+  )
   #                        like core_state.carry with leading [B, L]; zeros where
   #                        is_first_t and in padding; stays on the host
 

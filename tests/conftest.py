@@ -14,8 +14,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # compile the same programs: once, and not again in the next run. Programs are
 # found by their content, JAX's version and its flags; `make clean` removes them.
 os.environ.setdefault(
-    "JAX_COMPILATION_CACHE_DIR",
-    str(pathlib.Path(__file__).parents[1] / ".pytest_cache" / "compiled"),
+  "JAX_COMPILATION_CACHE_DIR",
+  str(pathlib.Path(__file__).parents[1] / ".pytest_cache" / "compiled"),
 )
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
@@ -29,6 +29,6 @@ if _WORKERS > 1:
 # The same examples in every run, on a machine of whatever speed: the first call
 # of a property compiles, which any deadline would count.
 settings.register_profile(
-    "r2d2_jax", deadline=None, derandomize=True, database=None
+  "r2d2_jax", deadline=None, derandomize=True, database=None
 )
 settings.load_profile("r2d2_jax")

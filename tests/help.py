@@ -14,11 +14,11 @@ def help_of(module: str, *heavy: str) -> str:
   named in `heavy` having been imported.
   """
   code = (
-      f"import sys, {module} as command\n"
-      "try: command.main(['--help'])\n"
-      "except SystemExit as e: assert e.code == 0\n"
-      f"heavy = { {'jax', 'reverb', 'envpool', *heavy}!r} & set(sys.modules)\n"
-      "assert not heavy, heavy\n"
+    f"import sys, {module} as command\n"
+    "try: command.main(['--help'])\n"
+    "except SystemExit as e: assert e.code == 0\n"
+    f"heavy = { {'jax', 'reverb', 'envpool', *heavy}!r} & set(sys.modules)\n"
+    "assert not heavy, heavy\n"
   )
   result = subprocess.run(
       [sys.executable, "-c", code],

@@ -53,39 +53,39 @@ class StampedWorld:
   """
 
   def __init__(
-      self,
-      lengths_steps: Sequence[Sequence[int]],
-      *,
-      truncated: Collection[tuple[int, int]] = (),
-      life_losses: Collection[tuple[int, int, int]] = (),
-      life_loss: Literal["ignore", "roll", "reset"] = "ignore",
-      batch_size: int = 0,
-      order_seed: int = 0,
-      num_actions: int = 4,
-      frame_skip: int = 1,
-      obs: Literal["vector", "image"] = "vector",
+    self,
+    lengths_steps: Sequence[Sequence[int]],
+    *,
+    truncated: Collection[tuple[int, int]] = (),
+    life_losses: Collection[tuple[int, int, int]] = (),
+    life_loss: Literal["ignore", "roll", "reset"] = "ignore",
+    batch_size: int = 0,
+    order_seed: int = 0,
+    num_actions: int = 4,
+    frame_skip: int = 1,
+    obs: Literal["vector", "image"] = "vector",
   ):
     """Args:
-      lengths_steps: for every lane the steps of its episodes, in turn and then
-        from the start again. n steps are n + 1 rows, steps 0..n.
-      truncated: (lane, episode) of the episodes that end by a cap: discount 1.
-      life_losses: (lane, episode, step) of the rows in which a life is lost.
-      life_loss: what becomes of these rows, as in EnvConfig.
-      batch_size: lanes per step; fewer than all arrive in random order.
-      order_seed: seed of that order.
-      num_actions: actions 0..num_actions-1.
-      frame_skip: raw frames per step, for the reports.
-      obs: "vector" or "image".
+    lengths_steps: for every lane the steps of its episodes, in turn and then
+      from the start again. n steps are n + 1 rows, steps 0..n.
+    truncated: (lane, episode) of the episodes that end by a cap: discount 1.
+    life_losses: (lane, episode, step) of the rows in which a life is lost.
+    life_loss: what becomes of these rows, as in EnvConfig.
+    batch_size: lanes per step; fewer than all arrive in random order.
+    order_seed: seed of that order.
+    num_actions: actions 0..num_actions-1.
+    frame_skip: raw frames per step, for the reports.
+    obs: "vector" or "image".
     """
     if any(n < 1 for lane in lengths_steps for n in lane):
       raise ValueError("an episode takes at least one step.")
     self.num_envs = len(lengths_steps)
     self.batch_size = batch_size or self.num_envs
     self.spec = EnvSpec(
-        obs_shape=IMAGE_SHAPE if obs == "image" else (2,),
-        obs_dtype=np.dtype(np.uint8 if obs == "image" else np.float32),
-        num_actions=num_actions,
-        frame_skip=frame_skip,
+      obs_shape=IMAGE_SHAPE if obs == "image" else (2,),
+      obs_dtype=np.dtype(np.uint8 if obs == "image" else np.float32),
+      num_actions=num_actions,
+      frame_skip=frame_skip,
     )
     self.rows: list[list[StampedRow]] = [[] for _ in lengths_steps]
     self.sent: list[tuple[np.ndarray, np.ndarray]] = []
@@ -115,8 +115,8 @@ class StampedWorld:
     """
     if len(self._ready) < self.batch_size:
       raise RuntimeError(
-          f"recv needs {self.batch_size} lanes, {len(self._ready)} are ready: "
-          "send actions first."
+        f"recv needs {self.batch_size} lanes, {len(self._ready)} are ready: "
+        "send actions first."
       )
     if self.batch_size == self.num_envs:
       lanes = list(range(self.num_envs))
@@ -126,29 +126,33 @@ class StampedWorld:
     self._ready = [lane for lane in self._ready if lane not in lanes]
     self._awaiting.update(lanes)
     rows = [self.rows[lane][-1] for lane in lanes]
-    game_last = np.array([
+    game_last = np.array(
+      [
         row.step == self._length(lane, row.episode)
         for lane, row in zip(lanes, rows, strict=True)
-    ])
+      ]
+    )
     self._log.add(
-        env_id=np.array(lanes),
-        raw_reward=np.array([row.r_t for row in rows]),
-        game_first=np.array([row.step == 0 for row in rows]),
-        game_last=game_last,
-        truncated=game_last & np.array([row.discount_t == 1 for row in rows]),
+      env_id=np.array(lanes),
+      raw_reward=np.array([row.r_t for row in rows]),
+      game_first=np.array([row.step == 0 for row in rows]),
+      game_last=game_last,
+      truncated=game_last & np.array([row.discount_t == 1 for row in rows]),
     )
     if self.spec.obs_shape == IMAGE_SHAPE:
-      obs = [stamped_image(i, row.episode, row.step)
-             for i, row in zip(lanes, rows, strict=True)]
+      obs = [
+        stamped_image(i, row.episode, row.step)
+        for i, row in zip(lanes, rows, strict=True)
+      ]
     else:
       obs = [(row.episode, row.step) for row in rows]
     return Timestep(
-        obs_t=np.array(obs, self.spec.obs_dtype),
-        r_t=np.array([row.r_t for row in rows], np.float32),
-        discount_t=np.array([row.discount_t for row in rows], np.float32),
-        is_first_t=np.array([row.is_first for row in rows], bool),
-        is_last_t=np.array([row.is_last for row in rows], bool),
-        env_id=np.array(lanes, np.int32),
+      obs_t=np.array(obs, self.spec.obs_dtype),
+      r_t=np.array([row.r_t for row in rows], np.float32),
+      discount_t=np.array([row.discount_t for row in rows], np.float32),
+      is_first_t=np.array([row.is_first for row in rows], bool),
+      is_last_t=np.array([row.is_last for row in rows], bool),
+      env_id=np.array(lanes, np.int32),
     )
 
   def send(self, a_t: np.ndarray, env_id: np.ndarray) -> None:
@@ -183,18 +187,20 @@ class StampedWorld:
     truncated = over and (lane, episode) in self._truncated
     terminated = over and not truncated
     lost = (
-        (lane, episode, step) in self._life_losses
-        and 0 < step and not over and self._life_loss != "ignore"
+      (lane, episode, step) in self._life_losses
+      and 0 < step
+      and not over
+      and self._life_loss != "ignore"
     )
     boundary = lost and self._life_loss == "reset"
     row = StampedRow(
-        episode=episode,
-        step=step,
-        a_tm1=a_tm1,
-        r_t=stamped_reward(step, a_tm1),
-        discount_t=0.0 if terminated or lost else 1.0,
-        is_first=step == 0 or boundary,
-        is_last=over or boundary,
-        a_t=None,
+      episode=episode,
+      step=step,
+      a_tm1=a_tm1,
+      r_t=stamped_reward(step, a_tm1),
+      discount_t=0.0 if terminated or lost else 1.0,
+      is_first=step == 0 or boundary,
+      is_last=over or boundary,
+      a_t=None,
     )
     self.rows[lane].append(row)

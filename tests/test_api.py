@@ -26,14 +26,14 @@ def test_the_page_lists_the_public_names_and_no_others():
 
 def test_another_name_is_an_attribute_error():
   with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
-    r2d2_jax.nonsense  # pylint: disable=pointless-statement
+    r2d2_jax.nonsense
 
 
 def test_settings_are_read_without_jax():
   code = (
-      "import sys; sys.modules['jax'] = None\n"
-      "import r2d2_jax\n"
-      "config = r2d2_jax.presets.smoke().updated({'run.seed': 3})\n"
-      "r2d2_jax.validate(config)\n"
+    "import sys; sys.modules['jax'] = None\n"
+    "import r2d2_jax\n"
+    "config = r2d2_jax.presets.smoke().updated({'run.seed': 3})\n"
+    "r2d2_jax.validate(config)\n"
   )
   subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

@@ -13,18 +13,18 @@ _BOTTOM = {"config", "types", "factories"}
 # What the modules of a room may import from r2d2_jax, beside their own room.
 # experiments/ may import all of it.
 _BELOW = {
-    "config": set(),
-    "types": set(),
-    "factories": {"config"},
-    "presets": {"config"},
-    "ops": {"config", "types"},
-    "agent": _BOTTOM | {"ops"},
-    "envs": _BOTTOM,
-    "replay": _BOTTOM,
-    "system": _BOTTOM | {"agent", "envs", "replay"},
-    "video": _BOTTOM | {"agent", "envs", "system"},
-    "analysis": _BOTTOM | {"envs", "system"},
-    "cli": _BOTTOM | {"presets", "system", "video", "analysis"},
+  "config": set(),
+  "types": set(),
+  "factories": {"config"},
+  "presets": {"config"},
+  "ops": {"config", "types"},
+  "agent": _BOTTOM | {"ops"},
+  "envs": _BOTTOM,
+  "replay": _BOTTOM,
+  "system": _BOTTOM | {"agent", "envs", "replay"},
+  "video": _BOTTOM | {"agent", "envs", "system"},
+  "analysis": _BOTTOM | {"envs", "system"},
+  "cli": _BOTTOM | {"presets", "system", "video", "analysis"},
 }
 # Inside system/: its sub-packages, and the modules beside them; what each may
 # import of the others. loops/ knows no files, storage/ and metrics/ no run.
@@ -44,46 +44,59 @@ _INSIDE_SYSTEM = {
 # Package -> the only place that may import it; agent/_rlax.py says why it loads
 # parts of rlax instead.
 _DOORS = {
-    "envpool": "r2d2_jax/envs/",
-    "reverb": "r2d2_jax/replay/reverb.py",
-    "tensorflow": "r2d2_jax/replay/reverb.py",
-    "rlax": "r2d2_jax/agent/_rlax.py",
-    "torch": "experiments/benchmark/torch_step.py",
+  "envpool": "r2d2_jax/envs/",
+  "reverb": "r2d2_jax/replay/reverb.py",
+  "tensorflow": "r2d2_jax/replay/reverb.py",
+  "rlax": "r2d2_jax/agent/_rlax.py",
+  "torch": "experiments/benchmark/torch_step.py",
 }
 # experiments/ may measure these two bare; rlax it must take from the agent.
 _OPEN_TO_EXPERIMENTS = {"envpool", "reverb", "tensorflow"}
 
 _JAX = {"jax", "jaxlib", "flax", "optax", "chex", "rlax"}
 _CLOCKS_THREADS_FILES = {
-    "time", "datetime", "threading", "queue", "concurrent", "multiprocessing",
-    "subprocess", "asyncio", "socket", "os", "io", "pathlib", "shutil",
-    "tempfile", "pickle",
+  "time",
+  "datetime",
+  "threading",
+  "queue",
+  "concurrent",
+  "multiprocessing",
+  "subprocess",
+  "asyncio",
+  "socket",
+  "os",
+  "io",
+  "pathlib",
+  "shutil",
+  "tempfile",
+  "pickle",
 }
 # Room -> what it never imports: command lines read config and types in
 # milliseconds, the world is numpy, the algorithm is pure, numbers and files know
 # no threads, the loops no files.
 _NEVER = {
-    "config": _JAX,
-    "types": _JAX,
-    "factories": _JAX,
-    "envs": _JAX,
-    "agent": _CLOCKS_THREADS_FILES,
-    "system/metrics": {"threading"},
-    "system/storage": {"threading"},
-    "system/loops": {"pathlib"},
+  "config": _JAX,
+  "types": _JAX,
+  "factories": _JAX,
+  "envs": _JAX,
+  "agent": _CLOCKS_THREADS_FILES,
+  "system/metrics": {"threading"},
+  "system/storage": {"threading"},
+  "system/loops": {"pathlib"},
 }
 
 # The doors themselves; every other module below system/ does without.
 _NEEDS_ENVPOOL_OR_REVERB = {
-    "r2d2_jax.envs.envpool_world", "r2d2_jax.replay.reverb",
+  "r2d2_jax.envs.envpool_world",
+  "r2d2_jax.replay.reverb",
 }
 
 
 def _sources() -> list[str]:
   return sorted(
-      str(path.relative_to(ROOT))
-      for top in ("r2d2_jax", "experiments")
-      for path in (ROOT / top).rglob("*.py")
+    str(path.relative_to(ROOT))
+    for top in ("r2d2_jax", "experiments")
+    for path in (ROOT / top).rglob("*.py")
   )
 
 
@@ -105,7 +118,7 @@ def _imported(path: str, source: str) -> set[str]:
       base = node.module or ""
       if node.level:
         package = pathlib.PurePosixPath(path).parent.parts
-        kept = package[:len(package) - node.level + 1]
+        kept = package[: len(package) - node.level + 1]
         base = ".".join([*kept, base] if base else kept)
       names.update(f"{base}.{alias.name}" for alias in node.names)
   return names
@@ -145,18 +158,22 @@ def test_module_keeps_to_the_rules(path):
 
 def test_every_room_is_known():
   rooms = {
-      _module(path).split(".")[1]
-      for path in _sources() if _module(path).startswith("r2d2_jax.")
+    _module(path).split(".")[1]
+    for path in _sources()
+    if _module(path).startswith("r2d2_jax.")
   }
   assert rooms == set(_BELOW)
   inside = {
-      _module(path).split(".")[2]
-      for path in _sources() if _module(path).startswith("r2d2_jax.system.")
+    _module(path).split(".")[2]
+    for path in _sources()
+    if _module(path).startswith("r2d2_jax.system.")
   }
   assert inside == set(_INSIDE_SYSTEM)
 
 
-@pytest.mark.parametrize("path, source", [
+@pytest.mark.parametrize(
+  "path, source",
+  [
     ("r2d2_jax/agent/a.py", "from r2d2_jax.replay import local"),
     ("r2d2_jax/agent/a.py", "from r2d2_jax import envs"),
     ("r2d2_jax/agent/a.py", "from ..envs.world import World"),
@@ -175,8 +192,10 @@ def test_every_room_is_known():
     ("r2d2_jax/system/run/a.py", "from r2d2_jax.cli.train import main"),
     ("r2d2_jax/system/run/a.py", "from envpool import make"),
     ("r2d2_jax/system/run/a.py", "import tensorflow as tf"),
-    ("r2d2_jax/system/loops/a.py",
-     "from r2d2_jax.system.storage.rundir import read_config"),
+    (
+      "r2d2_jax/system/loops/a.py",
+      "from r2d2_jax.system.storage.rundir import read_config",
+    ),
     ("r2d2_jax/system/storage/a.py", "from r2d2_jax.system.loops import actor"),
     ("r2d2_jax/system/metrics/a.py", "import r2d2_jax.system.run.state"),
     ("r2d2_jax/system/metrics/a.py", "import threading"),
@@ -192,28 +211,36 @@ def test_every_room_is_known():
     ("experiments/a.py", "import rlax"),
     ("experiments/a.py", "import torch"),
     ("r2d2_jax/agent/a.py", "from torch import nn"),
-])
+  ],
+)
 def test_wrong_import_is_found(path, source):
   assert _violations(path, source)
 
 
-@pytest.mark.parametrize("path, source", [
+@pytest.mark.parametrize(
+  "path, source",
+  [
     ("r2d2_jax/agent/a.py", "from r2d2_jax.agent._rlax import load"),
     ("r2d2_jax/agent/a.py", "from . import loss\nfrom .loss import burn_in"),
     ("r2d2_jax/agent/a.py", "from r2d2_jax.types import Array\nimport jax"),
     ("r2d2_jax/envs/a.py", "import envpool\nimport os"),
     ("r2d2_jax/replay/reverb.py", "import reverb\nimport tensorflow as tf"),
-    ("r2d2_jax/system/run/a.py",
-     "from r2d2_jax.replay.make import make_replay"),
-    ("r2d2_jax/system/run/a.py",
-     "import threading\nfrom r2d2_jax import config"),
+    (
+      "r2d2_jax/system/run/a.py",
+      "from r2d2_jax.replay.make import make_replay",
+    ),
+    (
+      "r2d2_jax/system/run/a.py",
+      "import threading\nfrom r2d2_jax import config",
+    ),
     ("r2d2_jax/system/run/a.py", "from r2d2_jax.system.loops import actor"),
     ("r2d2_jax/system/loops/a.py", "import threading"),
     ("r2d2_jax/system/metrics/a.py", "import pathlib"),
     ("r2d2_jax/cli/a.py", "from r2d2_jax.video.recording import play_game"),
     ("experiments/a.py", "import r2d2_jax.system.train\nimport envpool"),
     ("experiments/benchmark/torch_step.py", "import torch"),
-])
+  ],
+)
 def test_right_import_passes(path, source):
   assert not _violations(path, source)
 
@@ -235,26 +262,30 @@ for module in {modules!r}:
 def _import_without(blocked: list[str], modules: list[str]) -> None:
   program = _IMPORT_WITHOUT.format(blocked=blocked, modules=modules)
   result = subprocess.run(
-      [sys.executable, "-c", program],
-      cwd=ROOT, capture_output=True, text=True, check=False,
+    [sys.executable, "-c", program],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    check=False,
   )
   assert result.returncode == 0, result.stderr
 
 
 def test_pure_half_needs_neither_tensorflow_nor_reverb_nor_envpool():
   modules = [
-      _module(path) for path in _sources()
-      if path.startswith("r2d2_jax/") and not path.startswith("r2d2_jax/system/")
+    _module(path)
+    for path in _sources()
+    if path.startswith("r2d2_jax/") and not path.startswith("r2d2_jax/system/")
   ]
   assert set(modules) > _NEEDS_ENVPOOL_OR_REVERB
   _import_without(
-      ["tensorflow", "reverb", "envpool", "distrax", "tensorflow_probability"],
-      sorted(set(modules) - _NEEDS_ENVPOOL_OR_REVERB),
+    ["tensorflow", "reverb", "envpool", "distrax", "tensorflow_probability"],
+    sorted(set(modules) - _NEEDS_ENVPOOL_OR_REVERB),
   )
 
 
 def test_config_and_types_need_no_jax():
   _import_without(
-      sorted(_JAX | {"tensorflow", "reverb", "envpool"}),
-      ["r2d2_jax.config", "r2d2_jax.types", "r2d2_jax.factories"],
+    sorted(_JAX | {"tensorflow", "reverb", "envpool"}),
+    ["r2d2_jax.config", "r2d2_jax.types", "r2d2_jax.factories"],
   )

@@ -19,8 +19,8 @@ def output_of(name, *arguments):
 
 def test_own_metric():
   found = re.findall(
-      r"update (\d+), distance from the target network: (.*)",
-      output_of("own_metric"),
+    r"update (\d+), distance from the target network: (.*)",
+    output_of("own_metric"),
   )
   assert [int(update) for update, _ in found] == [5, 10, 15, 20]
   # The target network is copied after the updates 10 and 20: the distance grows
@@ -33,7 +33,9 @@ def test_minimal():
   found = output_of("minimal", "--steps", "6000")
   mean = float(re.search(r"mean return of the last games: (.*)", found)[1])
   assert 0 <= mean <= 1
-  steps = [int(x) for x in re.findall(r"^step (\d+): loss", found, re.MULTILINE)]
+  steps = [
+    int(x) for x in re.findall(r"^step (\d+): loss", found, re.MULTILINE)
+  ]
   assert len(steps) >= 2 and steps == sorted(steps)
 
 

@@ -29,7 +29,9 @@ def test_a_name_of_the_table():
 
 
 def test_a_path_is_found_from_the_current_directory(own_module):
-  own_module("class A:\n  @staticmethod\n  def f(): return 7\ndef g(): return 8")
+  own_module(
+    "class A:\n  @staticmethod\n  def f(): return 7\ndef g(): return 8"
+  )
   assert factory("network.torso", "my_own_module:g", TABLE)() == 8
   assert load("network.torso", "my_own_module:A.f")() == 7
 

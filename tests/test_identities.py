@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 from r2d2_jax.agent.acting import (
-    init_actor_state,
-    initial_priorities,
-    make_actor,
+  init_actor_state,
+  initial_priorities,
+  make_actor,
 )
 from r2d2_jax.agent.loss import sequence_loss
 from r2d2_jax.agent.networks import Networks, make_networks
@@ -56,7 +56,9 @@ class Played(NamedTuple):
   priorities: np.ndarray  # [M], the initial ones
 
 
-def _play(world, networks, params, *, agent=AGENT, epsilon, num_calls) -> Played:
+def _play(
+  world, networks, params, *, agent=AGENT, epsilon, num_calls
+) -> Played:
   """Acts, cuts, stores, and reads every item back out of the replay."""
   config = _config(agent)
   actor = make_actor(networks=networks)
@@ -77,7 +79,7 @@ def _play(world, networks, params, *, agent=AGENT, epsilon, num_calls) -> Played
     items += builder.add(timestep, jax.device_get(output))
   rows = stack_items(items)
   priorities = np.asarray(
-      jax.jit(functools.partial(initial_priorities, config=agent))(*rows)
+    jax.jit(functools.partial(initial_priorities, config=agent))(*rows)
   )
   replay.insert(items, np.ones(len(items)))
   # Items are drawn at random: draw until each has come, and put them in order.
@@ -95,7 +97,7 @@ def _play(world, networks, params, *, agent=AGENT, epsilon, num_calls) -> Played
 def _time_major(sequence, first_row=0):
   swap = lambda x: np.swapaxes(x, 0, 1)[first_row:]
   return jax.tree.map(
-      swap, (sequence.inputs, sequence.a_t, sequence.discount_t, sequence.valid_t)
+    swap, (sequence.inputs, sequence.a_t, sequence.discount_t, sequence.valid_t)
   )
 
 
@@ -114,7 +116,7 @@ class Shows:
     self.num_envs, self.batch_size = world.num_envs, world.batch_size
     example = draw(np.zeros(3, int))
     self.spec = world.spec._replace(
-        obs_shape=example.shape, obs_dtype=example.dtype
+      obs_shape=example.shape, obs_dtype=example.dtype
     )
 
   def __getattr__(self, name):
@@ -129,7 +131,7 @@ class Shows:
 def _noise(stamps):
   """An image of its own for every row."""
   return np.random.default_rng(tuple(stamps)).integers(
-      0, 256, (36, 36), np.uint8
+    0, 256, (36, 36), np.uint8
   )
 
 
@@ -146,7 +148,9 @@ def _check_recorded_q(played, networks, params):
   valid = played.rows.valid_t
   q = np.swapaxes(q, 0, 1)
   np.testing.assert_array_equal(played.sequence.valid_t, valid)
-  np.testing.assert_allclose(q[valid], played.rows.q_t[valid], rtol=0, atol=1e-5)
+  np.testing.assert_allclose(
+    q[valid], played.rows.q_t[valid], rtol=0, atol=1e-5
+  )
   # many items begin in the middle of an episode, from a state that matters
   inside = ~played.sequence.inputs.is_first_t[:, 0] & valid[:, 0]
   assert inside.sum() >= 8
@@ -160,10 +164,10 @@ def _check_recorded_q(played, networks, params):
     ("lstm", 0), ("lstm", 2), ("feedforward", 2),
 ])  # fmt: skip
 def test_the_unroll_from_the_stored_state_gives_the_actors_values(
-    core, batch_size
+  core, batch_size
 ):
   world = StampedWorld(
-      LENGTHS, truncated=TRUNCATED, batch_size=batch_size, order_seed=1
+    LENGTHS, truncated=TRUNCATED, batch_size=batch_size, order_seed=1
   )
   networks = _vector_networks(world.spec, core=core, frame_stack=3)
   params = jax.jit(networks.init)(jax.random.key(0))
@@ -174,7 +178,7 @@ def test_the_unroll_from_the_stored_state_gives_the_actors_values(
 
 def test_the_same_with_images_and_stacks_of_four_frames():
   world = Shows(
-      StampedWorld([[37], [1, 23], [11]], batch_size=2, order_seed=2), _noise
+    StampedWorld([[37], [1, 23], [11]], batch_size=2, order_seed=2), _noise
   )
   networks = _vector_networks(
       world.spec, torso="nature", torso_channels=(3, 4, 4), torso_units=5,
@@ -187,7 +191,7 @@ def test_the_same_with_images_and_stacks_of_four_frames():
 
 def test_the_same_with_lives_that_end_nothing():
   world = StampedWorld(
-      [[37], [23]], life_losses=[(0, 0, 9), (1, 0, 16)], life_loss="roll"
+    [[37], [23]], life_losses=[(0, 0, 9), (1, 0, 16)], life_loss="roll"
   )
   networks = _vector_networks(world.spec)
   params = jax.jit(networks.init)(jax.random.key(0))
@@ -206,10 +210,10 @@ def _learner_errors(played, networks, params, agent):
   def compute(params, sequence):
     weights = jnp.ones(len(played.items))
     _, parts = sequence_loss(
-        params, params, sequence, weights, networks=networks, config=agent
+      params, params, sequence, weights, networks=networks, config=agent
     )
     priorities = sequence_priorities(
-        parts.td_error, parts.mask, eta=agent.priority_eta
+      parts.td_error, parts.mask, eta=agent.priority_eta
     )
     return parts.td_error, parts.mask, priorities
 
@@ -222,7 +226,9 @@ def test_a_fresh_items_priority_is_the_learners_own():
   networks = _vector_networks(world.spec)
   agent = dataclasses.replace(AGENT, value_rescaling=True)
   params = jax.jit(networks.init)(jax.random.key(0))
-  played = _play(world, networks, params, agent=agent, epsilon=0.5, num_calls=60)
+  played = _play(
+    world, networks, params, agent=agent, epsilon=0.5, num_calls=60
+  )
   _, _, priorities = _learner_errors(played, networks, params, agent)
   np.testing.assert_allclose(priorities, played.priorities, rtol=0, atol=1e-5)
   assert (played.priorities > 0).all()
@@ -242,13 +248,13 @@ def _table_networks() -> Networks:
     return params[episode % 2, step], core_state
 
   return Networks(
-      init=lambda key: None,
-      initial_core_state=lambda batch_size: CoreState(
-          jnp.zeros((batch_size, 0, 3), jnp.int32), ()
-      ),
-      step=look_up,
-      unroll=look_up,
-      unroll_without_gradient=look_up,
+    init=lambda key: None,
+    initial_core_state=lambda batch_size: CoreState(
+      jnp.zeros((batch_size, 0, 3), jnp.int32), ()
+    ),
+    step=look_up,
+    unroll=look_up,
+    unroll_without_gradient=look_up,
   )
 
 
@@ -280,7 +286,7 @@ def _trained_transitions(played):
   def td_error(n_step, discount):
     agent = dataclasses.replace(AGENT, n_step=n_step, discount=discount)
     return jax.jit(functools.partial(n_step_td_error, config=agent))(
-        q, q, a_t, inputs.r_t, discount_t, valid_t
+      q, q, a_t, inputs.r_t, discount_t, valid_t
     )
 
   return inputs, a_t, discount_t, td_error
@@ -326,8 +332,7 @@ def test_every_transition_is_trained_on():
   inputs, a_t, _, td_error = _trained_transitions(played)
   _, mask = td_error(1, 0.9)
   trained = {
-      (*inputs.obs_t[t, i].tolist(), int(a_t[t, i]))
-      for t, i in np.argwhere(mask)
+    (*inputs.obs_t[t, i].tolist(), int(a_t[t, i])) for t, i in np.argwhere(mask)
   }
   happened, finished = set(), set()
   for lane, rows in enumerate(world.rows):
@@ -339,7 +344,9 @@ def test_every_transition_is_trained_on():
           assert after.a_tm1 == row.a_t
   assert finished <= trained <= happened
   # of single steps, of fewer than the burn-in, of fewer than an item
-  assert {1, 2, 3, 5, 11, 23, 37} <= {r.step for x in world.rows for r in x if r.is_last}
+  assert {1, 2, 3, 5, 11, 23, 37} <= {
+    r.step for x in world.rows for r in x if r.is_last
+  }
 
 
 # --- A perfect predictor ---------------------------------------------------
@@ -377,19 +384,19 @@ def test_the_exact_values_have_no_error(n_step, epsilon, rescaled):
   """
   length = 29
   agent = dataclasses.replace(
-      AGENT, n_step=n_step, value_rescaling=rescaled, discount=0.9
+    AGENT, n_step=n_step, value_rescaling=rescaled, discount=0.9
   )
   world = Shows(
-      StampedWorld(
-          [[length], [length]],
-          truncated=[(lane, e) for lane in (0, 1) for e in (1, 3)],
-      ),
-      _stamps,
+    StampedWorld(
+      [[length], [length]],
+      truncated=[(lane, e) for lane in (0, 1) for e in (1, 3)],
+    ),
+    _stamps,
   )
   networks = _table_networks()
   table = _perfect_table(4, length, 0.9, last_value=150.0, rescaled=rescaled)
   played = _play(
-      world, networks, table, agent=agent, epsilon=epsilon, num_calls=125
+    world, networks, table, agent=agent, epsilon=epsilon, num_calls=125
   )
   tolerance = 1e-5 * float(jnp.abs(table[1]).max())
   assert len(played.items) >= 40

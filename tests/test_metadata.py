@@ -20,7 +20,7 @@ def test_the_license_is_the_whole_apache_2():
   text = (ROOT / "LICENSE").read_bytes()
   # That of https://www.apache.org/licenses/LICENSE-2.0.txt.
   assert hashlib.sha256(text).hexdigest() == (
-      "cfc7749b96f63bd31c3c42b5c471bf756814053e847c10f3eb003417bc523d30"
+    "cfc7749b96f63bd31c3c42b5c471bf756814053e847c10f3eb003417bc523d30"
   )
 
 

@@ -11,16 +11,16 @@ import zipfile
 import numpy as np
 import pytest
 
-from r2d2_jax.presets import smoke
 from r2d2_jax.cli.train import launch
 from r2d2_jax.config import Config
-from r2d2_jax.system.storage.rundir import checkpoints_dir
+from r2d2_jax.presets import smoke
 from r2d2_jax.system.storage.agents import load_agent
+from r2d2_jax.system.storage.rundir import checkpoints_dir
 
 # A read that fails within orbax leaves futures behind, which complain when they are
 # collected, in whatever test that is.
 pytestmark = pytest.mark.filterwarnings(
-    "ignore::pytest.PytestUnraisableExceptionWarning"
+  "ignore::pytest.PytestUnraisableExceptionWarning"
 )
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -45,16 +45,16 @@ _NUMPY_READERS = {
 # child process that it has just started. Both ends are this program; no file and no
 # network is in between, and nobody else holds an end.
 _EXCEPTIONS = {
-    ("r2d2_jax/envs/child_world.py", "multiprocessing"),
-    ("experiments/benchmark/children.py", "multiprocessing"),
+  ("r2d2_jax/envs/child_world.py", "multiprocessing"),
+  ("experiments/benchmark/children.py", "multiprocessing"),
 }
 
 
 def _sources() -> list[str]:
   return sorted(
-      str(path.relative_to(ROOT))
-      for top in ("r2d2_jax", "experiments")
-      for path in (ROOT / top).rglob("*.py")
+    str(path.relative_to(ROOT))
+    for top in ("r2d2_jax", "experiments")
+    for path in (ROOT / top).rglob("*.py")
   )
 
 
@@ -74,7 +74,7 @@ def _found(path: str, source: str) -> list[str]:
       for alias in node.names:
         imports(alias.name)
         names[alias.asname or alias.name] = (
-            alias.name if alias.asname else alias.name.partition(".")[0]
+          alias.name if alias.asname else alias.name.partition(".")[0]
         )
     elif isinstance(node, ast.ImportFrom) and not node.level:
       imports(node.module)
@@ -161,7 +161,22 @@ def _finished(tmp_path_factory) -> Config:
   """A short run that can be resumed exactly."""
   config = smoke()
   run_dir = tmp_path_factory.mktemp("runs") / "run"
-  config = config.updated({"env.num_envs": 4, "network.torso_channels": (4,), "network.core_units": 4, "network.head_units": 4, "agent.batch_size": 2, "replay.min_sequences": 4, "replay.capacity_sequences": 50, "run.total_steps": 200, "run.lockstep": True, "evaluation.num_episodes": 0, "log.tensorboard": False, "run.run_dir": str(run_dir)})  # fmt: skip
+  config = config.updated(
+    {
+      "env.num_envs": 4,
+      "network.torso_channels": (4,),
+      "network.core_units": 4,
+      "network.head_units": 4,
+      "agent.batch_size": 2,
+      "replay.min_sequences": 4,
+      "replay.capacity_sequences": 50,
+      "run.total_steps": 200,
+      "run.lockstep": True,
+      "evaluation.num_episodes": 0,
+      "log.tensorboard": False,
+      "run.run_dir": str(run_dir),
+    }
+  )
   handlers = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
   assert launch(config) == 0
   yield config
@@ -174,7 +189,9 @@ def _copied(finished, tmp_path) -> tuple[Config, pathlib.Path]:
   """A copy of that run, and its checkpoint; to go on it would take more steps."""
   run_dir = tmp_path / "run"
   shutil.copytree(finished.run.run_dir, run_dir)
-  config = finished.updated({"run.total_steps": 208, "run.run_dir": str(run_dir)})
+  config = finished.updated(
+    {"run.total_steps": 208, "run.run_dir": str(run_dir)}
+  )
   (checkpoint,) = checkpoints_dir(run_dir).iterdir()
   return config, checkpoint
 
@@ -226,7 +243,7 @@ def _half(path: pathlib.Path, marker: pathlib.Path) -> None:
     ("learner/manifest.ocdbt", _pickle),
 ])  # fmt: skip
 def test_malicious_files_are_refused_and_not_executed(
-    name, write, copied, tmp_path, capsys
+  name, write, copied, tmp_path, capsys
 ):
   config, checkpoint = copied
   marker, path = tmp_path / "executed", checkpoint / name
@@ -235,7 +252,7 @@ def test_malicious_files_are_refused_and_not_executed(
   for meta in checkpoint.glob("*/meta.json"):  # whoever exchanges a file
     text = json.loads(meta.read_text())
     text["file_bytes"] = {
-        file: (meta.parent / file).stat().st_size for file in text["file_bytes"]
+      file: (meta.parent / file).stat().st_size for file in text["file_bytes"]
     }
     meta.write_text(json.dumps(text))
   capsys.readouterr()
@@ -263,7 +280,7 @@ sys.addaudithook(_listen)
 
 @pytest.fixture(name="heard")
 def _start_to_listen():
-  global _heard  # pylint: disable=global-statement
+  global _heard
   _heard = []
   yield _heard
   _heard = None

@@ -15,7 +15,9 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 LOCKS = [
-    "requirements.txt", "requirements-modern.txt", "requirements-lint.txt",
+  "requirements.txt",
+  "requirements-modern.txt",
+  "requirements-lint.txt",
 ]
 
 
@@ -39,8 +41,10 @@ def _bounds() -> list[tuple[str, Requirement]]:
   sections = {"": parser["options"]["install_requires"]}
   sections.update(parser["options.extras_require"])
   return [
-      (extra, Requirement(line))
-      for extra, lines in sections.items() for line in lines.split("\n") if line
+    (extra, Requirement(line))
+    for extra, lines in sections.items()
+    for line in lines.split("\n")
+    if line
   ]
 
 
@@ -53,9 +57,16 @@ def test_lock_names_no_index(lock):
 def test_full_lock_holds_the_versions_that_docs_explain():
   pins = _pins("requirements.txt")
   expected = {
-      "jax": "0.7.1", "jaxlib": "0.7.1", "flax": "0.12.0", "rlax": "0.1.9",
-      "envpool": "1.2.5", "dm-reverb": "0.14.0", "tensorflow-cpu": "2.15.1",
-      "ml-dtypes": "0.5.4", "numpy": "1.26.4", "protobuf": "4.25.9",
+    "jax": "0.7.1",
+    "jaxlib": "0.7.1",
+    "flax": "0.12.0",
+    "rlax": "0.1.9",
+    "envpool": "1.2.5",
+    "dm-reverb": "0.14.0",
+    "tensorflow-cpu": "2.15.1",
+    "ml-dtypes": "0.5.4",
+    "numpy": "1.26.4",
+    "protobuf": "4.25.9",
   }
   assert {name: pins.get(name) for name in expected} == expected
 
@@ -80,7 +91,7 @@ def test_modern_lock_has_every_package_once_for_each_python(python):
     if line and not line.lstrip().startswith("#"):
       requirement = Requirement(line)
       if requirement.marker is None or requirement.marker.evaluate(
-          {"python_version": python, "python_full_version": python + ".1"}
+        {"python_version": python, "python_full_version": python + ".1"}
       ):
         names.append(requirement.name)
   assert len(names) == len(set(names)) > 50
@@ -98,12 +109,16 @@ def test_lock_meets_the_bounds_of_setup_cfg():
 def test_setup_cfg_lists_what_is_imported():
   distributions = metadata.packages_distributions()
   listed = {r.name.lower().replace("_", "-") for _, r in _bounds()}
-  listed |= {"tensorflow-cpu", "protobuf"}  # beside Reverb; docs/install.md says why not
+  listed |= {
+    "tensorflow-cpu",
+    "protobuf",
+  }  # beside Reverb; docs/install.md says why not
   own = {"r2d2_jax", "experiments"} | sys.stdlib_module_names
   own.add("torch")  # a child process of the benchmark's: requirements-bench.txt
   own.add("wandb")  # whoever asks for it installs it: log.wandb_project
-  for path in [p for top in ("r2d2_jax", "experiments")
-               for p in (ROOT / top).rglob("*.py")]:
+  for path in [
+    p for top in ("r2d2_jax", "experiments") for p in (ROOT / top).rglob("*.py")
+  ]:
     for node in ast.walk(ast.parse(path.read_text())):
       names = []
       if isinstance(node, ast.Import):
@@ -112,7 +127,7 @@ def test_setup_cfg_lists_what_is_imported():
         names = [node.module]
       for top in {name.partition(".")[0] for name in names} - own:
         providers = {
-            d.lower().replace("_", "-") for d in distributions.get(top, [])
+          d.lower().replace("_", "-") for d in distributions.get(top, [])
         }
         assert providers & listed, f"{path} imports {top}, not in setup.cfg"
 
@@ -152,8 +167,12 @@ def _make_venv(directory, lock_text, *, min_disk_mb=1, **environment):
   (directory / "lock.txt").write_text(lock_text)
   merged = {**os.environ, "PYTHON": sys.executable, **environment}
   return subprocess.run(
-      [str(ROOT / ".ci/make_venv"), "venv", "lock.txt", str(min_disk_mb)],
-      cwd=directory, env=merged, capture_output=True, text=True, check=False,
+    [str(ROOT / ".ci/make_venv"), "venv", "lock.txt", str(min_disk_mb)],
+    cwd=directory,
+    env=merged,
+    capture_output=True,
+    text=True,
+    check=False,
   )
 
 
@@ -193,7 +212,9 @@ def test_reverb_needs_one_python_and_one_platform(tmp_path):
   uname.chmod(0o755)
   path = f"{tmp_path}:{os.environ['PATH']}"
   result = _make_venv(tmp_path, "dm-reverb==0.14.0\n", PATH=path)
-  _assert_one_line(result, "Reverb needs Linux x86_64, this is Darwin arm64: 'make")
+  _assert_one_line(
+    result, "Reverb needs Linux x86_64, this is Darwin arm64: 'make"
+  )
   assert "EnvPool" not in result.stderr
   # Without Reverb the same machine goes on, here to the missing Python.
   result = _make_venv(tmp_path, "", PATH=path, PYTHON="no-such-python")
@@ -218,8 +239,10 @@ def test_built_once_rebuilt_when_cut_off_or_changed(tmp_path):
 
   # No index behind this address: the build is cut off, not taken for whole.
   nowhere = {
-      "PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_RETRIES": "1",
-      "PIP_CONFIG_FILE": os.devnull, "PIP_FIND_LINKS": "",
+    "PIP_INDEX_URL": "http://127.0.0.1:9/simple",
+    "PIP_RETRIES": "1",
+    "PIP_CONFIG_FILE": os.devnull,
+    "PIP_FIND_LINKS": "",
   }
   result = _make_venv(tmp_path, "toolz==1.2.0\n", **nowhere)
   _assert_one_line(result, "no package index can be reached")
@@ -241,8 +264,10 @@ def test_built_once_rebuilt_when_cut_off_or_changed(tmp_path):
 
 def test_make_help_lists_the_two_commands():
   result = subprocess.run(
-      ["make", "-C", str(ROOT), "help"],
-      capture_output=True, text=True, check=True,
+    ["make", "-C", str(ROOT), "help"],
+    capture_output=True,
+    text=True,
+    check=True,
   )
   assert re.search(r"^make train +\S", result.stdout, re.M)
   assert re.search(r"^make test +\S", result.stdout, re.M)

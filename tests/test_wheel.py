@@ -10,7 +10,9 @@ import r2d2_jax
 
 PREFIX = os.environ.get("WHEEL_PREFIX")
 
-pytestmark = pytest.mark.skipif(not PREFIX, reason="`make test-wheel` runs these")
+pytestmark = pytest.mark.skipif(
+  not PREFIX, reason="`make test-wheel` runs these"
+)
 
 
 def test_package_comes_from_the_wheel():

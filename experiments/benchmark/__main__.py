@@ -22,10 +22,10 @@ from r2d2_jax.config import ConfigError
 
 
 def benchmark(
-    legs: tuple[Leg, ...] = LEGS,
-    toy: bool = False,
-    output: pathlib.Path | None = None,
-    torch_python: str = sys.executable,
+  legs: tuple[Leg, ...] = LEGS,
+  toy: bool = False,
+  output: pathlib.Path | None = None,
+  torch_python: str = sys.executable,
 ) -> int:
   """Measures the learner, acting, replay, whole runs, start-up and growth.
 
@@ -43,7 +43,6 @@ def benchmark(
   Returns:
     The exit code: 1 if a leg broke down.
   """
-  # pylint: disable=g-import-not-at-top
   from rich.console import Console
 
   from experiments.benchmark import machine, report
@@ -56,8 +55,8 @@ def benchmark(
     output.mkdir(parents=True, exist_ok=True)
   except OSError as error:
     raise ConfigError(
-        f"--output: cannot write in {output}: {error.strerror}; give another"
-        " directory"
+      f"--output: cannot write in {output}: {error.strerror}; give another"
+      " directory"
     ) from error
   # Reverb's and TensorFlow's reports of themselves.
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -78,19 +77,22 @@ def benchmark(
     try:
       result = in_child(measure_leg, name, settings)
     # Whatever it is: what the other legs measured is not lost.
-    except Exception as error:  # pylint: disable=broad-except
+    except Exception as error:
       measured[name] = {"error": f"{type(error).__name__}: {error}"}
       print(f"error: leg {name}: {error}", file=sys.stderr)
     else:
       measured[name] = {
-          "result": result,
-          "seconds": round(time.perf_counter() - start, 1),
-          "load_average": load,
+        "result": result,
+        "seconds": round(time.perf_counter() - start, 1),
+        "load_average": load,
       }
       report.show(console, result)
     report.write(output, about, measured)
-  console.print(f"wrote {output}/benchmark.json and benchmark.md",
-                highlight=False, soft_wrap=True)
+  console.print(
+    f"wrote {output}/benchmark.json and benchmark.md",
+    highlight=False,
+    soft_wrap=True,
+  )
   return int(any("error" in leg for leg in measured.values()))
 
 
@@ -98,7 +100,7 @@ def main(arguments: list[str] | None = None) -> int:
   """Runs the command; returns the exit code."""
   try:
     return tyro.cli(
-        benchmark, args=arguments, prog="python -m experiments.benchmark"
+      benchmark, args=arguments, prog="python -m experiments.benchmark"
     )
   except ConfigError as error:
     print(f"error: {error}", file=sys.stderr)

@@ -6,32 +6,33 @@ the host. One after the other they allow 1 / (1 / world + 1 / inference) agent
 steps per second.
 """
 
-import dataclasses
+from collections.abc import Callable, Iterator
 import contextlib
+import dataclasses
 import itertools
 import time
-from typing import Callable, Iterator, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
+from experiments.benchmark.legs import Settings
 from experiments.benchmark.rates import calls_in, units_per_second
 from experiments.benchmark.results import (
-    LegResult,
-    Table,
-    at_least,
-    ratio,
-    spread,
+  LegResult,
+  Table,
+  at_least,
+  ratio,
+  spread,
 )
-from experiments.benchmark.legs import Settings
 from experiments.benchmark.workload import TOY_NETWORK
-from r2d2_jax.presets import laptop
 from r2d2_jax.agent.acting import epsilon_ladder, init_actor_state, make_actor
 from r2d2_jax.agent.agent import make_r2d2_agent
 from r2d2_jax.agent.networks import Networks, make_networks
 from r2d2_jax.config import Config
 from r2d2_jax.envs.make import make_world
 from r2d2_jax.envs.world import World
+from r2d2_jax.presets import laptop
 from r2d2_jax.replay.make import make_replay
 from r2d2_jax.replay.sequences import Item
 from r2d2_jax.system.loops.actor import ActorLoop
@@ -60,21 +61,21 @@ def measure(settings: Settings) -> LegResult:
   skipped = []
   with contextlib.ExitStack() as stack:
     world = stack.enter_context(
-        contextlib.closing(make_world(config.env, seed=0))
+      contextlib.closing(make_world(config.env, seed=0))
     )
     play = random_play(world)
     recorded = list(itertools.islice(play, 16))
     networks = make_networks(world.spec, config=config.network)
     params = jax.jit(networks.init)(jax.random.key(0))
     calls = {
-        "world alone": lambda: len(next(play).env_id),
-        "inference alone": _inference_alone(config, networks, params, recorded),
+      "world alone": lambda: len(next(play).env_id),
+      "inference alone": _inference_alone(config, networks, params, recorded),
     }
     loops = {}
     for name, backend in (
-        ("loop, items dropped", None),
-        ("loop, local replay", "local"),
-        ("loop, Reverb", "reverb"),
+      ("loop, items dropped", None),
+      ("loop, local replay", "local"),
+      ("loop, Reverb", "reverb"),
     ):
       try:
         insert = _insert(config, networks, world.spec, backend, stack)
@@ -85,7 +86,7 @@ def measure(settings: Settings) -> LegResult:
       calls[name] = step_all_lanes(loops[name], size.lanes)
     rates, shares = _rates(calls, loops, size)
   bare = 1 / sum(
-      1 / np.array(rates[name]) for name in ("world alone", "inference alone")
+    1 / np.array(rates[name]) for name in ("world alone", "inference alone")
   )
   rates["bare sum of both"] = bare.tolist()
   return LegResult(
@@ -123,23 +124,23 @@ def random_play(world: World) -> Iterator[Timestep]:
     timestep = world.recv()
     lanes = timestep.env_id
     world.send(
-        rng.integers(0, world.spec.num_actions, len(lanes), np.int32), lanes
+      rng.integers(0, world.spec.num_actions, len(lanes), np.int32), lanes
     )
     yield timestep
 
 
 def _inference_alone(
-    config: Config, networks: Networks, params: Params, recorded: list[Timestep]
+  config: Config, networks: Networks, params: Params, recorded: list[Timestep]
 ) -> Callable[[], int]:
   """A call acts on one of the recorded rows; the actions end up on the host."""
   lanes = config.env.num_envs
   timesteps = itertools.cycle(recorded)
   epsilon = jax.device_put(
-      epsilon_ladder(
-          lanes,
-          base=config.agent.epsilon_base,
-          alpha=config.agent.epsilon_alpha,
-      )
+    epsilon_ladder(
+      lanes,
+      base=config.agent.epsilon_base,
+      alpha=config.agent.epsilon_alpha,
+    )
   )
   actor = make_actor(networks=networks)
   state = init_actor_state(jax.random.key(1), lanes, networks=networks)
@@ -154,23 +155,23 @@ def _inference_alone(
 
 
 def actor_loop(
-    config: Config,
-    networks: Networks,
-    params: Params,
-    insert: Callable[[list[Item], np.ndarray], None],
-    stack: contextlib.ExitStack,
+  config: Config,
+  networks: Networks,
+  params: Params,
+  insert: Callable[[list[Item], np.ndarray], None],
+  stack: contextlib.ExitStack,
 ) -> ActorLoop:
   """The package's loop over a world of its own, past its compilations."""
   world = stack.enter_context(
-      contextlib.closing(make_world(config.env, seed=1))
+    contextlib.closing(make_world(config.env, seed=1))
   )
   loop = ActorLoop(
-      config,
-      world=world,
-      agent=make_r2d2_agent(world.spec, config, networks=networks),
-      parameters=ParameterStore(params),
-      insert=insert,
-      key=jax.random.key(1),
+    config,
+    world=world,
+    agent=make_r2d2_agent(world.spec, config, networks=networks),
+    parameters=ParameterStore(params),
+    insert=insert,
+    key=jax.random.key(1),
   )
   # The first items, and with them the last compilation, come with the first
   # whole trace of the lanes, or, if these are few, with a later one.
@@ -190,7 +191,7 @@ def step_all_lanes(loop: ActorLoop, lanes: int) -> Callable[[], int]:
 
 
 def leg_shares(
-    before: dict[str, float], after: dict[str, float], seconds: float
+  before: dict[str, float], after: dict[str, float], seconds: float
 ) -> list[float]:
   """Shares of `seconds` that went into each of `LEGS`, and into none."""
   shares = [(after[leg] - before.get(leg, 0.0)) / seconds for leg in LEGS]
@@ -203,43 +204,43 @@ def drop(items: list[Item], priorities: np.ndarray) -> None:
 
 
 def _insert(
-    config: Config,
-    networks: Networks,
-    spec: EnvSpec,
-    backend: str | None,
-    stack: contextlib.ExitStack,
+  config: Config,
+  networks: Networks,
+  spec: EnvSpec,
+  backend: str | None,
+  stack: contextlib.ExitStack,
 ) -> Callable[[list[Item], np.ndarray], None]:
   if backend is None:
     return drop
   replay = make_replay(
-      config.updated({"replay.backend": backend}),
-      spec,
-      jax.device_get(networks.initial_core_state(1)),
+    config.updated({"replay.backend": backend}),
+    spec,
+    jax.device_get(networks.initial_core_state(1)),
   )
   stack.enter_context(contextlib.closing(replay))
   return replay.insert
 
 
 def _rates(
-    calls: dict[str, Callable[[], int]],
-    loops: dict[str, ActorLoop],
-    size: _Size,
+  calls: dict[str, Callable[[], int]],
+  loops: dict[str, ActorLoop],
+  size: _Size,
 ) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
   """Steps per second of every part in every round; the loops' leg shares."""
   counts = {
-      name: max(1, calls_in(call, seconds=size.seconds))
-      for name, call in calls.items()
+    name: max(1, calls_in(call, seconds=size.seconds))
+    for name, call in calls.items()
   }
   before = {name: loop.timer.seconds() for name, loop in loops.items()}
   rates: dict[str, list[float]] = {name: [] for name in calls}
-  seconds: dict[str, float] = {name: 0.0 for name in calls}
+  seconds: dict[str, float] = dict.fromkeys(calls, 0.0)
   for _ in range(size.rounds):
     for name, call in calls.items():
       start = time.perf_counter()
       rates[name].append(units_per_second(call, calls=counts[name]))
       seconds[name] += time.perf_counter() - start
   shares = {
-      name: leg_shares(before[name], loop.timer.seconds(), seconds[name])
-      for name, loop in loops.items()
+    name: leg_shares(before[name], loop.timer.seconds(), seconds[name])
+    for name, loop in loops.items()
   }
   return rates, shares

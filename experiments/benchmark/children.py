@@ -7,6 +7,7 @@ same cores: their pools never compete.
 A stepper's program calls `serve`, which needs nothing but the standard library.
 """
 
+from collections.abc import Callable
 import concurrent.futures
 import json
 import multiprocessing
@@ -15,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from typing import Any, Callable
+from typing import Any
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 

@@ -13,21 +13,21 @@ import pathlib
 import tempfile
 from typing import NamedTuple
 
-from experiments.benchmark.results import (
-    Comparison,
-    LegResult,
-    Spread,
-    Table,
-    at_least,
-    less_than,
-    spread,
-)
 from experiments.benchmark.legs import Settings
-from experiments.benchmark.workload import (
-    reference_config,
+from experiments.benchmark.results import (
+  Comparison,
+  LegResult,
+  Spread,
+  Table,
+  at_least,
+  less_than,
+  spread,
 )
-from r2d2_jax.presets import gpu, laptop
+from experiments.benchmark.workload import (
+  reference_config,
+)
 from r2d2_jax.config import Config
+from r2d2_jax.presets import gpu, laptop
 from r2d2_jax.system.train import train
 
 _STEPS_PER_UPDATE = 160
@@ -55,7 +55,9 @@ def measure(settings: Settings) -> LegResult:
   backend = "reverb"
   if importlib.util.find_spec("reverb") is None:
     backend = "local"
-    skipped.append("end_to_end: Reverb is missing, all runs use the local replay")
+    skipped.append(
+      "end_to_end: Reverb is missing, all runs use the local replay"
+    )
   comparisons, rows = [], []
   for run in _toy_runs() if settings.toy else _full_runs():
     log = _train(run.config.updated({"replay.backend": backend}))
@@ -88,22 +90,41 @@ def _full_runs() -> list[_Run]:
       "run.max_minutes": 0.7, "log.period_seconds": 4.0,
       "checkpoint.period_minutes": 60.0, "evaluation.num_episodes": 0,
   }  # fmt: skip
-  reference = reference_config("small").updated({"replay.min_sequences": 256, **run, "run.actor_refresh_steps": 25})
+  reference = reference_config("small").updated(
+    {"replay.min_sequences": 256, **run, "run.actor_refresh_steps": 25}
+  )
   return [
-      *(_reference_run(reference, lanes) for lanes in (16, 64)),
-      _Run("preset laptop", laptop().updated(run), False),
-      # Its network is not for CPUs: a smaller replay is full in a minute, and a
-      # few updates are enough to see who waits.
-      _Run(
-          "preset gpu, replay of 128 items at first",
-          gpu().updated({"env.full_action_space": False, "replay.min_sequences": 128, **run, "run.max_minutes": 2.5, "run.total_steps": 24_000}),
-          False,
+    *(_reference_run(reference, lanes) for lanes in (16, 64)),
+    _Run("preset laptop", laptop().updated(run), False),
+    # Its network is not for CPUs: a smaller replay is full in a minute, and a
+    # few updates are enough to see who waits.
+    _Run(
+      "preset gpu, replay of 128 items at first",
+      gpu().updated(
+        {
+          "env.full_action_space": False,
+          "replay.min_sequences": 128,
+          **run,
+          "run.max_minutes": 2.5,
+          "run.total_steps": 24_000,
+        }
       ),
+      False,
+    ),
   ]
 
 
 def _toy_runs() -> list[_Run]:
-  config = reference_config("toy").updated({"replay.min_sequences": 8, "run.total_steps": 2_000, "log.period_seconds": 0.1, "checkpoint.period_minutes": 60.0, "evaluation.num_episodes": 0, "run.max_minutes": 1.0})  # fmt: skip
+  config = reference_config("toy").updated(
+    {
+      "replay.min_sequences": 8,
+      "run.total_steps": 2_000,
+      "log.period_seconds": 0.1,
+      "checkpoint.period_minutes": 60.0,
+      "evaluation.num_episodes": 0,
+      "run.max_minutes": 1.0,
+    }
+  )
   return [_reference_run(config, lanes=4)]
 
 
@@ -112,9 +133,11 @@ def _reference_run(config: Config, lanes: int) -> _Run:
   # Trained rows are transitions: one fewer than rows.
   rows = agent.batch_size * (agent.trace_length - 1)
   return _Run(
-      "reference network",
-      config.updated({"env.num_envs": lanes, "replay.replay_ratio": rows / _STEPS_PER_UPDATE}),
-      True,
+    "reference network",
+    config.updated(
+      {"env.num_envs": lanes, "replay.replay_ratio": rows / _STEPS_PER_UPDATE}
+    ),
+    True,
   )
 
 
@@ -143,31 +166,29 @@ def _windows(log: list[dict[str, str]]) -> list[_Window]:
   for before, after in zip(log, log[1:]):
     change = lambda name: float(after[name]) - float(before[name])
     window = _Window(
-        60 * change("minutes"), change("steps"), change("updates"), after
+      60 * change("minutes"), change("steps"), change("updates"), after
     )
     if window.seconds > 0:
       windows.append(window)
   return windows
 
 
-def _read(
-    run: _Run, windows: list[_Window]
-) -> tuple[list[Comparison], tuple]:
+def _read(run: _Run, windows: list[_Window]) -> tuple[list[Comparison], tuple]:
   """A run's comparisons and its row of the table."""
   seconds = sum(w.seconds for w in windows)
   steps = _rate([w.steps for w in windows], windows)
   updates = _rate([w.updates for w in windows], windows)
   shares = {
-      name: sum(w.seconds * float(w.row[f"share_{name}"]) for w in windows)
-      / seconds
-      for name in _SHARES
+    name: sum(w.seconds * float(w.row[f"share_{name}"]) for w in windows)
+    / seconds
+    for name in _SHARES
   }
   name = f"end_to_end, {run.name}, {run.config.env.num_envs} lanes"
   waiting = spread([float(w.row["share_wait_for_data"]) for w in windows])
   if run.is_reference:
     comparisons = [
-        at_least(f"{name}: agent steps/s", steps, 3 * _ACME_STEPS_PER_SECOND),
-        at_least(f"{name}: updates/s", updates, 3 * _ACME_UPDATES_PER_SECOND),
+      at_least(f"{name}: agent steps/s", steps, 3 * _ACME_STEPS_PER_SECOND),
+      at_least(f"{name}: updates/s", updates, 3 * _ACME_UPDATES_PER_SECOND),
     ]
   else:
     comparisons = [less_than(

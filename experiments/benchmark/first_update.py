@@ -26,14 +26,12 @@ def main() -> int:
   moments = {}
 
   class WatchedActors(parts.ActorLoop):
-
     def step(self):
       result = super().step()
       moments.setdefault("first_action", time.monotonic())
       return result
 
   class WatchedLearner(parts.LearnerLoop):
-
     def step(self, batch):
       super().step(batch)
       if "first_update" not in moments:

@@ -4,8 +4,8 @@ Acting with the laptop preset's network; learning around the small reference bat
 one setting changed at a time.
 """
 
-import dataclasses
 import contextlib
+import dataclasses
 import time
 
 import jax
@@ -13,25 +13,25 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.benchmark.acting import (
-    LEGS,
-    actor_loop,
-    drop,
-    leg_shares,
-    step_all_lanes,
+  LEGS,
+  actor_loop,
+  drop,
+  leg_shares,
+  step_all_lanes,
 )
+from experiments.benchmark.legs import Settings
 from experiments.benchmark.rates import calls_in, units_per_second
 from experiments.benchmark.results import LegResult, Table, spread
-from experiments.benchmark.legs import Settings
 from experiments.benchmark.workload import (
-    PONG,
-    TOY_NETWORK,
-    LearnerAlone,
-    learner_flops,
-    reference_config,
+  PONG,
+  TOY_NETWORK,
+  LearnerAlone,
+  learner_flops,
+  reference_config,
 )
-from r2d2_jax.presets import laptop
 from r2d2_jax.agent.networks import make_networks
 from r2d2_jax.config import Config
+from r2d2_jax.presets import laptop
 
 _LANES = (8, 16, 32, 64, 128, 256)
 _TOY_LANES = (2, 4)
@@ -43,9 +43,7 @@ _PRODUCT_SIDE = 1536
 
 def measure(settings: Settings) -> LegResult:
   """Tables of cost against size."""
-  return LegResult(
-      [], [_acting(settings.toy), _learning(settings.toy)], []
-  )
+  return LegResult([], [_acting(settings.toy), _learning(settings.toy)], [])
 
 
 def _acting(toy: bool) -> Table:
@@ -62,11 +60,11 @@ def _acting(toy: bool) -> Table:
       calls = calls_in(step, seconds=0.01 if toy else _ACTING_SECONDS)
       before, start = loop.timer.seconds(), time.perf_counter()
       rates = [
-          units_per_second(step, calls=calls)
-          for _ in range(2 if toy else _ACTING_ROUNDS)
+        units_per_second(step, calls=calls)
+        for _ in range(2 if toy else _ACTING_ROUNDS)
       ]
       shares = leg_shares(
-          before, loop.timer.seconds(), time.perf_counter() - start
+        before, loop.timer.seconds(), time.perf_counter() - start
       )
     rows.append((
         lanes, spread(rates), 1e6 / spread(rates).median, *shares,
@@ -93,20 +91,20 @@ def _variants(toy: bool) -> list[tuple[str, str, Config]]:
       for trace in (10, 20, 40, 80)
   ]  # fmt: skip
   batches = [
-      (str(size), {"agent.batch_size": size}) for size in (4, 8, 16, 32, 64)
+    (str(size), {"agent.batch_size": size}) for size in (4, 8, 16, 32, 64)
   ]
   widths = [
-      (str(units), {"network.core_units": units, "network.head_units": units})
-      for units in (128, 256, 512, 1024)
+    (str(units), {"network.core_units": units, "network.head_units": units})
+    for units in (128, 256, 512, 1024)
   ]
   return [
-      (axis, value, base.updated(change))
-      for axis, changes in (
-          ("burn-in + trace", lengths),
-          ("batch", batches),
-          ("units of core and heads", widths),
-      )
-      for value, change in changes
+    (axis, value, base.updated(change))
+    for axis, changes in (
+      ("burn-in + trace", lengths),
+      ("batch", batches),
+      ("units of core and heads", widths),
+    )
+    for value, change in changes
   ]
 
 

@@ -28,9 +28,11 @@ def torch_parameters(params: Params) -> dict[str, np.ndarray]:
   named["lstm.bias_ih_l0"] = core["b"]
   named["lstm.bias_hh_l0"] = np.zeros_like(core["b"])
   for name, dense in (
-      ("linear", torso["dense"]),
-      *((name, params[name]) for name in (
-          "value_hidden", "value", "advantage_hidden", "advantage")),
+    ("linear", torso["dense"]),
+    *(
+      (name, params[name])
+      for name in ("value_hidden", "value", "advantage_hidden", "advantage")
+    ),
   ):
     named[f"{name}.weight"] = dense["kernel"].T
     named[f"{name}.bias"] = dense["bias"]
@@ -41,15 +43,15 @@ def batch_arrays(batch: ReplaySample) -> dict[str, np.ndarray]:
   """The batch as torch_step reads it: [B, L, ...], the state [B, ...]."""
   sequence, state = batch.sequence, batch.sequence.core_state
   return {
-      "obs_t": sequence.inputs.obs_t,
-      "a_tm1": sequence.inputs.a_tm1,
-      "r_t": sequence.inputs.r_t,
-      "a_t": sequence.a_t,
-      "discount_t": sequence.discount_t,
-      "frames": state.frames,
-      "c": state.carry[0],
-      "h": state.carry[1],
-      "probability": batch.probability,
+    "obs_t": sequence.inputs.obs_t,
+    "a_tm1": sequence.inputs.a_tm1,
+    "r_t": sequence.inputs.r_t,
+    "a_t": sequence.a_t,
+    "discount_t": sequence.discount_t,
+    "frames": state.frames,
+    "c": state.carry[0],
+    "h": state.carry[1],
+    "probability": batch.probability,
   }
 
 
@@ -58,12 +60,11 @@ def main() -> None:
   batch, path = sys.argv[1:]
   learner = LearnerAlone(reference_config(batch))
   np.savez(
-      path,
-      **{f"batch/{k}": v for k, v in batch_arrays(learner.batch).items()},
-      **{
-          f"parameter/{k}": v
-          for k, v in torch_parameters(learner.params).items()
-      },
+    path,
+    **{f"batch/{k}": v for k, v in batch_arrays(learner.batch).items()},
+    **{
+      f"parameter/{k}": v for k, v in torch_parameters(learner.params).items()
+    },
   )
   loss = float(learner.update()["loss"])
   serve(learner.update, loss=loss, version=jax.__version__)

@@ -13,19 +13,19 @@ import sys
 import tempfile
 
 from experiments.benchmark.children import Stepper
-from experiments.benchmark.results import (
-    Comparison,
-    LegResult,
-    Table,
-    at_least,
-    ratio,
-    spread,
-)
 from experiments.benchmark.legs import Settings
+from experiments.benchmark.results import (
+  Comparison,
+  LegResult,
+  Table,
+  at_least,
+  ratio,
+  spread,
+)
 from experiments.benchmark.workload import (
-    BATCHES,
-    learner_flops,
-    reference_config,
+  BATCHES,
+  learner_flops,
+  reference_config,
 )
 
 # Batch -> rounds, updates of each side in a round.
@@ -39,14 +39,14 @@ def measure(settings: Settings) -> LegResult:
   with_torch = has_torch(settings.torch_python)
   if not with_torch:
     skipped.append(
-        f"learner: {settings.torch_python} has no torch, so there is nothing to"
-        " compare with: install requirements-bench.txt, or name an interpreter"
-        " that has it with --torch-python"
+      f"learner: {settings.torch_python} has no torch, so there is nothing to"
+      " compare with: install requirements-bench.txt, or name an interpreter"
+      " that has it with --torch-python"
     )
   comparisons, rows = [], []
   for batch, (rounds, updates) in (_TOY if settings.toy else _FULL).items():
     comparison, row = _compare(
-        batch, rounds, updates, settings.torch_python if with_torch else ""
+      batch, rounds, updates, settings.torch_python if with_torch else ""
     )
     comparisons += comparison
     rows.append(row)
@@ -69,14 +69,14 @@ def has_torch(python: str) -> bool:
   """Whether this interpreter can import torch."""
   try:
     return not subprocess.run(
-        [python, "-c", "import torch"], capture_output=True, check=False
+      [python, "-c", "import torch"], capture_output=True, check=False
     ).returncode
   except OSError:
     return False
 
 
 def _compare(
-    batch: str, rounds: int, updates: int, torch_python: str
+  batch: str, rounds: int, updates: int, torch_python: str
 ) -> tuple[list[Comparison], tuple]:
   """A batch's comparison (none without PyTorch) and its row of the table."""
   config = reference_config(batch)
@@ -100,8 +100,8 @@ def _compare(
       for side, all_rounds in zip(sides, seconds):
         all_rounds.append(side.seconds(updates))
   milliseconds = [
-      spread([1e3 * s for each in all_rounds for s in each])
-      for all_rounds in seconds
+    spread([1e3 * s for each in all_rounds for s in each])
+    for all_rounds in seconds
   ]
   here, *other = milliseconds
   losses = [side.info["loss"] for side in sides]
@@ -111,7 +111,7 @@ def _compare(
         f"{losses[0]:.6g}", "-",
     )  # fmt: skip
   speed = ratio(
-      [sum(each) for each in seconds[1]], [sum(each) for each in seconds[0]]
+    [sum(each) for each in seconds[1]], [sum(each) for each in seconds[0]]
   )
   return [
       at_least(f"learner, {batch}: speed relative to PyTorch", speed, 1.0)

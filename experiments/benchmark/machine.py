@@ -15,15 +15,15 @@ _PACKAGES = (
 def describe() -> dict:
   """Processor, memory, versions, date; plain values for JSON."""
   return {
-      "date": datetime.datetime.now().isoformat(timespec="seconds"),
-      "processor": _processor(),
-      "cores": len(os.sched_getaffinity(0)),
-      "memory_gib": round(
-          os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1
-      ),
-      "system": platform.platform(),
-      "python": platform.python_version(),
-      "versions": {name: _version(name) for name in _PACKAGES},
+    "date": datetime.datetime.now().isoformat(timespec="seconds"),
+    "processor": _processor(),
+    "cores": len(os.sched_getaffinity(0)),
+    "memory_gib": round(
+      os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1
+    ),
+    "system": platform.platform(),
+    "python": platform.python_version(),
+    "versions": {name: _version(name) for name in _PACKAGES},
   }
 
 

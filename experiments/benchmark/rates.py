@@ -1,7 +1,7 @@
 """Clocks around calls."""
 
+from collections.abc import Callable
 import time
-from typing import Callable
 
 
 def units_per_second(call: Callable[[], int], *, calls: int) -> float:

@@ -5,31 +5,32 @@ values are random numbers of the right shapes. Written is what `SequenceBuilder`
 cuts and the replay takes, one process, one thread.
 """
 
-import dataclasses
+from collections.abc import Callable, Iterator
 import contextlib
 import ctypes
+import dataclasses
 import gc
 import itertools
-from typing import Any, Callable, Iterator, NamedTuple
+from typing import Any, NamedTuple
 
 import envpool
 import numpy as np
 
 from experiments.benchmark.acting import random_play
+from experiments.benchmark.legs import Settings
 from experiments.benchmark.rates import units_per_second
 from experiments.benchmark.results import (
-    Comparison,
-    LegResult,
-    Spread,
-    Table,
-    at_least,
-    spread,
+  Comparison,
+  LegResult,
+  Spread,
+  Table,
+  at_least,
+  spread,
 )
-from experiments.benchmark.legs import Settings
 from experiments.benchmark.workload import PONG
-from r2d2_jax.presets import laptop, paper
 from r2d2_jax.config import Config, EnvConfig
 from r2d2_jax.envs.make import make_world
+from r2d2_jax.presets import laptop, paper
 from r2d2_jax.replay.make import make_replay
 from r2d2_jax.replay.sequences import Item, SequenceBuilder, new_uid
 from r2d2_jax.types import ActorOutput, CoreState, EnvSpec, Timestep
@@ -65,9 +66,9 @@ def measure(settings: Settings) -> LegResult:
       skipped.append(f"replay, {backend}: {error}")
   comparisons, throughput = _throughput(size, backends)
   return LegResult(
-      comparisons,
-      [throughput, _bytes(size, backends), _flatness(size, backends)],
-      skipped,
+    comparisons,
+    [throughput, _bytes(size, backends), _flatness(size, backends)],
+    skipped,
   )
 
 
@@ -82,12 +83,12 @@ class _Rows(NamedTuple):
 
 
 def _record(
-    timesteps: Iterator[Timestep],
-    spec: EnvSpec,
-    *,
-    rows: int,
-    core_units: int,
-    frame_stack: int,
+  timesteps: Iterator[Timestep],
+  spec: EnvSpec,
+  *,
+  rows: int,
+  core_units: int,
+  frame_stack: int,
 ) -> list[_Rows]:
   """Rows that never begin or end an episode, but for the very first."""
   rng = np.random.default_rng(0)
@@ -95,7 +96,9 @@ def _record(
   obs_t = [next(timesteps).obs_t for _ in range(rows + earlier)]
   lanes = len(obs_t[0])
   actions = lambda: rng.integers(0, spec.num_actions, lanes, np.int32)
-  floats = lambda *shape: rng.standard_normal((lanes, *shape)).astype(np.float32)
+  floats = lambda *shape: rng.standard_normal((lanes, *shape)).astype(
+    np.float32
+  )
   recorded = []
   for t in range(rows):
     frames = np.empty((lanes, earlier, *spec.obs_shape), spec.obs_dtype)
@@ -126,23 +129,23 @@ class _Writer:
   """Feeds recorded rows to a builder, and its items to `insert`."""
 
   def __init__(
-      self,
-      config: Config,
-      spec: EnvSpec,
-      recorded: list[_Rows],
-      insert: Callable[[list[Item], np.ndarray], None],
+    self,
+    config: Config,
+    spec: EnvSpec,
+    recorded: list[_Rows],
+    insert: Callable[[list[Item], np.ndarray], None],
   ):
     self._lanes = len(recorded[0].timestep.env_id)
     self._stream = itertools.chain(recorded, itertools.cycle(
         [_in_the_middle(rows) for rows in recorded]
     ))  # fmt: skip
     self._builder = SequenceBuilder(
-        self._lanes,
-        spec=spec,
-        core_state=recorded[0].output.core_state,
-        burn_in=config.agent.burn_in,
-        trace_length=config.agent.trace_length,
-        overlap=config.agent.overlap,
+      self._lanes,
+      spec=spec,
+      core_state=recorded[0].output.core_state,
+      burn_in=config.agent.burn_in,
+      trace_length=config.agent.trace_length,
+      overlap=config.agent.overlap,
     )
     self._insert = insert
     self._pending: list[Item] = []
@@ -154,7 +157,7 @@ class _Writer:
     self._pending += self._builder.add(rows.timestep, rows.output)
     while len(self._pending) >= _INSERT_ITEMS:
       self._insert(
-          self._pending[:_INSERT_ITEMS], np.ones(_INSERT_ITEMS, np.float32)
+        self._pending[:_INSERT_ITEMS], np.ones(_INSERT_ITEMS, np.float32)
       )
       del self._pending[:_INSERT_ITEMS]
       self.num_items += _INSERT_ITEMS
@@ -177,7 +180,7 @@ def _in_the_middle(rows: _Rows) -> _Rows:
 def _replay(config: Config, spec: EnvSpec) -> Any:
   """An empty replay for states as `_record` makes them."""
   frames = np.zeros(
-      (1, config.network.frame_stack - 1, *spec.obs_shape), spec.obs_dtype
+    (1, config.network.frame_stack - 1, *spec.obs_shape), spec.obs_dtype
   )
   lstm = np.zeros((1, config.network.core_units), np.float32)
   return make_replay(config, spec, CoreState(frames, (lstm, lstm)))
@@ -192,7 +195,7 @@ def _period(config: Config) -> int:
 
 
 def _throughput(
-    size: _Size, backends: list[str]
+  size: _Size, backends: list[str]
 ) -> tuple[list[Comparison], Table]:
   env = EnvConfig(task="Pong", num_envs=size.lanes, full_action_space=False)
   comparisons, rows = [], []
@@ -226,7 +229,7 @@ def _throughput(
 
 
 def _write_and_sample(
-    config: Config, backend: str, recorded: list[_Rows], size: _Size
+  config: Config, backend: str, recorded: list[_Rows], size: _Size
 ) -> tuple[Spread, Spread | str]:
   calls = size.periods * _period(config)
   with contextlib.ExitStack() as stack:
@@ -240,7 +243,7 @@ def _write_and_sample(
     # Past the first items, which begin in the padding.
     units_per_second(writer.step, calls=2 * config.item_rows)
     written = [
-        units_per_second(writer.step, calls=calls) for _ in range(size.rounds)
+      units_per_second(writer.step, calls=calls) for _ in range(size.rounds)
     ]
     if backend == "items dropped":
       return spread(written), "-"
@@ -250,7 +253,7 @@ def _write_and_sample(
 
 
 def _sampling_rates(
-    replay: Any, batch_size: int, batches: int, rounds: int
+  replay: Any, batch_size: int, batches: int, rounds: int
 ) -> list[float]:
   """Items per second of so many batches a round."""
   sample = lambda: len(replay.sample(batch_size, timeout_seconds=60.0).keys)
@@ -296,9 +299,10 @@ def _bytes(size: _Size, backends: list[str]) -> Table:
     observation = int(np.prod(layout.spec.obs_shape))
     copies = 1 if layout.shared else config.item_rows / period
     kept = [
-        _kept_bytes_per_row(config, layout, recorded, backend)
-        if backend == "reverb" or layout.shared else "-"
-        for backend in backends
+      _kept_bytes_per_row(config, layout, recorded, backend)
+      if backend == "reverb" or layout.shared
+      else "-"
+      for backend in backends
     ]
     rows.append((layout.name, observation, copies, *kept))
   return Table(
@@ -314,21 +318,27 @@ def _bytes(size: _Size, backends: list[str]) -> Table:
 
 
 def _kept_bytes_per_row(
-    config: Config, layout: _Layout, recorded: list[_Rows], backend: str
+  config: Config, layout: _Layout, recorded: list[_Rows], backend: str
 ) -> float:
-  config = config.updated({"replay.backend": backend, "env.num_envs": len(recorded[0].timestep.env_id), "network.frame_stack": layout.frame_stack})
+  config = config.updated(
+    {
+      "replay.backend": backend,
+      "env.num_envs": len(recorded[0].timestep.env_id),
+      "network.frame_stack": layout.frame_stack,
+    }
+  )
   with contextlib.closing(_replay(config, layout.spec)) as replay:
     insert = replay.insert
     if not layout.shared:
       insert = lambda items, priorities: replay.insert(
-          [_alone(item) for item in items], priorities
+        [_alone(item) for item in items], priorities
       )
     writer = _Writer(config, layout.spec, recorded, insert)
     # The first items are half padding.
     writer.write_items(2 * _INSERT_ITEMS)
     before, rows = _bytes_in_use(), 0
     while rows + config.env.num_envs * config.item_rows < (
-        len(recorded) * config.env.num_envs
+      len(recorded) * config.env.num_envs
     ):
       rows += writer.write_items(_INSERT_ITEMS)
     return (_bytes_in_use() - before) / rows
@@ -395,14 +405,23 @@ _SMALL = EnvSpec((8,), np.dtype(np.uint8), num_actions=6, frame_skip=1)
 
 def _small_config(backend: str) -> Config:
   """The laptop preset's items over rows of a few bytes."""
-  return laptop().updated({"env.num_envs": 64, "network.frame_stack": 1, "network.core_units": 8, "replay.backend": backend})
+  return laptop().updated(
+    {
+      "env.num_envs": 64,
+      "network.frame_stack": 1,
+      "network.core_units": 8,
+      "replay.backend": backend,
+    }
+  )
 
 
 def _flatness(size: _Size, backends: list[str]) -> Table:
   """Microseconds per item inserted, sampled, updated, by items held."""
   rows = []
   for backend in backends:
-    config = _small_config(backend).updated({"replay.capacity_sequences": size.levels[-1], "replay.min_sequences": 16})
+    config = _small_config(backend).updated(
+      {"replay.capacity_sequences": size.levels[-1], "replay.min_sequences": 16}
+    )
     recorded = _record(
         _noise(config.env.num_envs), _SMALL, rows=40,
         core_units=config.network.core_units, frame_stack=1,
@@ -423,7 +442,7 @@ def _flatness(size: _Size, backends: list[str]) -> Table:
 
 
 def _costs(
-    replay: Any, writer: _Writer, config: Config, size: _Size
+  replay: Any, writer: _Writer, config: Config, size: _Size
 ) -> list[Spread]:
   batch_size = config.agent.batch_size
 
@@ -440,11 +459,11 @@ def _costs(
   keys = replay.sample(batch_size, timeout_seconds=60.0).keys
   priorities = np.ones(batch_size, np.float32)
   updated = [
-      units_per_second(update, calls=size.batches) for _ in range(size.rounds)
+    units_per_second(update, calls=size.batches) for _ in range(size.rounds)
   ]
   sampled = _sampling_rates(replay, batch_size, size.batches, size.rounds)
   return [
-      spread(1e6 / np.array(rates)) for rates in (inserted, sampled, updated)
+    spread(1e6 / np.array(rates)) for rates in (inserted, sampled, updated)
   ]
 
 

@@ -7,10 +7,10 @@ from typing import Any
 from rich.console import Console
 
 from experiments.benchmark.results import (
-    Comparison,
-    LegResult,
-    Table,
-    cell,
+  Comparison,
+  LegResult,
+  Table,
+  cell,
 )
 from r2d2_jax.analysis.tables import print_table
 
@@ -27,7 +27,7 @@ def write(directory: pathlib.Path, about: dict, legs: dict[str, dict]) -> None:
   """
   everything = {"about": about, "legs": _plain(legs)}
   (directory / "benchmark.json").write_text(
-      json.dumps(everything, indent=1) + "\n"
+    json.dumps(everything, indent=1) + "\n"
   )
   (directory / "benchmark.md").write_text(_markdown(about, legs))
 
@@ -36,11 +36,11 @@ def show(console: Console, result: LegResult) -> None:
   """Prints a leg's tables, as wide as they are."""
   for table in _tables(result):
     print_table(
-        console, table.title, table.columns, [map(cell, r) for r in table.rows]
+      console, table.title, table.columns, [map(cell, r) for r in table.rows]
     )
   for line in result.skipped:
     console.print(
-        f"left out: {line}", markup=False, highlight=False, soft_wrap=True
+      f"left out: {line}", markup=False, highlight=False, soft_wrap=True
     )
 
 
@@ -53,23 +53,23 @@ def _tables(result: LegResult) -> list[Table]:
 
 def _comparison_table(comparisons: list[Comparison]) -> Table:
   return Table(
-      "Against the aims",
-      _COMPARISONS,
-      [(c.name, c.value, c.aim, "yes" if c.met else "no") for c in comparisons],
+    "Against the aims",
+    _COMPARISONS,
+    [(c.name, c.value, c.aim, "yes" if c.met else "no") for c in comparisons],
   )
 
 
 def _markdown(about: dict, legs: dict[str, dict]) -> str:
   versions = ", ".join(f"{k} {v}" for k, v in about["versions"].items())
   lines = [
-      "# Benchmark",
-      "",
-      f"{about['date']}, `{about['command']}`. {about['processor']},"
-      f" {about['cores']} cores, {about['memory_gib']} GiB; Python"
-      f" {about['python']}; {versions}. Load average at the start:"
-      f" {about['load_average']}.",
-      "",
-      "Entries are medians [first quartile, third quartile].",
+    "# Benchmark",
+    "",
+    f"{about['date']}, `{about['command']}`. {about['processor']},"
+    f" {about['cores']} cores, {about['memory_gib']} GiB; Python"
+    f" {about['python']}; {versions}. Load average at the start:"
+    f" {about['load_average']}.",
+    "",
+    "Entries are medians [first quartile, third quartile].",
   ]
   if about["toy"]:
     lines += ["", "Toy sizes: the numbers mean nothing."]
@@ -79,7 +79,7 @@ def _markdown(about: dict, legs: dict[str, dict]) -> str:
       lines.append(f"Failed: {leg['error']}")
       continue
     lines.append(
-        f"{leg['seconds']:.0f} s; load average before: {leg['load_average']}."
+      f"{leg['seconds']:.0f} s; load average before: {leg['load_average']}."
     )
     for table in _tables(leg["result"]):
       lines += ["", f"**{table.title}**", ""]

@@ -1,6 +1,7 @@
 """What a leg of the benchmark hands back: spreads, comparisons, tables."""
 
-from typing import NamedTuple, Sequence, Union
+from collections.abc import Sequence
+from typing import NamedTuple, Union
 
 import numpy as np
 
@@ -15,8 +16,8 @@ class Spread(NamedTuple):
 
   def __str__(self) -> str:
     return (
-        f"{number(self.median)} [{number(self.quartile_1)},"
-        f" {number(self.quartile_3)}]"
+      f"{number(self.median)} [{number(self.quartile_1)},"
+      f" {number(self.quartile_3)}]"
     )
 
 
@@ -66,7 +67,7 @@ def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Spread:
   """
   each = spread(np.divide(numerators, denominators))
   return each._replace(
-      median=float(np.median(numerators) / np.median(denominators))
+    median=float(np.median(numerators) / np.median(denominators))
   )
 
 

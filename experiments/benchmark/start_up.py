@@ -11,18 +11,17 @@ import tempfile
 import time
 
 from experiments.benchmark.children import ROOT
-from experiments.benchmark.results import LegResult, Table, less_than, spread
 from experiments.benchmark.legs import Settings
+from experiments.benchmark.results import LegResult, Table, less_than, spread
 
 _COMMANDS = ("train", "evaluate", "plot", "benchmark")
 _MODULES = {
-    "settings and types": "r2d2_jax.config, r2d2_jax.types",
-    "learner, acting": "r2d2_jax.agent.learning, r2d2_jax.agent.acting",
-    "pure half: agent, built-in world, local replay":
-        "r2d2_jax.agent.learning, r2d2_jax.envs.recall, r2d2_jax.replay.local",
-    "EnvPool's worlds": "r2d2_jax.envs.envpool_world",
-    "Reverb's replay": "r2d2_jax.replay.reverb",
-    "training": "r2d2_jax.system.train",
+  "settings and types": "r2d2_jax.config, r2d2_jax.types",
+  "learner, acting": "r2d2_jax.agent.learning, r2d2_jax.agent.acting",
+  "pure half: agent, built-in world, local replay": "r2d2_jax.agent.learning, r2d2_jax.envs.recall, r2d2_jax.replay.local",
+  "EnvPool's worlds": "r2d2_jax.envs.envpool_world",
+  "Reverb's replay": "r2d2_jax.replay.reverb",
+  "training": "r2d2_jax.system.train",
 }
 # Preset -> rounds.
 _FULL_RUNS = {"smoke": 2, "laptop": 2}
@@ -90,10 +89,10 @@ def _help_seconds(name: str) -> float:
 def _import_seconds(modules: str, rounds: int):
   """Seconds to import them, and whether TensorFlow came with them."""
   program = (
-      "import json, sys, time; start = time.perf_counter()\n"
-      f"import {modules}\n"
-      "print(json.dumps([time.perf_counter() - start,"
-      " 'tensorflow' in sys.modules]))"
+    "import json, sys, time; start = time.perf_counter()\n"
+    f"import {modules}\n"
+    "print(json.dumps([time.perf_counter() - start,"
+    " 'tensorflow' in sys.modules]))"
   )
   answers = []
   for _ in range(rounds):
@@ -105,8 +104,8 @@ def _import_seconds(modules: str, rounds: int):
       raise ImportError(result.stderr.strip().splitlines()[-1])
     answers.append(json.loads(result.stdout.splitlines()[-1]))
   return (
-      spread([seconds for seconds, _ in answers]),
-      "yes" if answers[0][1] else "no",
+    spread([seconds for seconds, _ in answers]),
+    "yes" if answers[0][1] else "no",
   )
 
 
@@ -123,8 +122,8 @@ def _moments(preset: str) -> dict[str, float]:
     )  # fmt: skip
     if not path.exists():
       raise RuntimeError(
-          f"preset {preset} came to no update, exit code {result.returncode}:"
-          f" {result.stderr[-500:]}"
+        f"preset {preset} came to no update, exit code {result.returncode}:"
+        f" {result.stderr[-500:]}"
       )
     moments = json.loads(path.read_text())
   return {name: moment - start for name, moment in moments.items()}

@@ -37,7 +37,9 @@ class Network(nn.Module):
     super().__init__()
     layers = []
     for i, stride in enumerate((4, 2, 1)):
-      outputs, inputs, size, _ = parameters[f"convolutions.{2 * i}.weight"].shape
+      outputs, inputs, size, _ = parameters[
+        f"convolutions.{2 * i}.weight"
+      ].shape
       layers += [nn.Conv2d(inputs, outputs, size, stride), nn.ReLU(True)]
     self.convolutions = nn.Sequential(*layers)
 
@@ -77,8 +79,8 @@ class Learner:
   def __init__(self, arrays: dict[str, np.ndarray], burn_in: int):
     tensors = {k: torch.from_numpy(v) for k, v in arrays.items()}
     parameters, batch = (
-        {k.partition("/")[2]: v for k, v in tensors.items() if k.startswith(p)}
-        for p in ("parameter/", "batch/")
+      {k.partition("/")[2]: v for k, v in tensors.items() if k.startswith(p)}
+      for p in ("parameter/", "batch/")
     )
     self._burn_in = burn_in
     self._batch = batch
@@ -95,13 +97,13 @@ class Learner:
     """One update; its loss."""
     batch, l = self._batch, self._burn_in
     obs_t, a_tm1, r_t, a_t, discount_t = (
-        batch[k].transpose(0, 1)
-        for k in ("obs_t", "a_tm1", "r_t", "a_t", "discount_t")
+      batch[k].transpose(0, 1)
+      for k in ("obs_t", "a_tm1", "r_t", "a_t", "discount_t")
     )
     stacks = _stacks(obs_t, batch["frames"].transpose(0, 1))
     actions = self._online.advantage.out_features
     extras = torch.cat(
-        [F.one_hot(a_tm1.long(), actions).float(), r_t[..., None]], dim=-1
+      [F.one_hot(a_tm1.long(), actions).float(), r_t[..., None]], dim=-1
     )
     state = (batch["h"][None], batch["c"][None])
     with torch.no_grad():
@@ -131,9 +133,7 @@ class Learner:
     self._optimizer.step()
     with torch.no_grad():
       absolute = td_error.abs()
-      self.priorities = (
-          _ETA * absolute.amax(0) + (1 - _ETA) * absolute.mean(0)
-      )
+      self.priorities = _ETA * absolute.amax(0) + (1 - _ETA) * absolute.mean(0)
     self._num_updates += 1
     if self._num_updates % _TARGET_PERIOD_UPDATES == 0:
       self._target.load_state_dict(self._online.state_dict())

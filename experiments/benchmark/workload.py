@@ -6,17 +6,17 @@ import jax
 import numpy as np
 
 from r2d2_jax.agent.learning import (
-    init_learner_state,
-    make_learner,
-    make_optimizer,
+  init_learner_state,
+  make_learner,
+  make_optimizer,
 )
 from r2d2_jax.agent.networks import make_networks
 from r2d2_jax.config import AgentConfig, Config, EnvConfig, NetworkConfig
 from r2d2_jax.types import (
-    AgentInputs,
-    EnvSpec,
-    ReplaySample,
-    Sequence,
+  AgentInputs,
+  EnvSpec,
+  ReplaySample,
+  Sequence,
 )
 
 PONG = EnvSpec((84, 84), np.dtype(np.uint8), num_actions=6, frame_skip=4)
@@ -25,7 +25,7 @@ PONG = EnvSpec((84, 84), np.dtype(np.uint8), num_actions=6, frame_skip=4)
 BATCHES = {"small": (16, 10, 20), "big": (64, 40, 80), "toy": (2, 4, 8)}
 
 TOY_NETWORK = NetworkConfig(
-    torso_channels=(4, 4, 4), torso_units=8, core_units=8, head_units=8
+  torso_channels=(4, 4, 4), torso_units=8, core_units=8, head_units=8
 )
 
 
@@ -36,14 +36,14 @@ def reference_config(batch: str) -> Config:
   """
   batch_size, burn_in, trace_length = BATCHES[batch]
   return Config(
-      env=EnvConfig(full_action_space=False),
-      network=TOY_NETWORK if batch == "toy" else NetworkConfig(),
-      agent=AgentConfig(
-          batch_size=batch_size,
-          burn_in=burn_in,
-          trace_length=trace_length,
-          overlap=trace_length // 2,
-      ),
+    env=EnvConfig(full_action_space=False),
+    network=TOY_NETWORK if batch == "toy" else NetworkConfig(),
+    agent=AgentConfig(
+      batch_size=batch_size,
+      burn_in=burn_in,
+      trace_length=trace_length,
+      overlap=trace_length // 2,
+    ),
   )
 
 
@@ -57,27 +57,26 @@ def random_batch(config: Config, *, seed: int = 0) -> ReplaySample:
   networks = make_networks(PONG, config=config.network)
   core_state = networks.initial_core_state(config.agent.batch_size)
   c, h = (
-      rng.uniform(-0.5, 0.5, x.shape).astype(np.float32)
-      for x in core_state.carry
+    rng.uniform(-0.5, 0.5, x.shape).astype(np.float32) for x in core_state.carry
   )
   return ReplaySample(
-      Sequence(
-          AgentInputs(
-              obs_t=rng.integers(0, 256, lead + PONG.obs_shape, np.uint8),
-              a_tm1=rng.integers(0, PONG.num_actions, lead, np.int32),
-              r_t=rng.standard_normal(lead).astype(np.float32),
-              is_first_t=np.zeros(lead, bool),
-          ),
-          a_t=rng.integers(0, PONG.num_actions, lead, np.int32),
-          discount_t=np.ones(lead, np.float32),
-          valid_t=np.ones(lead, bool),
-          core_state=core_state._replace(
-              frames=rng.integers(0, 256, core_state.frames.shape, np.uint8),
-              carry=(c, h),
-          ),
+    Sequence(
+      AgentInputs(
+        obs_t=rng.integers(0, 256, lead + PONG.obs_shape, np.uint8),
+        a_tm1=rng.integers(0, PONG.num_actions, lead, np.int32),
+        r_t=rng.standard_normal(lead).astype(np.float32),
+        is_first_t=np.zeros(lead, bool),
       ),
-      probability=rng.uniform(1e-4, 1e-3, lead[0]).astype(np.float32),
-      keys=None,
+      a_t=rng.integers(0, PONG.num_actions, lead, np.int32),
+      discount_t=np.ones(lead, np.float32),
+      valid_t=np.ones(lead, bool),
+      core_state=core_state._replace(
+        frames=rng.integers(0, 256, core_state.frames.shape, np.uint8),
+        carry=(c, h),
+      ),
+    ),
+    probability=rng.uniform(1e-4, 1e-3, lead[0]).astype(np.float32),
+    keys=None,
   )
 
 
@@ -94,11 +93,11 @@ class LearnerAlone:
     networks = make_networks(PONG, config=config.network)
     optimizer = make_optimizer(config.agent)
     self._state = init_learner_state(
-        jax.random.key(0), networks=networks, optimizer=optimizer
+      jax.random.key(0), networks=networks, optimizer=optimizer
     )
     self.params = jax.device_get(self._state.params)
     self._learner = make_learner(
-        networks=networks, optimizer=optimizer, config=config.agent
+      networks=networks, optimizer=optimizer, config=config.agent
     )
     # As the prefetcher does it, ahead of the update.
     self._on_device = jax.device_put(self.batch)
@@ -131,7 +130,7 @@ def learner_flops(config: Config) -> float:
   side, channels = PONG.obs_shape[0], network.frame_stack
   convolutions = []
   for outputs, size, stride in zip(
-      network.torso_channels, (8, 4, 3), (4, 2, 1)
+    network.torso_channels, (8, 4, 3), (4, 2, 1)
   ):
     side = (side - size) // stride + 1
     convolutions.append(side**2 * outputs * size**2 * channels)
@@ -142,8 +141,7 @@ def learner_flops(config: Config) -> float:
     products += features * network.torso_units
     features = network.torso_units
   features += (
-      PONG.num_actions * network.use_previous_action
-      + network.use_previous_reward
+    PONG.num_actions * network.use_previous_action + network.use_previous_reward
   )
   core, head = network.core_units, network.head_units
   products += (features + core) * 4 * core
@@ -151,5 +149,5 @@ def learner_flops(config: Config) -> float:
   rows = agent.batch_size * config.item_rows
   trained_rows = agent.batch_size * agent.trace_length
   return 2.0 * (
-      2 * rows * products + trained_rows * (2 * products - convolutions[0])
+    2 * rows * products + trained_rows * (2 * products - convolutions[0])
   )

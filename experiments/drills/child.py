@@ -1,15 +1,16 @@
 """A training process in which something goes wrong at a chosen moment.
 
-    python -m experiments.drills.child SETTINGS --sabotage kill-update --at 17
+python -m experiments.drills.child SETTINGS --sabotage kill-update --at 17
 """
 
+from collections.abc import Callable
 import json
 import os
 import pathlib
 import signal
 import sys
 import traceback
-from typing import Annotated, Any, Callable, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -17,7 +18,7 @@ from r2d2_jax.cli.train import launch
 from r2d2_jax.config import from_dict
 
 Sabotage = Literal[
-    "none", "kill-update", "kill-save", "nan", "dead-server", "environment"
+  "none", "kill-update", "kill-save", "nan", "dead-server", "environment"
 ]
 
 
@@ -65,7 +66,7 @@ def _poison(learner: Any, batch: Any) -> None:
 
 def _stop_server(learner: Any, batch: Any) -> None:
   del batch
-  learner._replay._server.stop()  # pylint: disable=protected-access
+  learner._replay._server.stop()
 
 
 def _fail(*args) -> None:
@@ -74,11 +75,10 @@ def _fail(*args) -> None:
 
 
 def _prepare(sabotage: Sabotage, at: int, keys: pathlib.Path | None) -> None:
-  # pylint: disable=g-import-not-at-top
   from r2d2_jax.replay.local import LocalReplay
-  from r2d2_jax.system.storage import checkpoints
   from r2d2_jax.system.loops.actor import ActorLoop
   from r2d2_jax.system.loops.learner import LearnerLoop
+  from r2d2_jax.system.storage import checkpoints
 
   learner_actions = {
       "kill-update": _kill, "nan": _poison, "dead-server": _stop_server,
@@ -113,11 +113,11 @@ def _prepare(sabotage: Sabotage, at: int, keys: pathlib.Path | None) -> None:
 
 
 def main(
-    settings: Annotated[tuple[str, ...], tyro.conf.Positional],
-    sabotage: Sabotage = "none",
-    at: int = 1,
-    keys: pathlib.Path | None = None,
-    each: bool = False,
+  settings: Annotated[tuple[str, ...], tyro.conf.Positional],
+  sabotage: Sabotage = "none",
+  at: int = 1,
+  keys: pathlib.Path | None = None,
+  each: bool = False,
 ) -> int:
   """Trains; returns the exit code of `experiments.train`.
 
@@ -136,7 +136,7 @@ def main(
   for text in settings:
     try:
       code = launch(from_dict(json.loads(text)))
-    except Exception:  # pylint: disable=broad-except
+    except Exception:
       traceback.print_exc()
       code = 1
     print(f"\n{code}", end=END, flush=True)

@@ -8,20 +8,20 @@ import subprocess
 import numpy as np
 
 from experiments.drills.drill import (
-    check,
-    check_logs,
-    command,
-    fingerprint,
-    is_one_message,
-    small_run,
-    started,
-    train,
-    wait_until,
+  check,
+  check_logs,
+  command,
+  fingerprint,
+  is_one_message,
+  small_run,
+  started,
+  train,
+  wait_until,
 )
 from r2d2_jax.system.storage.checkpoints import (
-    PARTIAL,
-    list_checkpoints,
-    read_record,
+  PARTIAL,
+  list_checkpoints,
+  read_record,
 )
 from r2d2_jax.system.storage.rundir import checkpoints_dir
 
@@ -36,7 +36,9 @@ def full_disk(directory: pathlib.Path) -> None:
   config = small_run(run_dir, {"run.total_steps": 3_000})
   check(train(config).returncode == 0, "a first run ends well")
   before = fingerprint(checkpoints_dir(run_dir))
-  longer = config.updated({"run.total_steps": 60_000, "checkpoint.period_updates": 10})
+  longer = config.updated(
+    {"run.total_steps": 60_000, "checkpoint.period_updates": 10}
+  )
   limited = subprocess.run(
       command(longer),
       capture_output=True, text=True, check=False, timeout=300,
@@ -46,9 +48,9 @@ def full_disk(directory: pathlib.Path) -> None:
   )  # fmt: skip
   check(limited.returncode == 1, "exit code 1", limited)
   check(
-      limited.stdout.count("warning: cannot save a checkpoint") >= 2,
-      "the run goes on after a save that failed",
-      limited.stdout,
+    limited.stdout.count("warning: cannot save a checkpoint") >= 2,
+    "the run goes on after a save that failed",
+    limited.stdout,
   )
   check("cannot save" in limited.stderr, "an error at the end", limited.stderr)
   check(is_one_message(limited.stderr), "one message", limited.stderr)
@@ -67,7 +69,11 @@ def full_disk_under_reverb(directory: pathlib.Path, *, marks: int = 10) -> str:
     What was counted, in a line.
   """
   run_dir, log = directory / "reverb", directory / "reverb.txt"
-  config = small_run(run_dir, {"run.total_steps": 10**9, "checkpoint.period_minutes": 0.01}, backend="reverb")  # fmt: skip
+  config = small_run(
+    run_dir,
+    {"run.total_steps": 10**9, "checkpoint.period_minutes": 0.01},
+    backend="reverb",
+  )
 
   def newest() -> int:
     saved = list_checkpoints(checkpoints_dir(run_dir))
@@ -84,23 +90,23 @@ def full_disk_under_reverb(directory: pathlib.Path, *, marks: int = 10) -> str:
       # One may have been under way when the disk became full.
       count = num_refused() + 2
       wait_until(
-          lambda: num_refused() >= count,
-          f"a warning at each save that finds {mark} bytes of room",
-          process,
-          log,
+        lambda: num_refused() >= count,
+        f"a warning at each save that finds {mark} bytes of room",
+        process,
+        log,
       )
       kept = list_checkpoints(checkpoints_dir(run_dir))
       check(bool(kept), f"checkpoints kept at {mark} bytes", kept)
       read_record(kept[-1])
       scratch = run_dir / ".replay"
       check(
-          not scratch.exists() or len(list(scratch.iterdir())) <= 2,
-          "no pieces of saves that heap up",
-          list(scratch.iterdir()),
+        not scratch.exists() or len(list(scratch.iterdir())) <= 2,
+        "no pieces of saves that heap up",
+        list(scratch.iterdir()),
       )
       _limit_files(process, resource.RLIM_INFINITY)
       wait_until(
-          lambda: newest() > kept[-1].steps, "a save with room", process, log
+        lambda: newest() > kept[-1].steps, "a save with room", process, log
       )
     _limit_files(process, _largest_file(run_dir) // 2)
     process.send_signal(signal.SIGTERM)
@@ -112,9 +118,9 @@ def full_disk_under_reverb(directory: pathlib.Path, *, marks: int = 10) -> str:
   check("Traceback" not in text, "no traceback", text)
   check("Exception ignored" not in text, "nothing of Python's own", text)
   check(
-      not list(checkpoints_dir(run_dir).glob(f"*{PARTIAL}")),
-      "the space of half a checkpoint given back",
-      list(checkpoints_dir(run_dir).iterdir()),
+    not list(checkpoints_dir(run_dir).glob(f"*{PARTIAL}")),
+    "the space of half a checkpoint given back",
+    list(checkpoints_dir(run_dir).iterdir()),
   )
   last = newest()
   again = train(config.updated({"run.total_steps": last + 500}))
@@ -128,7 +134,7 @@ def full_disk_under_reverb(directory: pathlib.Path, *, marks: int = 10) -> str:
 def _limit_files(process: subprocess.Popen, size_bytes: int) -> None:
   """How large a file of the process may become; it cannot tell that from a disk."""
   resource.prlimit(
-      process.pid, resource.RLIMIT_FSIZE, (size_bytes, resource.RLIM_INFINITY)
+    process.pid, resource.RLIMIT_FSIZE, (size_bytes, resource.RLIM_INFINITY)
   )
 
 

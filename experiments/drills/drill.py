@@ -62,20 +62,22 @@ def check(ok: bool, promise: str, found: object = "") -> None:
 
 
 def small_run(
-    run_dir: pathlib.Path,
-    settings: Mapping[str, Any] | None = None,
-    *,
-    backend: str = "local",
+  run_dir: pathlib.Path,
+  settings: Mapping[str, Any] | None = None,
+  *,
+  backend: str = "local",
 ) -> Config:
   """The smoke preset in a directory, with some settings changed."""
-  return smoke().updated({
+  return smoke().updated(
+    {
       "replay.backend": backend,
       "run.run_dir": str(run_dir),
       "log.period_seconds": 0.5,
       "log.tensorboard": False,
       "evaluation.num_episodes": 2,
       **(settings or {}),
-  })
+    }
+  )
 
 
 def in_directory(config: Config, run_dir: pathlib.Path) -> Config:
@@ -87,18 +89,18 @@ def command(*configs: Config, **options) -> list[str]:
   """The command line of `experiments.drills.child`; its options by name."""
   settings = [json.dumps(to_dict(config)) for config in configs]
   flags = [
-      f"--{name}" if value is True else f"--{name}={value}"
-      for name, value in options.items()
+    f"--{name}" if value is True else f"--{name}={value}"
+    for name, value in options.items()
   ]
   return [sys.executable, "-m", "experiments.drills.child", *settings, *flags]
 
 
 def train(
-    config: Config,
-    *,
-    timeout_seconds: float = 300.0,
-    environ: Mapping[str, str] | None = None,
-    **options,
+  config: Config,
+  *,
+  timeout_seconds: float = 300.0,
+  environ: Mapping[str, str] | None = None,
+  **options,
 ) -> subprocess.CompletedProcess[str]:
   """Runs it to its end, however it ends; environ adds to the environment."""
   return subprocess.run(
@@ -109,7 +111,7 @@ def train(
 
 
 def train_each(
-    configs: Sequence[Config], *, timeout_seconds: float = 900.0
+  configs: Sequence[Config], *, timeout_seconds: float = 900.0
 ) -> list[Ended]:
   """Runs them one after the other in one process, which imports only once."""
   done = subprocess.run(
@@ -119,9 +121,9 @@ def train_each(
   # What comes after the last mark is nobody's.
   out, err = (text.split(END)[:-1] for text in (done.stdout, done.stderr))
   check(
-      len(out) == len(err) == len(configs),
-      f"{len(configs)} trainings that end in one process",
-      f"{len(out)}, exit code {done.returncode}: {done.stderr[-2000:]}",
+    len(out) == len(err) == len(configs),
+    f"{len(configs)} trainings that end in one process",
+    f"{len(out)}, exit code {done.returncode}: {done.stderr[-2000:]}",
   )
   ended = []
   for stdout, stderr in zip(out, err):
@@ -132,7 +134,7 @@ def train_each(
 
 @contextlib.contextmanager
 def started(
-    config: Config, log: pathlib.Path, *, piped: bool = False, **options
+  config: Config, log: pathlib.Path, *, piped: bool = False, **options
 ) -> Iterator[subprocess.Popen]:
   """A training that is killed, if it still goes on, at the end of the block.
 
@@ -166,13 +168,13 @@ def _hear_signals() -> None:
 
 
 def wait_until(
-    question: Callable[[], bool],
-    promise: str,
-    process: subprocess.Popen,
-    log: pathlib.Path,
-    *,
-    every_seconds: float = 0.02,
-    timeout_seconds: float = 120.0,
+  question: Callable[[], bool],
+  promise: str,
+  process: subprocess.Popen,
+  log: pathlib.Path,
+  *,
+  every_seconds: float = 0.02,
+  timeout_seconds: float = 120.0,
 ) -> None:
   """Waits while the process goes on; its end, or a long time, break the promise."""
   deadline = time.monotonic() + timeout_seconds
@@ -181,9 +183,9 @@ def wait_until(
     if has_ended and question():
       return
     check(
-        not has_ended and time.monotonic() < deadline,
-        promise,
-        f"exit code {process.poll()}: {log.read_text()[-3000:]}",
+      not has_ended and time.monotonic() < deadline,
+      promise,
+      f"exit code {process.poll()}: {log.read_text()[-3000:]}",
     )
     time.sleep(every_seconds)
 
@@ -196,12 +198,12 @@ def rows(path: pathlib.Path, *, clock: bool = True) -> list[dict[str, str]]:
   text = path.read_text() if path.exists() else ""
   lines = text[: text.rfind("\n") + 1].splitlines()
   return [
-      {
-          name: value
-          for name, value in row.items()
-          if clock or not any(c in name for c in _CLOCK)
-      }
-      for row in csv.DictReader(lines)
+    {
+      name: value
+      for name, value in row.items()
+      if clock or not any(c in name for c in _CLOCK)
+    }
+    for row in csv.DictReader(lines)
   ]
 
 
@@ -217,35 +219,33 @@ def check_logs(run_dir: pathlib.Path) -> int:
   """
   log = rows(run_dir / "log.csv")
   counts = [
-      (float(row["minutes"]), int(row["steps"]), int(row["updates"]))
-      for row in log
+    (float(row["minutes"]), int(row["steps"]), int(row["updates"]))
+    for row in log
   ]
   for before, after, row in zip(counts, counts[1:], log[1:]):
     has_score = row.get("eval_return", "nan") != "nan"
     check(
-        after[0] > before[0]
-        and (after[1:] != before[1:] or has_score)
-        and after[1] >= before[1]
-        and after[2] >= before[2],
-        "minutes, and steps or updates, that rise from row to row in log.csv",
-        f"{before} and then {after}",
+      after[0] > before[0]
+      and (after[1:] != before[1:] or has_score)
+      and after[1] >= before[1]
+      and after[2] >= before[2],
+      "minutes, and steps or updates, that rise from row to row in log.csv",
+      f"{before} and then {after}",
     )
   games = [
-      (row["updates"], row["steps"], row["game"])
-      for row in rows(run_dir / "evaluation.csv")
+    (row["updates"], row["steps"], row["game"])
+    for row in rows(run_dir / "evaluation.csv")
   ]
-  check(
-      len(games) == len(set(games)), "no game twice in evaluation.csv", games
-  )
+  check(len(games) == len(set(games)), "no game twice in evaluation.csv", games)
   return len(counts)
 
 
 def fingerprint(directory: pathlib.Path) -> dict[str, bytes]:
   """All files and what is in them, but for the lock."""
   return {
-      str(path.relative_to(directory)): path.read_bytes()
-      for path in sorted(directory.rglob("*"))
-      if path.is_file() and path.name != ".lock"
+    str(path.relative_to(directory)): path.read_bytes()
+    for path in sorted(directory.rglob("*"))
+    if path.is_file() and path.name != ".lock"
   }
 
 

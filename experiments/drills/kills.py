@@ -12,14 +12,14 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from experiments.drills.drill import (
-    KILLED,
-    check,
-    check_logs,
-    rows,
-    small_run,
-    started,
-    train,
-    wait_until,
+  KILLED,
+  check,
+  check_logs,
+  rows,
+  small_run,
+  started,
+  train,
+  wait_until,
 )
 from r2d2_jax.config import Config
 from r2d2_jax.system.storage.checkpoints import list_checkpoints, read_record
@@ -28,23 +28,33 @@ from r2d2_jax.system.storage.rundir import checkpoints_dir
 
 def lockstep_run(run_dir: pathlib.Path, task: str) -> Config:
   """A run in lock-step that logs, saves and evaluates at fixed counts."""
-  config = small_run(run_dir, {"run.lockstep": True, "run.total_steps": 6_000, "log.period_updates": 3, "checkpoint.period_updates": 7, "evaluation.period_steps": 2_000, "run.actor_refresh_steps": 13})  # fmt: skip
+  config = small_run(
+    run_dir,
+    {
+      "run.lockstep": True,
+      "run.total_steps": 6_000,
+      "log.period_updates": 3,
+      "checkpoint.period_updates": 7,
+      "evaluation.period_steps": 2_000,
+      "run.actor_refresh_steps": 13,
+    },
+  )
   network = config.network
   if task != "recall":
     network = dataclasses.replace(network, torso_channels=(16,))
   return dataclasses.replace(
-      config,
-      env=dataclasses.replace(config.env, task=task, flicker_probability=0.1),
-      network=network,
+    config,
+    env=dataclasses.replace(config.env, task=task, flicker_probability=0.1),
+    network=network,
   )
 
 
 def kill_in_lockstep(
-    directory: pathlib.Path,
-    *,
-    task: str = "recall",
-    sabotage: Literal["kill-update", "kill-save"] = "kill-update",
-    at: int = 17,
+  directory: pathlib.Path,
+  *,
+  task: str = "recall",
+  sabotage: Literal["kill-update", "kill-save"] = "kill-update",
+  at: int = 17,
 ) -> None:
   """N updates, kill -9, resume: equals a run that nobody disturbed."""
   straight = lockstep_run(directory / f"straight-{task}", task)
@@ -65,22 +75,22 @@ def kill_in_lockstep(
   resumed = train(config, keys=keys)
   check(resumed.returncode == 0, "the resumed run ends well", resumed.stderr)
   check(
-      f"resuming from {saved[-1].path}" in resumed.stdout
-      and "exactly" in resumed.stdout,
-      "it says where from",
-      resumed.stdout,
+    f"resuming from {saved[-1].path}" in resumed.stdout
+    and "exactly" in resumed.stdout,
+    "it says where from",
+    resumed.stdout,
   )
 
   expected = pathlib.Path(straight.run.run_dir)
   check(
-      keys.read_text() == (directory / f"straight-{task}.keys").read_text(),
-      "the same sampled keys",
+    keys.read_text() == (directory / f"straight-{task}.keys").read_text(),
+    "the same sampled keys",
   )
   for log in ("log.csv", "evaluation.csv"):
     mine, other = (rows(d / log, clock=False) for d in (run_dir, expected))
     check(len(mine) > 5 and mine == other, f"the same rows in {log}", mine[-1])
   jax.tree.map(
-      np.testing.assert_array_equal, _learner(run_dir), _learner(expected)
+    np.testing.assert_array_equal, _learner(run_dir), _learner(expected)
   )
 
 
@@ -92,11 +102,11 @@ def _learner(run_dir: pathlib.Path):
 
 
 def kill_threads(
-    directory: pathlib.Path,
-    *,
-    backend: Literal["reverb", "local"] = "reverb",
-    tries: int = 5,
-    seed: int = 0,
+  directory: pathlib.Path,
+  *,
+  backend: Literal["reverb", "local"] = "reverb",
+  tries: int = 5,
+  seed: int = 0,
 ) -> str:
   """kill -9 at random moments: no more is lost than since the last save.
 
@@ -108,7 +118,15 @@ def kill_threads(
   """
   moments = random.Random(seed)
   run_dir = directory / f"threads-{backend}"
-  config = small_run(run_dir, {"run.total_steps": 10**9, "checkpoint.period_minutes": 0.02, "evaluation.period_steps": 2_000}, backend=backend)  # fmt: skip
+  config = small_run(
+    run_dir,
+    {
+      "run.total_steps": 10**9,
+      "checkpoint.period_minutes": 0.02,
+      "evaluation.period_steps": 2_000,
+    },
+    backend=backend,
+  )
   before, start_seconds = -1, 10.0
   for kill in range(tries):
     kind = ("later", "save", "start")[kill % 3]

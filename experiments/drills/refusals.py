@@ -7,16 +7,16 @@ import shutil
 import subprocess
 
 from experiments.drills.drill import (
-    Ended,
-    Failures,
-    check,
-    command,
-    fingerprint,
-    in_directory,
-    is_one_message,
-    small_run,
-    train,
-    train_each,
+  Ended,
+  Failures,
+  check,
+  command,
+  fingerprint,
+  in_directory,
+  is_one_message,
+  small_run,
+  train,
+  train_each,
 )
 from r2d2_jax.system.storage.checkpoints import FORMAT, list_checkpoints
 from r2d2_jax.system.storage.rundir import checkpoints_dir
@@ -37,12 +37,12 @@ def directories_that_cannot_be_used(directory: pathlib.Path) -> None:
     check(fingerprint(directory) == before, f"nothing changed ({expected})")
 
   refused(
-      config.updated({"network.core_units": 16}),
-      "another task or network",
+    config.updated({"network.core_units": 16}),
+    "another task or network",
   )
   refused(
-      config.updated({"env.task": "recall-long"}),
-      "another task or network",
+    config.updated({"env.task": "recall-long"}),
+    "another task or network",
   )
   foreign = directory / "photos"
   foreign.mkdir()
@@ -58,16 +58,16 @@ def directories_that_cannot_be_used(directory: pathlib.Path) -> None:
   record = list_checkpoints(checkpoints_dir(run_dir))[-1].path / "record.json"
   good = record.read_text()
   for damage, expected in (
-      (good.replace(f'"format": {FORMAT}', '"format": 99'), "got 99"),
-      (good[: len(good) // 2], f"cannot read {record}"),
-      ("[]", f"cannot read {record}"),
+    (good.replace(f'"format": {FORMAT}', '"format": 99'), "got 99"),
+    (good[: len(good) // 2], f"cannot read {record}"),
+    ("[]", f"cannot read {record}"),
   ):
     record.write_text(damage)
     refused(config, expected)
   record.write_text(good)
   longer = config.updated({"run.total_steps": 10**9})
   with subprocess.Popen(
-      command(longer), stdout=subprocess.PIPE, text=True
+    command(longer), stdout=subprocess.PIPE, text=True
   ) as process:
     try:
       for line in process.stdout:
@@ -82,22 +82,22 @@ def directories_that_cannot_be_used(directory: pathlib.Path) -> None:
 
 # Where a run writes, or would. True: a directory.
 _LINKED = {
-    ".lock": False,
-    "config.json": False,
-    "config.json.partial": False,
-    "log.csv": False,
-    "log.csv.partial": False,
-    "evaluation.csv": False,
-    "evaluation.csv.partial": False,
-    "learning_curve.png": False,
-    "learning_curve.png.partial": False,
-    "crash.txt": False,
-    "checkpoints": True,
-    "checkpoints/9-9.partial": True,
-    "best": True,
-    "tensorboard": True,
-    "wandb": True,
-    ".replay": True,
+  ".lock": False,
+  "config.json": False,
+  "config.json.partial": False,
+  "log.csv": False,
+  "log.csv.partial": False,
+  "evaluation.csv": False,
+  "evaluation.csv.partial": False,
+  "learning_curve.png": False,
+  "learning_curve.png.partial": False,
+  "crash.txt": False,
+  "checkpoints": True,
+  "checkpoints/9-9.partial": True,
+  "best": True,
+  "tensorboard": True,
+  "wandb": True,
+  ".replay": True,
 }
 
 
@@ -127,16 +127,16 @@ def links(directory: pathlib.Path) -> str:
     befores.append(fingerprint(place))
   num_refused, failures = 0, Failures()
   for name, config, before, ended in zip(
-      _LINKED, configs, befores, train_each(configs), strict=True
+    _LINKED, configs, befores, train_each(configs), strict=True
   ):
     place = pathlib.Path(config.run.run_dir).parent
     after = fingerprint(place)
     num_refused += bool(ended.returncode)
     with failures.of(name):
       check(
-          _only(before, "outside") == _only(after, "outside"),
-          "nothing written where it leads",
-          sorted(_only(after, "outside")),
+        _only(before, "outside") == _only(after, "outside"),
+        "nothing written where it leads",
+        sorted(_only(after, "outside")),
       )
       if ended.returncode:
         _check_refused(ended, before, after, says="link")
@@ -146,7 +146,7 @@ def links(directory: pathlib.Path) -> str:
 
 
 def _check_refused(
-    ended: Ended, before: dict[str, bytes], after: dict[str, bytes], says: str
+  ended: Ended, before: dict[str, bytes], after: dict[str, bytes], says: str
 ) -> None:
   """With code 2 and one message, before anything was written."""
   tail = f"exit code {ended.returncode}: {ended.stderr[-2000:]}"
@@ -154,9 +154,9 @@ def _check_refused(
   check(is_one_message(ended.stderr), "one message", tail)
   check(says in ended.stderr, says, tail)
   changed = sorted(
-      name
-      for name in before.keys() | after.keys()
-      if before.get(name) != after.get(name)
+    name
+    for name in before.keys() | after.keys()
+    if before.get(name) != after.get(name)
   )
   check(not changed, "nothing changed", changed)
 
@@ -164,14 +164,14 @@ def _check_refused(
 def _only(files: dict[str, bytes], name: str) -> dict[str, bytes]:
   """Those in a directory, or the file of that name."""
   return {
-      path: data
-      for path, data in files.items()
-      if path == name or path.startswith(f"{name}/")
+    path: data
+    for path, data in files.items()
+    if path == name or path.startswith(f"{name}/")
   }
 
 
 def damaged_files(
-    directory: pathlib.Path, *, tries: int = 1, seed: int = 0
+  directory: pathlib.Path, *, tries: int = 1, seed: int = 0
 ) -> str:
   """Each file of a run, damaged: refused in one message, or it does not matter.
 
@@ -185,16 +185,18 @@ def damaged_files(
   """
   choice = random.Random(seed)
   ways = {
-      "empty": lambda data: b"",
-      "half": lambda data: data[: len(data) // 2],
-      "zeros": lambda data: bytes(len(data)),
-      "garbage": lambda data: choice.randbytes(max(64, len(data))),
-      "missing": None,
+    "empty": lambda data: b"",
+    "half": lambda data: data[: len(data) // 2],
+    "zeros": lambda data: bytes(len(data)),
+    "garbage": lambda data: choice.randbytes(max(64, len(data))),
+    "missing": None,
   }
   counts, failures = {"went on": 0, "refused": 0}, Failures()
   for backend in "local", "reverb":
     place = directory / backend
-    config = small_run(place / "run", {"run.total_steps": 1_500}, backend=backend)
+    config = small_run(
+      place / "run", {"run.total_steps": 1_500}, backend=backend
+    )
     check(train(config).returncode == 0, "a first run ends well")
     longer = config.updated({"run.total_steps": 1_700})
     configs, names, befores = [], [], []
@@ -211,7 +213,7 @@ def damaged_files(
         configs.append(in_directory(longer, run_dir))
         befores.append(fingerprint(run_dir))
     for name, config, before, ended in zip(
-        names, configs, befores, train_each(configs), strict=True
+      names, configs, befores, train_each(configs), strict=True
     ):
       run_dir = pathlib.Path(config.run.run_dir)
       counts["refused" if ended.returncode else "went on"] += 1
@@ -230,9 +232,13 @@ def _files_of_a_run(run_dir: pathlib.Path, backend: str) -> list[pathlib.Path]:
   if backend == "reverb":
     found = (newest / "replay").rglob("*")
   else:
-    found = [*run_dir.iterdir(), *newest.rglob("*"), *(run_dir / "best").rglob("*")]
+    found = [
+      *run_dir.iterdir(),
+      *newest.rglob("*"),
+      *(run_dir / "best").rglob("*"),
+    ]
   return sorted(
-      path.relative_to(run_dir)
-      for path in found
-      if path.is_file() and path.name != ".lock"
+    path.relative_to(run_dir)
+    for path in found
+    if path.is_file() and path.name != ".lock"
   )

@@ -6,12 +6,12 @@ import shutil
 from typing import Any
 
 from experiments.drills.drill import (
-    check,
-    check_logs,
-    in_directory,
-    rows,
-    small_run,
-    train,
+  check,
+  check_logs,
+  in_directory,
+  rows,
+  small_run,
+  train,
 )
 from r2d2_jax.config import Config
 from r2d2_jax.system.storage.checkpoints import list_checkpoints, read_record
@@ -28,7 +28,9 @@ def other_settings(directory: pathlib.Path) -> str:
   Returns:
     The ratios that were measured, in a line.
   """
-  config = small_run(directory / "run", {"run.total_steps": _STEPS}, backend="reverb")  # fmt: skip
+  config = small_run(
+    directory / "run", {"run.total_steps": _STEPS}, backend="reverb"
+  )
   check(train(config).returncode == 0, "a first run ends well")
   measured = {}
   cases: list[tuple[str, dict[str, Any], bool]] = [
@@ -47,9 +49,9 @@ def other_settings(directory: pathlib.Path) -> str:
     changed = in_directory(config, run_dir).updated(settings)
     said, measured[name] = _go_on(changed, two_devices=has_two)
     check(
-        all(setting in said for setting in settings),
-        "changed settings named",
-        said,
+      all(setting in said for setting in settings),
+      "changed settings named",
+      said,
     )
     if has_two:
       check("learner: 2 of 2 devices" in said, "two devices", said)
@@ -59,17 +61,17 @@ def other_settings(directory: pathlib.Path) -> str:
       check("new columns, NaN so far: loss" in said, "it says so", said)
       log = rows(run_dir / "log.csv")
       check(
-          log[0]["loss"] == "nan"
-          and log[-1]["loss"] != "nan"
-          and log[-1]["of_an_earlier_version"] == "nan",
-          "columns of both versions",
-          (log[0], log[-1]),
+        log[0]["loss"] == "nan"
+        and log[-1]["loss"] != "nan"
+        and log[-1]["of_an_earlier_version"] == "nan",
+        "columns of both versions",
+        (log[0], log[-1]),
       )
-  both = small_run(directory / "both", {"run.total_steps": _STEPS, "replay.row_states": True})  # fmt: skip
-  done = train(both, environ=_TWO_DEVICES)
-  check(
-      done.returncode == 0, "states of all rows on two devices", done.stderr
+  both = small_run(
+    directory / "both", {"run.total_steps": _STEPS, "replay.row_states": True}
   )
+  done = train(both, environ=_TWO_DEVICES)
+  check(done.returncode == 0, "states of all rows on two devices", done.stderr)
   return ", ".join(f"{name} {ratio:.2f}" for name, ratio in measured.items())
 
 
@@ -81,20 +83,22 @@ def _go_on(config: Config, *, two_devices: bool = False) -> tuple[str, float]:
   done = train(more, environ=_TWO_DEVICES if two_devices else None)
   check(done.returncode == 0, f"{run_dir.name} goes on", done.stderr)
   check(
-      f"resuming from {before.path}" in done.stdout, "from there", done.stdout
+    f"resuming from {before.path}" in done.stdout, "from there", done.stdout
   )
   check("filled anew" not in done.stdout, "with its replay", done.stdout)
   after = list_checkpoints(checkpoints_dir(run_dir))[-1]
-  old, new = (read_record(checkpoint)["ratio"] for checkpoint in (before, after))
+  old, new = (
+    read_record(checkpoint)["ratio"] for checkpoint in (before, after)
+  )
   # With another ratio the count begins anew at the resume.
   is_anew = new["start_steps"] != old["start_steps"]
   trained_rows = new["trained_rows"] - (0 if is_anew else old["trained_rows"])
   ratio = trained_rows / (after.steps - before.steps)
   asked = config.replay.replay_ratio
   check(
-      0.7 * asked < ratio < 1.3 * asked,
-      f"{asked} trained rows per step since the resume",
-      ratio,
+    0.7 * asked < ratio < 1.3 * asked,
+    f"{asked} trained rows per step since the resume",
+    ratio,
   )
   check_logs(run_dir)
   return done.stdout, ratio

@@ -9,20 +9,20 @@ import time
 from typing import NamedTuple
 
 from experiments.drills.drill import (
-    check,
-    check_logs,
-    in_directory,
-    rows,
-    small_run,
-    started,
-    train,
-    wait_until,
+  check,
+  check_logs,
+  in_directory,
+  rows,
+  small_run,
+  started,
+  train,
+  wait_until,
 )
 from r2d2_jax.system.run.interrupts import SIGNALS
 from r2d2_jax.system.storage.checkpoints import (
-    PARTIAL,
-    list_checkpoints,
-    read_record,
+  PARTIAL,
+  list_checkpoints,
+  read_record,
 )
 from r2d2_jax.system.storage.rundir import checkpoints_dir
 
@@ -42,9 +42,9 @@ def _signal_of(number: int) -> signal.Signals:
 
 
 def _send(
-    process: subprocess.Popen,
-    log: pathlib.Path,
-    signals: list[tuple[float, signal.Signals]],
+  process: subprocess.Popen,
+  log: pathlib.Path,
+  signals: list[tuple[float, signal.Signals]],
 ) -> _End:
   """Sends each signal after so many seconds; waits for the end."""
   for seconds, number in signals:
@@ -66,13 +66,13 @@ def _check_end(end: _End, signals: list[tuple[float, signal.Signals]]) -> None:
   is_early = "Traceback" in end.text and "KeyboardInterrupt" in end.text
   is_early = is_early and "world: " not in end.text
   check(
-      end.code == 130
-      or (outside or is_early)
-      and end.code in numbers
-      or _LAST_WORDS in end.text
-      and end.code == 0,
-      f"exit code 130 after {signals}",
-      f"{end.code}: {end.text[-3000:]}",
+    end.code == 130
+    or (outside or is_early)
+    and end.code in numbers
+    or _LAST_WORDS in end.text
+    and end.code == 0,
+    f"exit code 130 after {signals}",
+    f"{end.code}: {end.text[-3000:]}",
   )
   check("Traceback" not in end.text or is_early, "no traceback", end.text)
 
@@ -90,7 +90,7 @@ def _check_saved(run_dir: pathlib.Path) -> int:
 
 
 def at_start_up(
-    directory: pathlib.Path, *, tries: int = 4, seed: int = 0
+  directory: pathlib.Path, *, tries: int = 4, seed: int = 0
 ) -> str:
   """While it imports, compiles, restores: it ends, and what was saved is there.
 
@@ -104,9 +104,7 @@ def at_start_up(
   longer = config.updated({"run.total_steps": 10**9})
   begin = time.monotonic()
   with started(longer, log) as process:
-    wait_until(
-        lambda: "updates/s" in log.read_text(), "a start", process, log
-    )
+    wait_until(lambda: "updates/s" in log.read_text(), "a start", process, log)
     start_seconds = time.monotonic() - begin
   steps, slowest, codes = _check_saved(run_dir), 0.0, []
   for i in range(tries):
@@ -125,13 +123,13 @@ def at_start_up(
   again = train(config.updated({"run.total_steps": steps + 500}))
   check(again.returncode == 0, "it goes on", again.stderr)
   return (
-      f"{tries} signals in {start_seconds:.0f} s of start-up, the slowest end"
-      f" {slowest:.1f} s, codes {sorted(set(codes))}"
+    f"{tries} signals in {start_seconds:.0f} s of start-up, the slowest end"
+    f" {slowest:.1f} s, codes {sorted(set(codes))}"
   )
 
 
 def in_the_last_save(
-    directory: pathlib.Path, *, tries: int = 4, seed: int = 0
+  directory: pathlib.Path, *, tries: int = 4, seed: int = 0
 ) -> str:
   """In the only save there is; every other time a second signal close behind.
 
@@ -147,7 +145,11 @@ def in_the_last_save(
     )  # fmt: skip
 
   def run(name: str, backend: str):
-    return small_run(directory / name, {"run.total_steps": 1_500, "checkpoint.period_minutes": _NEVER_MINUTES}, backend=backend)  # fmt: skip
+    return small_run(
+      directory / name,
+      {"run.total_steps": 1_500, "checkpoint.period_minutes": _NEVER_MINUTES},
+      backend=backend,
+    )
 
   save_seconds = {}
   for backend in ("local", "reverb")[: max(1, min(2, tries))]:
@@ -182,7 +184,7 @@ def in_the_last_save(
 
 
 def in_the_evaluation(
-    directory: pathlib.Path, *, tries: int = 4, seed: int = 0
+  directory: pathlib.Path, *, tries: int = 4, seed: int = 0
 ) -> str:
   """In the last evaluation: it is left out, whole, and done at the next start.
 
@@ -190,7 +192,9 @@ def in_the_evaluation(
     What was counted, in a line.
   """
   moments = random.Random(seed)
-  base = small_run(directory / "base", {"run.total_steps": 1_500, "evaluation.num_episodes": 0})  # fmt: skip
+  base = small_run(
+    directory / "base", {"run.total_steps": 1_500, "evaluation.num_episodes": 0}
+  )
   check(train(base).returncode == 0, "a first run ends well")
   num_games = 2_000
   config = base.updated({"evaluation.num_episodes": num_games})
@@ -204,7 +208,7 @@ def in_the_evaluation(
     _wait_for_evaluation(process, log)
     begin = time.monotonic()
     wait_until(
-        lambda: "evaluation: " in log.read_text(), "scores", process, log
+      lambda: "evaluation: " in log.read_text(), "scores", process, log
     )
     evaluation_seconds = time.monotonic() - begin
     check(process.wait(60) == 0, "it ends well", log.read_text())
@@ -220,21 +224,19 @@ def in_the_evaluation(
     _check_saved(run_dir)
     games = len(rows(run_dir / "evaluation.csv"))
     check(games in (0, num_games), "all games or none written down", games)
-    check(
-        bool(games) == ("evaluation: " in end.text), "as it says", end.text
-    )
+    check(bool(games) == ("evaluation: " in end.text), "as it says", end.text)
     num_left_out += not games
   again = train(here)
   check(again.returncode == 0, "the next start ends well", again.stderr)
   games = len(rows(run_dir / "evaluation.csv"))
   check(games == num_games, "it has evaluated, once", games)
   return (
-      f"{tries} signals in {evaluation_seconds:.1f} s of evaluation,"
-      f" {num_left_out} left out"
+    f"{tries} signals in {evaluation_seconds:.1f} s of evaluation,"
+    f" {num_left_out} left out"
   )
 
 
 def _wait_for_evaluation(process, log: pathlib.Path) -> None:
   wait_until(
-      lambda: "evaluating" in log.read_text(), "an evaluation", process, log
+    lambda: "evaluating" in log.read_text(), "an evaluation", process, log
   )

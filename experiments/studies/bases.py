@@ -10,10 +10,10 @@ episode the start state is the null state, whatever the strategy.
 
 from typing import Literal
 
-from r2d2_jax.presets import laptop, memory, paper, smoke
 from experiments.studies.study import changed
 from r2d2_jax.config import Config
 from r2d2_jax.envs.tasks import atari57_games, plain_name
+from r2d2_jax.presets import laptop, memory, paper, smoke
 
 Size = Literal["small", "paper"]
 

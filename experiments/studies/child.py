@@ -30,7 +30,7 @@ def main() -> int:
   # run would log and save once more, at a moment that is never the same.
   number = signal.SIGKILL if config.run.lockstep else signal.SIGINT
   threading.Thread(
-      target=_stop_with_the_study, args=(number,), daemon=True
+    target=_stop_with_the_study, args=(number,), daemon=True
   ).start()
   return launch(config)
 

@@ -1,17 +1,18 @@
 """The command of every study: options in; runs, tables and a plot out."""
 
+from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import dataclasses
 import functools
 import pathlib
 import tempfile
 import time
-from typing import Any, Callable, Iterator, Sequence
+from typing import Any
 
 from experiments import archive
-from r2d2_jax.cli.command import check_number, writing
 from experiments.studies.bases import Size
 from experiments.studies.study import Run, Study, make_runs
+from r2d2_jax.cli.command import check_number, writing
 from r2d2_jax.config import ConfigError
 
 # Plain lines, where nothing can be redrawn, are for a file.
@@ -50,9 +51,9 @@ class Options:
 
 
 def run_study(
-    study: Study,
-    options: Options,
-    plot: Callable[[Sequence[Any], pathlib.Path], None],
+  study: Study,
+  options: Options,
+  plot: Callable[[Sequence[Any], pathlib.Path], None],
 ) -> int:
   """Makes the runs that are missing, and the report after each of them.
 
@@ -69,7 +70,6 @@ def run_study(
       that holds other runs, or an archive of runs, which cannot go on.
     KeyboardInterrupt: Ctrl-C; the same command goes on.
   """
-  # pylint: disable=g-import-not-at-top
   from rich.console import Console
 
   from experiments.studies import results
@@ -113,8 +113,8 @@ def run_study(
 
   if _is_packed(out, runs):
     raise ConfigError(
-        f"{out} holds an archive of runs, which cannot go on: give another"
-        f" --out, or unpack it with python -m experiments.archive unpack {out} {out}"
+      f"{out} holds an archive of runs, which cannot go on: give another"
+      f" --out, or unpack it with python -m experiments.archive unpack {out} {out}"
     )
   results.check_settings(runs, out)
   with writing("--out", out):
@@ -130,8 +130,8 @@ def run_study(
       say(f"finished {run.title}")
     else:
       say(
-          f"failed: {run.title}, exit code {failure.returncode}; what it said is"
-          f" in {run.output}. Its last line: {_last_line(run.output)}"
+        f"failed: {run.title}, exit code {failure.returncode}; what it said is"
+        f" in {run.output}. Its last line: {_last_line(run.output)}"
       )
     report(runs)
 
@@ -139,8 +139,8 @@ def run_study(
   try:
     with heard_signals() as stop, progress_display(console) as show_line:
       shown = _Throttled(
-          lambda going: show_line(_progress(runs, done, going, options.jobs)),
-          _REDRAW_SECONDS if console.is_terminal else _LINE_SECONDS,
+        lambda going: show_line(_progress(runs, done, going, options.jobs)),
+        _REDRAW_SECONDS if console.is_terminal else _LINE_SECONDS,
       )
 
       def show(going: list[Run]) -> None:
@@ -162,14 +162,12 @@ def run_study(
 def _is_packed(out: pathlib.Path, runs: Sequence[Run]) -> bool:
   """Whether the runs are in an archive alone: directories come before it."""
   return (out / archive.FILE_NAME).is_file() and not any(
-      run.directory.exists() for run in runs
+    run.directory.exists() for run in runs
   )
 
 
 @contextlib.contextmanager
-def _unpacked(
-    out: pathlib.Path, runs: Sequence[Run]
-) -> Iterator[pathlib.Path]:
+def _unpacked(out: pathlib.Path, runs: Sequence[Run]) -> Iterator[pathlib.Path]:
   """Where the runs of a study can be read: `out`, or a temporary directory."""
   if not _is_packed(out, runs):
     yield out
@@ -182,8 +180,8 @@ def _unpacked(
 def _check_configs(runs: Sequence[Run]) -> None:
   """Refuses, before hours of work, settings and tasks that cannot work."""
   # Imports EnvPool, where a task needs it.
-  from r2d2_jax.config import validate  # pylint: disable=g-import-not-at-top
-  from r2d2_jax.envs.make import world_spec  # pylint: disable=g-import-not-at-top
+  from r2d2_jax.config import validate
+  from r2d2_jax.envs.make import world_spec
 
   for env in dict.fromkeys(run.config.env for run in runs):
     world_spec(env)
@@ -206,10 +204,9 @@ class _Throttled:
 
 
 def _progress(
-    runs: Sequence[Run], done: int, going: Sequence[Run], jobs: int
+  runs: Sequence[Run], done: int, going: Sequence[Run], jobs: int
 ) -> str:
   """Runs done, those going on, time left."""
-  # pylint: disable=g-import-not-at-top
   from experiments.studies.results import last_log_row
   from experiments.studies.runner import minutes_left
 
@@ -231,7 +228,7 @@ def _last_line(path: pathlib.Path) -> str:
 
 def _summary_lines(study: Study, runs: Sequence[Run]) -> list[str]:
   """The columns that the study is about: mean over the seeds, and their range."""
-  from experiments.studies import results  # pylint: disable=g-import-not-at-top
+  from experiments.studies import results
 
   table = [("task", "arm", "seeds", *study.columns)]
   for row in results.summarise(results.read_records(runs)):
@@ -244,6 +241,4 @@ def _summary_lines(study: Study, runs: Sequence[Run]) -> list[str]:
   if len(table) == 1:
     return ["no run is finished"]
   widths = [max(map(len, column)) for column in zip(*table)]
-  return [
-      "  ".join(map(str.ljust, line, widths)).rstrip() for line in table
-  ]
+  return ["  ".join(map(str.ljust, line, widths)).rstrip() for line in table]

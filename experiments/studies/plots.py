@@ -1,6 +1,7 @@
 """What the plots of the studies share: groups of seeds, curves, ranges, legends."""
 
-from typing import Mapping, NamedTuple, Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,11 +23,11 @@ class Spread(NamedTuple):
 def new_figure(rows: int, columns: int, *, panel_inches: tuple[float, float]):
   """A figure and its axes [rows, columns]."""
   # Not pyplot: no display may be assumed, and figures are freed by themselves.
-  from matplotlib.figure import Figure  # pylint: disable=g-import-not-at-top
+  from matplotlib.figure import Figure
 
   width, height = panel_inches
   figure = Figure(
-      figsize=(columns * width, rows * height + 0.4), layout="constrained"
+    figsize=(columns * width, rows * height + 0.4), layout="constrained"
   )
   return figure, figure.subplots(rows, columns, squeeze=False)
 
@@ -50,7 +51,7 @@ def spread(records: Sequence[Record], column: str) -> Spread | None:
 
 
 def draw_curve(
-    axes, records: Sequence[Record], column: str, *, smooth: int = 1, **style
+  axes, records: Sequence[Record], column: str, *, smooth: int = 1, **style
 ) -> None:
   """A column of the logs against frames: mean of the seeds, and their range.
 

@@ -4,18 +4,19 @@ Nothing of the wall clock is in results.csv and summary.csv, so that they are th
 same however often the study was interrupted; minutes.csv has the minutes.
 """
 
+from collections.abc import Mapping, Sequence
 import csv
 import io
 import pathlib
-from typing import Mapping, NamedTuple, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from experiments.studies.study import Run
-from r2d2_jax.config import ConfigError
 from r2d2_jax.analysis.comparison import differing_settings, settings_of
-from r2d2_jax.system.storage.rundir import read_config
+from r2d2_jax.config import ConfigError
 from r2d2_jax.system.storage.csv_log import read_log
+from r2d2_jax.system.storage.rundir import read_config
 
 _KEY = ("task", "arm", "seed")
 # Means over the last quarter of the steps, of the columns of log.csv.
@@ -60,9 +61,9 @@ def is_finished(run: Run) -> bool:
     return False
   evaluation = _read_last_evaluation(run)
   return (
-      evaluation is not None
-      and len(evaluation.returns) == run.config.evaluation.num_episodes
-      and evaluation.num_updates == int(_read_log(run)["updates"][-1])
+    evaluation is not None
+    and len(evaluation.returns) == run.config.evaluation.num_episodes
+    and evaluation.num_updates == int(_read_log(run)["updates"][-1])
   )
 
 
@@ -99,7 +100,9 @@ def _read(run: Run) -> Record:
   steps = log["steps"]
   # Whatever came after a run's end was that of another start of it.
   late = steps >= 0.75 * steps[-1]
-  values = {name: float(log[name][-1]) for name in ("steps", "frames", "updates")}
+  values = {
+    name: float(log[name][-1]) for name in ("steps", "frames", "updates")
+  }
   values |= dict.fromkeys(("eval_mean", "eval_median", "eval_games"), _NAN)
   if finished:
     returns = _read_last_evaluation(run).returns
@@ -119,8 +122,8 @@ def _read_log(run: Run) -> dict[str, np.ndarray]:
   it is evaluated anew because it was stopped meanwhile: the first row counts.
   """
   columns = {
-      name: np.array(values)
-      for name, values in read_log(run.directory / "log.csv").items()
+    name: np.array(values)
+    for name, values in read_log(run.directory / "log.csv").items()
   }
   moments = np.stack([columns["steps"], columns["updates"]], axis=1)
   is_new = np.append(True, (moments[1:] != moments[:-1]).any(axis=1))
@@ -129,7 +132,7 @@ def _read_log(run: Run) -> dict[str, np.ndarray]:
 
 def _read_last_evaluation(run: Run):
   # Imports jax, which --help should not.
-  from r2d2_jax.system.evaluation import read_last_evaluation  # pylint: disable=g-import-not-at-top
+  from r2d2_jax.system.evaluation import read_last_evaluation
 
   return read_last_evaluation(run.directory)
 
@@ -174,8 +177,8 @@ def check_settings(runs: Sequence[Run], out: pathlib.Path) -> None:
       differing.append("run.total_steps")
     if differing:
       raise ConfigError(
-          f"{out / run.directory.relative_to(run.out)} holds a run with another {', '.join(differing)}; give"
-          " another --out, or move it away"
+        f"{out / run.directory.relative_to(run.out)} holds a run with another {', '.join(differing)}; give"
+        " another --out, or move it away"
       )
 
 
@@ -193,7 +196,9 @@ def write_tables(records: Sequence[Record], out: pathlib.Path) -> None:
       _key(r) | {"finished": int(r.finished)} | r.values for r in ordered
   ])  # fmt: skip
   _write(out / "summary.csv", summarise(ordered))
-  _write(out / "minutes.csv", [_key(r) | {"minutes": r.minutes} for r in ordered])
+  _write(
+    out / "minutes.csv", [_key(r) | {"minutes": r.minutes} for r in ordered]
+  )
 
 
 def _order(records: Sequence[Record], record: Record) -> tuple[int, int]:
@@ -230,10 +235,12 @@ def _write(path: pathlib.Path, rows: Sequence[Mapping]) -> None:
     writer = csv.DictWriter(text, rows[0], lineterminator="\n")
     writer.writeheader()
     for row in rows:
-      writer.writerow({
+      writer.writerow(
+        {
           name: f"{value:.6g}" if isinstance(value, float) else value
           for name, value in row.items()
-      })
+        }
+      )
   # Never half of it: someone may be looking.
   new = path.with_name(f"{path.name}.partial")
   new.write_text(text.getvalue())

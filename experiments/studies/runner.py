@@ -1,12 +1,13 @@
 """The runs of a study, each in a child process, some of them at a time."""
 
 import collections
+from collections.abc import Callable, Sequence
 import json
 import os
 import subprocess
 import sys
 import time
-from typing import Callable, NamedTuple, Sequence
+from typing import NamedTuple
 
 from experiments.studies.results import is_finished, last_log_row
 from experiments.studies.study import Run
@@ -51,7 +52,9 @@ def start(run: Run, cores: tuple[int, ...]) -> subprocess.Popen:
   """
   run.directory.parent.mkdir(parents=True, exist_ok=True)
   # All seeds of an arm are one program: it is compiled once.
-  settings = {"JAX_COMPILATION_CACHE_DIR": str((run.out / ".compiled").resolve())}
+  settings = {
+    "JAX_COMPILATION_CACHE_DIR": str((run.out / ".compiled").resolve())
+  }
   if run.config.run.lockstep:
     # Many at a time would not share an accelerator, nor be the same on it.
     settings["JAX_PLATFORMS"] = "cpu"
@@ -69,11 +72,11 @@ def start(run: Run, cores: tuple[int, ...]) -> subprocess.Popen:
 
 
 def carry_out(
-    runs: Sequence[Run],
-    *,
-    jobs: int,
-    show: Callable[[list[Run]], None],
-    ended: Callable[[Run, Failure | None], None],
+  runs: Sequence[Run],
+  *,
+  jobs: int,
+  show: Callable[[list[Run]], None],
+  ended: Callable[[Run, Failure | None], None],
 ) -> list[Failure]:
   """Makes those that are not finished; a failure of one is not that of the others.
 
@@ -153,15 +156,15 @@ def minutes_left(runs: Sequence[Run], jobs: int) -> float:
     steps_done[run.task] += steps
     minutes_done[run.task] += minutes
   pace = {
-      task: minutes_done[task] / steps
-      for task, steps in steps_done.items()
-      if steps
+    task: minutes_done[task] / steps
+    for task, steps in steps_done.items()
+    if steps
   }
   if not pace:
     return float("nan")
   usual = sum(pace.values()) / len(pace)
   beside = {run.task: len(_places_of(run, jobs)) for run in runs}
   return sum(
-      steps * pace.get(task, usual) / beside[task]
-      for task, steps in steps_to_go.items()
+    steps * pace.get(task, usual) / beside[task]
+    for task, steps in steps_to_go.items()
   )

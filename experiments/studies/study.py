@@ -3,9 +3,10 @@
 Nothing here imports jax: a command line can read it in milliseconds.
 """
 
+from collections.abc import Callable, Mapping
 import dataclasses
 import pathlib
-from typing import Any, Callable, Mapping, NamedTuple
+from typing import Any, NamedTuple
 
 from r2d2_jax.config import Config, ConfigError
 
@@ -70,26 +71,30 @@ class Run(NamedTuple):
 def arm_of(directory: pathlib.Path, config: Config) -> str:
   """The arm, if the directory looks like that of a study's run; else empty."""
   seed, arm, task, *_ = *reversed(directory.parts), "", "", ""
-  return arm if (task, seed) == (config.env.task, f"seed{config.run.seed}") else ""
+  return (
+    arm if (task, seed) == (config.env.task, f"seed{config.run.seed}") else ""
+  )
 
 
 def changed(config: Config, settings: Mapping[str, Any]) -> Config:
   """A copy with other settings, as `Arm.settings` writes them."""
-  return config.updated({
+  return config.updated(
+    {
       name: value(config) if callable(value) else value
       for name, value in settings.items()
-  })
+    }
+  )
 
 
 def make_runs(
-    study: Study,
-    *,
-    out: pathlib.Path,
-    seeds: int = 0,
-    tasks: tuple[str, ...] = (),
-    arms: tuple[str, ...] = (),
-    total_steps: int = 0,
-    max_minutes: float = 0.0,
+  study: Study,
+  *,
+  out: pathlib.Path,
+  seeds: int = 0,
+  tasks: tuple[str, ...] = (),
+  arms: tuple[str, ...] = (),
+  total_steps: int = 0,
+  max_minutes: float = 0.0,
 ) -> list[Run]:
   """All runs in the order in which they are made: the first seed of all arms first.
 
@@ -108,7 +113,7 @@ def make_runs(
   known = [arm.name for arm in study.arms]
   if unknown := [name for name in arms if name not in known]:
     raise ConfigError(
-        f"--arms: expected some of {', '.join(known)}, got {', '.join(unknown)}"
+      f"--arms: expected some of {', '.join(known)}, got {', '.join(unknown)}"
     )
   runs = []
   tasks = tuple(dict.fromkeys(tasks or study.tasks))
@@ -129,7 +134,7 @@ def make_runs(
       ]  # fmt: skip
       if not suitable:
         raise ConfigError(
-            f"--arms: expected some that suit {task}, got {', '.join(arms)}"
+          f"--arms: expected some that suit {task}, got {', '.join(arms)}"
         )
       for arm in suitable:
         config = changed(base, arm.settings)

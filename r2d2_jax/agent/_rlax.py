@@ -44,8 +44,8 @@ def load(name: str) -> types.ModuleType:
     spec = machinery.PathFinder.find_spec(full_name, path)
     if spec is None:
       raise ImportError(
-          f"{full_name} was not found; the agent needs rlax 0.1.8 or a later"
-          " release that still has it: pip install rlax"
+        f"{full_name} was not found; the agent needs rlax 0.1.8 or a later"
+        " release that still has it: pip install rlax"
       )
     path = spec.submodule_search_locations
   assert spec is not None and spec.loader is not None

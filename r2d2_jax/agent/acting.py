@@ -1,7 +1,7 @@
 """Acting: epsilon-greedy steps of many lanes, and the first priority of an item."""
 
+from collections.abc import Callable
 import functools
-from typing import Callable
 
 import jax
 import jax.numpy as jnp
@@ -14,18 +14,16 @@ from r2d2_jax.agent.priorities import sequence_priorities
 from r2d2_jax.agent.targets import n_step_td_error
 from r2d2_jax.config import AgentConfig
 from r2d2_jax.types import (
-    ActorOutput,
-    ActorState,
-    AgentInputs,
-    Array,
-    Params,
-    Timestep,
+  ActorOutput,
+  ActorState,
+  AgentInputs,
+  Array,
+  Params,
+  Timestep,
 )
 
 
-def epsilon_ladder(
-    num_envs: int, *, base: float, alpha: float
-) -> np.ndarray:
+def epsilon_ladder(num_envs: int, *, base: float, alpha: float) -> np.ndarray:
   """epsilon_i = base^(1 + alpha i / (N - 1)), fixed for the run.
 
   Source: Ape-X, used by R2D2 with base 0.4 and alpha 7: from 0.4 down to
@@ -44,23 +42,23 @@ def epsilon_ladder(
 
 
 def init_actor_state(
-    key: Array, num_envs: int, *, networks: Networks
+  key: Array, num_envs: int, *, networks: Networks
 ) -> ActorState:
   """State of N lanes before their first row: zeros, and a key of its own each."""
   return ActorState(
-      core_state=networks.initial_core_state(num_envs),
-      a_tm1=jnp.zeros(num_envs, jnp.int32),
-      key=jax.random.split(key, num_envs),
+    core_state=networks.initial_core_state(num_envs),
+    a_tm1=jnp.zeros(num_envs, jnp.int32),
+    key=jax.random.split(key, num_envs),
   )
 
 
 def actor_step(
-    params: Params,
-    state: ActorState,
-    timestep: Timestep,
-    epsilon: Array,
-    *,
-    networks: Networks,
+  params: Params,
+  state: ActorState,
+  timestep: Timestep,
+  epsilon: Array,
+  *,
+  networks: Networks,
 ) -> tuple[ActorState, ActorOutput]:
   """Acts epsilon-greedily in the lanes that `timestep` holds.
 
@@ -83,19 +81,21 @@ def actor_step(
   lane = timestep.env_id
   before = jax.tree.map(lambda x: x[lane], state)
   q_t, core_state = networks.step(
-      params,
-      AgentInputs(
-          timestep.obs_t, before.a_tm1, timestep.r_t, timestep.is_first_t
-      ),
-      before.core_state,
+    params,
+    AgentInputs(
+      timestep.obs_t, before.a_tm1, timestep.r_t, timestep.is_first_t
+    ),
+    before.core_state,
   )
   keys = jax.vmap(lambda k: jax.random.split(k, 3))(before.key)
   num_actions = q_t.shape[-1]
   # With their dtypes: in JAX's 64-bit mode the default ones draw other numbers.
   random_a = jax.vmap(
-      lambda k: jax.random.randint(k, (), 0, num_actions, jnp.int32)
+    lambda k: jax.random.randint(k, (), 0, num_actions, jnp.int32)
   )(keys[:, 1])
-  chance = jax.vmap(lambda k: jax.random.uniform(k, (), jnp.float32))(keys[:, 2])
+  chance = jax.vmap(lambda k: jax.random.uniform(k, (), jnp.float32))(
+    keys[:, 2]
+  )
   explore = chance < epsilon[lane]
   a_t = jnp.where(explore, random_a, jnp.argmax(q_t, axis=-1)).astype(jnp.int32)
   after = ActorState(core_state, a_t, keys[:, 0])
@@ -104,16 +104,16 @@ def actor_step(
 
 
 def make_actor(
-    *, networks: Networks, donate: bool = True
+  *, networks: Networks, donate: bool = True
 ) -> Callable[..., tuple[ActorState, ActorOutput]]:
   """`actor_step` of R2D2, jit-compiled: see `compile_actor`."""
   return compile_actor(
-      functools.partial(actor_step, networks=networks), donate=donate
+    functools.partial(actor_step, networks=networks), donate=donate
   )
 
 
 def compile_actor(
-    step: Callable[..., tuple[ActorState, ActorOutput]], *, donate: bool = True
+  step: Callable[..., tuple[ActorState, ActorOutput]], *, donate: bool = True
 ) -> Callable[..., tuple[ActorState, ActorOutput]]:
   """An actor step, jit-compiled, its state donated: go on with the returned one.
 
@@ -125,13 +125,13 @@ def compile_actor(
 
 
 def initial_priorities(
-    q_t: Array,
-    a_t: Array,
-    r_t: Array,
-    discount_t: Array,
-    valid_t: Array,
-    *,
-    config: AgentConfig,
+  q_t: Array,
+  a_t: Array,
+  r_t: Array,
+  discount_t: Array,
+  valid_t: Array,
+  *,
+  config: AgentConfig,
 ) -> Array:
   """Priority of new items from the values that the actors saw while acting.
 
@@ -155,20 +155,20 @@ def initial_priorities(
   """
   check_config(config, AgentConfig)
   check_item_rows(
-      {
-          "q_t": q_t,
-          "a_t": a_t,
-          "r_t": r_t,
-          "discount_t": discount_t,
-          "valid_t": valid_t,
-      },
-      config=config,
+    {
+      "q_t": q_t,
+      "a_t": a_t,
+      "r_t": r_t,
+      "discount_t": discount_t,
+      "valid_t": valid_t,
+    },
+    config=config,
   )
   q_t, a_t, r_t, discount_t, valid_t = (
-      jnp.swapaxes(x, 0, 1)[config.burn_in :]
-      for x in (q_t, a_t, r_t, discount_t, valid_t)
+    jnp.swapaxes(x, 0, 1)[config.burn_in :]
+    for x in (q_t, a_t, r_t, discount_t, valid_t)
   )
   td_error, mask = n_step_td_error(
-      q_t, q_t, a_t, r_t, discount_t, valid_t, config=config
+    q_t, q_t, a_t, r_t, discount_t, valid_t, config=config
   )
   return sequence_priorities(td_error, mask, eta=config.priority_eta)

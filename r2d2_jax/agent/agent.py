@@ -7,31 +7,31 @@ from typing import Any, NamedTuple
 import optax
 
 from r2d2_jax.agent.acting import (
-    actor_step,
-    init_actor_state,
-    initial_priorities,
+  actor_step,
+  init_actor_state,
+  initial_priorities,
 )
 from r2d2_jax.agent.diagnostics import q_discrepancy
 from r2d2_jax.agent.learning import (
-    LearnerStep,
-    Loss,
-    init_learner_state,
-    learner_step,
-    make_optimizer,
+  LearnerStep,
+  Loss,
+  init_learner_state,
+  learner_step,
+  make_optimizer,
 )
 from r2d2_jax.agent.loss import sequence_loss
 from r2d2_jax.agent.networks import Networks, make_networks
 from r2d2_jax.config import Config
 from r2d2_jax.factories import load
 from r2d2_jax.types import (
-    ActorOutput,
-    ActorState,
-    Array,
-    CoreState,
-    EnvSpec,
-    LearnerState,
-    Params,
-    Timestep,
+  ActorOutput,
+  ActorState,
+  Array,
+  CoreState,
+  EnvSpec,
+  LearnerState,
+  Params,
+  Timestep,
 )
 
 
@@ -48,7 +48,7 @@ class Agent(NamedTuple):
   initial_actor_state: Callable[[Array, int], ActorState]
   """key, N -> the state of N lanes before their first row."""
   actor_step: Callable[
-      [Params, ActorState, Timestep, Array], tuple[ActorState, ActorOutput]
+    [Params, ActorState, Timestep, Array], tuple[ActorState, ActorOutput]
   ]
   """params, state [N], rows of B lanes, epsilon [N] -> state [N], output [B]."""
   learner_step: LearnerStep
@@ -64,12 +64,12 @@ class Agent(NamedTuple):
 
 
 def make_r2d2_agent(
-    spec: EnvSpec,
-    config: Config,
-    *,
-    networks: Networks | None = None,
-    optimizer: optax.GradientTransformation | None = None,
-    loss: Loss = sequence_loss,
+  spec: EnvSpec,
+  config: Config,
+  *,
+  networks: Networks | None = None,
+  optimizer: optax.GradientTransformation | None = None,
+  loss: Loss = sequence_loss,
 ) -> Agent:
   """R2D2, as the settings have it; each part can be another.
 
@@ -87,20 +87,20 @@ def make_r2d2_agent(
   optimizer = optimizer or make_optimizer(config.agent)
   bind: Any = functools.partial
   return Agent(
-      init=bind(init_learner_state, networks=networks, optimizer=optimizer),
-      initial_core_state=networks.initial_core_state,
-      initial_actor_state=bind(init_actor_state, networks=networks),
-      actor_step=bind(actor_step, networks=networks),
-      learner_step=bind(
-          learner_step,
-          networks=networks,
-          optimizer=optimizer,
-          config=config.agent,
-          loss=loss,
-      ),
-      initial_priorities=bind(initial_priorities, config=config.agent),
-      q_discrepancy=bind(q_discrepancy, networks=networks, config=config.agent),
+    init=bind(init_learner_state, networks=networks, optimizer=optimizer),
+    initial_core_state=networks.initial_core_state,
+    initial_actor_state=bind(init_actor_state, networks=networks),
+    actor_step=bind(actor_step, networks=networks),
+    learner_step=bind(
+      learner_step,
       networks=networks,
+      optimizer=optimizer,
+      config=config.agent,
+      loss=loss,
+    ),
+    initial_priorities=bind(initial_priorities, config=config.agent),
+    q_discrepancy=bind(q_discrepancy, networks=networks, config=config.agent),
+    networks=networks,
   )
 
 
@@ -113,7 +113,7 @@ def own_agent(make: MakeAgent) -> MakeAgent:
   So it may call `make_agent` itself, to change what that gives.
   """
   return lambda spec, config: make(
-      spec, config.updated({"agent.make_agent": ""})
+    spec, config.updated({"agent.make_agent": ""})
   )
 
 

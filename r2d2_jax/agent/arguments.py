@@ -17,13 +17,13 @@ _SECTIONS = {AgentConfig: "config.agent", NetworkConfig: "config.network"}
 
 
 def check_config(
-    config: Any, expected: type[AgentConfig] | type[NetworkConfig]
+  config: Any, expected: type[AgentConfig] | type[NetworkConfig]
 ) -> None:
   """Raises TypeError where a section of the settings was meant, not this."""
   if not isinstance(config, expected):
     raise TypeError(
-        f"config: expected {expected.__name__} ({_SECTIONS[expected]}), got"
-        f" {type(config).__name__}"
+      f"config: expected {expected.__name__} ({_SECTIONS[expected]}), got"
+      f" {type(config).__name__}"
     )
 
 
@@ -38,20 +38,22 @@ def check_items(sequence: Sequence, *, config: AgentConfig) -> None:
   batch_size = len(sequence.core_state.frames)
   rows = config.burn_in + config.trace_length
   fields = {
-      **sequence.inputs._asdict(),
-      "a_t": sequence.a_t,
-      "discount_t": sequence.discount_t,
-      "valid_t": sequence.valid_t,
+    **sequence.inputs._asdict(),
+    "a_t": sequence.a_t,
+    "discount_t": sequence.discount_t,
+    "valid_t": sequence.valid_t,
   }
   if any(x.shape[:2] != (batch_size, rows) for x in fields.values()):
     raise ValueError(
-        "sequence: expected items first, then rows: [B, L, ...] with B ="
-        f" {batch_size}, as in core_state, and L = burn_in + trace_length ="
-        f" {rows}; got {_shapes(fields)}"
+      "sequence: expected items first, then rows: [B, L, ...] with B ="
+      f" {batch_size}, as in core_state, and L = burn_in + trace_length ="
+      f" {rows}; got {_shapes(fields)}"
     )
 
 
-def check_item_rows(fields: Mapping[str, Array], *, config: AgentConfig) -> None:
+def check_item_rows(
+  fields: Mapping[str, Array], *, config: AgentConfig
+) -> None:
   """The same of arrays that come without a `core_state`, which would tell B.
 
   Raises:
@@ -61,8 +63,8 @@ def check_item_rows(fields: Mapping[str, Array], *, config: AgentConfig) -> None
   leading = {x.shape[:2] for x in fields.values()}
   if len(leading) > 1 or {shape[1:] for shape in leading} != {(rows,)}:
     raise ValueError(
-        "expected items first, then rows: [B, L, ...] with L = burn_in +"
-        f" trace_length = {rows}; got {_shapes(fields)}"
+      "expected items first, then rows: [B, L, ...] with L = burn_in +"
+      f" trace_length = {rows}; got {_shapes(fields)}"
     )
 
 
@@ -71,8 +73,8 @@ def check_one_per_item(name: str, x: Array, sequence: Sequence) -> None:
   expected = (len(sequence.core_state.frames),)
   if x.shape != expected:
     raise ValueError(
-        f"{name}: expected one number for each item of the batch, {expected}, got"
-        f" {x.shape}"
+      f"{name}: expected one number for each item of the batch, {expected}, got"
+      f" {x.shape}"
     )
 
 
@@ -89,9 +91,9 @@ def check_time_first(q: Array, *, config: AgentConfig) -> None:
   rows, batch_size = q.shape[:2]
   if batch_size in lengths and rows not in lengths:
     raise ValueError(
-        f"expected rows first, then items: [T, B, ...]; got q {q.shape}, whose"
-        f" second axis is as long as an item (trace_length {lengths[0]}, with"
-        f" burn-in {lengths[1]}); swap the first two axes"
+      f"expected rows first, then items: [T, B, ...]; got q {q.shape}, whose"
+      f" second axis is as long as an item (trace_length {lengths[0]}, with"
+      f" burn-in {lengths[1]}); swap the first two axes"
     )
 
 
@@ -107,18 +109,17 @@ def check_carry(name: str, carry: Any, expected: Any) -> None:
     ValueError: they differ.
   """
   shapes = lambda tree: jax.tree.map(lambda x: tuple(x.shape), tree)
-  if (
-      jax.tree.structure(carry) != jax.tree.structure(expected)
-      or shapes(carry) != shapes(expected)
-  ):
+  if jax.tree.structure(carry) != jax.tree.structure(expected) or shapes(
+    carry
+  ) != shapes(expected):
     raise ValueError(
-        f"{name}: expected the carry of this core, of shapes {shapes(expected)}, got"
-        f" {None if carry is None else shapes(carry)}"
+      f"{name}: expected the carry of this core, of shapes {shapes(expected)}, got"
+      f" {None if carry is None else shapes(carry)}"
     )
 
 
 def check_inputs(
-    inputs: AgentInputs, core_state: CoreState, *, zero: CoreState, axes: str
+  inputs: AgentInputs, core_state: CoreState, *, zero: CoreState, axes: str
 ) -> None:
   """Refuses inputs of `Networks.step` and `unroll` that don't fit together.
 
@@ -134,17 +135,19 @@ def check_inputs(
   count = len(axes)
   leading = inputs.is_first_t.shape
   named = inputs._asdict() | {"core_state.frames": core_state.frames}
-  order = "rows first, then lanes: [T, B, ...]" if count == 2 else "lanes: [B, ...]"
+  order = (
+    "rows first, then lanes: [T, B, ...]" if count == 2 else "lanes: [B, ...]"
+  )
   if (
-      len(leading) != count
-      or any(x.shape[:count] != leading for x in inputs)
-      or inputs.obs_t.shape[count:] != zero.frames.shape[2:]
-      or core_state.frames.shape != zero.frames.shape
+    len(leading) != count
+    or any(x.shape[:count] != leading for x in inputs)
+    or inputs.obs_t.shape[count:] != zero.frames.shape[2:]
+    or core_state.frames.shape != zero.frames.shape
   ):
     raise ValueError(
-        f"expected inputs with {order}, and core_state [B, ...], of observations"
-        f" {zero.frames.shape[2:]} and a stack of {zero.frames.shape[1] + 1}"
-        f" frames; got {_shapes(named)}"
+      f"expected inputs with {order}, and core_state [B, ...], of observations"
+      f" {zero.frames.shape[2:]} and a stack of {zero.frames.shape[1] + 1}"
+      f" frames; got {_shapes(named)}"
     )
   check_carry("core_state.carry", core_state.carry, zero.carry)
 

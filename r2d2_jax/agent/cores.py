@@ -13,8 +13,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from r2d2_jax.ops.lstm import lstm_unroll
 from r2d2_jax.config import NetworkConfig
+from r2d2_jax.ops.lstm import lstm_unroll
 from r2d2_jax.types import Array
 
 # Types are given: the default is float64 in JAX's 64-bit mode.
@@ -81,7 +81,7 @@ class _GRU(nn.Module):
       x_t, is_first = row
       h_tm1 = jnp.where(is_first[:, None], 0, h_tm1)
       from_h = jnp.dot(
-          h_tm1.astype(dtype), w_h, preferred_element_type=carry.dtype
+        h_tm1.astype(dtype), w_h, preferred_element_type=carry.dtype
       )
       x_r, x_z, x_n = jnp.split(x_t.astype(carry.dtype), 3, axis=-1)
       h_r, h_z, h_n = jnp.split(from_h, 3, axis=-1)
@@ -114,7 +114,7 @@ def _zeros(config: NetworkConfig, batch_size: int) -> Array:
 
 
 CORES: dict[str, Core] = {
-    "lstm": Core(_LSTM, lambda *args: (_zeros(*args), _zeros(*args))),
-    "gru": Core(_GRU, _zeros),
-    "feedforward": Core(_FeedForward, lambda *args: ()),
+  "lstm": Core(_LSTM, lambda *args: (_zeros(*args), _zeros(*args))),
+  "gru": Core(_GRU, _zeros),
+  "feedforward": Core(_FeedForward, lambda *args: ()),
 }

@@ -3,9 +3,10 @@
 Neither is part of the algorithm. Pure, no gradients.
 """
 
+from collections.abc import Callable
 import dataclasses
 import functools
-from typing import Any, Callable, NamedTuple
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -13,23 +14,23 @@ import jax.numpy as jnp
 
 from r2d2_jax.agent.acting import actor_step, init_actor_state
 from r2d2_jax.agent.arguments import (
-    check_config,
-    check_item_rows,
-    check_items,
-    check_carry,
+  check_carry,
+  check_config,
+  check_item_rows,
+  check_items,
 )
 from r2d2_jax.agent.donation import Donating
 from r2d2_jax.agent.loss import start_state
 from r2d2_jax.agent.networks import Networks
 from r2d2_jax.config import AgentConfig
 from r2d2_jax.types import (
-    ActorState,
-    AgentInputs,
-    Array,
-    CoreState,
-    Params,
-    Sequence,
-    Timestep,
+  ActorState,
+  AgentInputs,
+  Array,
+  CoreState,
+  Params,
+  Sequence,
+  Timestep,
 )
 
 # Items whose largest value is nearer to 0 than this don't blow dQ up further.
@@ -58,13 +59,13 @@ def first_and_last_row(valid_t: Array, *, config: AgentConfig) -> Array:
 
 
 def q_discrepancy(
-    params: Params,
-    sequence: Sequence,
-    row_carry: Any,
-    rows: Array,
-    *,
-    networks: Networks,
-    config: AgentConfig,
+  params: Params,
+  sequence: Sequence,
+  row_carry: Any,
+  rows: Array,
+  *,
+  networks: Networks,
+  config: AgentConfig,
 ) -> tuple[Array, Array]:
   """dQ: how much staleness of the recurrent state is felt in the values.
 
@@ -111,38 +112,38 @@ def q_discrepancy(
     return jnp.zeros(mask.shape, jnp.float32), mask  # not even rounding
   if row_carry is None:
     raise ValueError(
-        "row_carry: expected the actor's carry before each row, got None;"
-        " replay keeps it with replay.row_states"
+      "row_carry: expected the actor's carry before each row, got None;"
+      " replay keeps it with replay.row_states"
     )
   of_row = lambda x: jax.ShapeDtypeStruct(
-      (batch_size, num_rows, *x.shape[1:]), x.dtype
+    (batch_size, num_rows, *x.shape[1:]), x.dtype
   )
   check_carry("row_carry", row_carry, jax.tree.map(of_row, zero.carry))
 
   q_hat, _ = networks.unroll_without_gradient(
-      params,
-      jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), sequence.inputs),
-      start_state(sequence.core_state, config=config),
+    params,
+    jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), sequence.inputs),
+    start_state(sequence.core_state, config=config),
   )
   q_hat = jnp.swapaxes(q_hat, 0, 1)
 
   lanes, core_state = jax.tree.map(
-      lambda x: x.reshape(rows.size, *x.shape[2:]),
-      (
-          jax.tree.map(at_rows, sequence.inputs),
-          CoreState(
-              _frames_before(sequence, rows), jax.tree.map(at_rows, row_carry)
-          ),
+    lambda x: x.reshape(rows.size, *x.shape[2:]),
+    (
+      jax.tree.map(at_rows, sequence.inputs),
+      CoreState(
+        _frames_before(sequence, rows), jax.tree.map(at_rows, row_carry)
       ),
+    ),
   )
   q, _ = networks.unroll_without_gradient(
-      params, jax.tree.map(lambda x: x[None], lanes), core_state
+    params, jax.tree.map(lambda x: x[None], lanes), core_state
   )
   q = q.reshape(*rows.shape, -1)
 
   trained = jnp.arange(q_hat.shape[1]) >= config.burn_in
   largest = jnp.where(
-      sequence.valid_t & trained, q_hat.max(axis=-1), -jnp.inf
+    sequence.valid_t & trained, q_hat.max(axis=-1), -jnp.inf
   ).max(axis=1)
   scale = jnp.maximum(jnp.abs(largest), _MIN_SCALE)
   distance = jnp.linalg.norm(at_rows(q_hat) - q, axis=-1)
@@ -166,7 +167,7 @@ def _frames_before(sequence: Sequence, rows: Array) -> Array:
   # Of each row: the episode's first row, if it is in the item, else the oldest
   # frame that came with the item.
   start = jax.lax.cummax(
-      jnp.where(is_first_t, jnp.arange(is_first_t.shape[1]), -count), axis=1
+    jnp.where(is_first_t, jnp.arange(is_first_t.shape[1]), -count), axis=1
   )
   wanted = rows[..., None] + jnp.arange(-count, 0)
   wanted = jnp.maximum(wanted, _take_rows(start, rows)[..., None])
@@ -183,7 +184,7 @@ class HorizonOutput(NamedTuple):
 
 
 def init_horizon_state(
-    key: Array, num_envs: int, *, horizon: int, networks: Networks
+  key: Array, num_envs: int, *, horizon: int, networks: Networks
 ) -> ActorState:
   """State of N lanes before their first row, for `horizon_actor_step`.
 
@@ -203,25 +204,25 @@ def init_horizon_state(
   """
   if horizon < 0:
     raise ValueError(
-        f"horizon: expected at least 0 rows, got {horizon}; for the whole"
-        " episode's memory use make_actor"
+      f"horizon: expected at least 0 rows, got {horizon}; for the whole"
+      " episode's memory use make_actor"
     )
   state = init_actor_state(key, num_envs, networks=networks)
   frames, carry = state.core_state
   carry = jax.tree.map(
-      lambda x: jnp.repeat(x[:, None], horizon + 1, axis=1), carry
+    lambda x: jnp.repeat(x[:, None], horizon + 1, axis=1), carry
   )
   return state._replace(core_state=CoreState(frames, carry))
 
 
 def horizon_actor_step(
-    params: Params,
-    state: ActorState,
-    timestep: Timestep,
-    epsilon: Array,
-    *,
-    horizon: int,
-    networks: Networks,
+  params: Params,
+  state: ActorState,
+  timestep: Timestep,
+  epsilon: Array,
+  *,
+  horizon: int,
+  networks: Networks,
 ) -> tuple[ActorState, HorizonOutput]:
   """`actor_step` with a core that remembers the last k rows alone.
 
@@ -251,50 +252,48 @@ def horizon_actor_step(
   frames, carry = jax.tree.map(lambda x: x[lane], state.core_state)
   # Entry j has seen the last j rows, the last entry all of them.
   carry = jax.tree.map(
-      lambda x: jnp.concatenate([jnp.zeros_like(x[:, :1]), x], axis=1), carry
+    lambda x: jnp.concatenate([jnp.zeros_like(x[:, :1]), x], axis=1), carry
   )
   q, (frames, carry) = jax.vmap(
-      networks.step,
-      in_axes=(None, None, CoreState(None, 1)),
-      out_axes=(0, CoreState(None, 1)),
-      axis_size=horizon + 2,
+    networks.step,
+    in_axes=(None, None, CoreState(None, 1)),
+    out_axes=(0, CoreState(None, 1)),
+    axis_size=horizon + 2,
   )(
-      params,
-      AgentInputs(
-          timestep.obs_t,
-          state.a_tm1[lane],
-          timestep.r_t,
-          timestep.is_first_t,
-      ),
-      CoreState(frames, carry),
+    params,
+    AgentInputs(
+      timestep.obs_t,
+      state.a_tm1[lane],
+      timestep.r_t,
+      timestep.is_first_t,
+    ),
+    CoreState(frames, carry),
   )
   # Entry k has seen k + 1 rows now: nobody wants it any more.
   core_state = CoreState(
-      frames, jax.tree.map(lambda x: jnp.delete(x, horizon, axis=1), carry)
+    frames, jax.tree.map(lambda x: jnp.delete(x, horizon, axis=1), carry)
   )
   # The dice and the bookkeeping of the lanes are actor_step's own.
   state, output = actor_step(
-      params,
-      state,
-      timestep,
-      epsilon,
-      networks=dataclasses.replace(
-          networks, step=lambda *_: (q[horizon], core_state)
-      ),
+    params,
+    state,
+    timestep,
+    epsilon,
+    networks=dataclasses.replace(
+      networks, step=lambda *_: (q[horizon], core_state)
+    ),
   )
   return state, HorizonOutput(output.a_t, output.q_t, q[-1])
 
 
 def make_horizon_actor(
-    *, horizon: int, networks: Networks, donate: bool = True
+  *, horizon: int, networks: Networks, donate: bool = True
 ) -> Callable[..., tuple[ActorState, HorizonOutput]]:
   """`horizon_actor_step`, jit-compiled, its state donated (see `make_actor`)."""
   return Donating(
-      functools.partial(
-          horizon_actor_step, horizon=horizon, networks=networks
-      ),
-      argument=1,
-      donate=donate,
+    functools.partial(horizon_actor_step, horizon=horizon, networks=networks),
+    argument=1,
+    donate=donate,
   )
 
 

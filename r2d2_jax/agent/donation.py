@@ -1,6 +1,7 @@
 """Compiled functions that take over the state which they are given."""
 
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 import jax
 
@@ -13,12 +14,12 @@ class Donating:
   """
 
   def __init__(
-      self,
-      function: Callable[..., Any],
-      *,
-      argument: int,
-      donate: bool,
-      **options: Any,
+    self,
+    function: Callable[..., Any],
+    *,
+    argument: int,
+    donate: bool,
+    **options: Any,
   ):
     """See the class.
 
@@ -29,7 +30,7 @@ class Donating:
       **options: of `jax.jit`.
     """
     self._jitted = jax.jit(
-        function, donate_argnums=argument if donate else (), **options
+      function, donate_argnums=argument if donate else (), **options
     )
 
   def __call__(self, *args: Any) -> Any:
@@ -39,9 +40,9 @@ class Donating:
       if "deleted" not in str(error):
         raise
       raise RuntimeError(
-          "this state was given to an earlier call, which reused its memory"
-          " (donation): go on with the state that the call returned, or build the"
-          f" function with donate=False. JAX says: {error}"
+        "this state was given to an earlier call, which reused its memory"
+        " (donation): go on with the state that the call returned, or build the"
+        f" function with donate=False. JAX says: {error}"
       ) from error
 
   def __getattr__(self, name: str) -> Any:

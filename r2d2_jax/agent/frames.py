@@ -8,7 +8,7 @@ from r2d2_jax.types import Array
 
 
 def stack_frames(
-    obs_t: Array, is_first_t: Array, frames: Array
+  obs_t: Array, is_first_t: Array, frames: Array
 ) -> tuple[Array, Array]:
   """Rebuilds the k-frame stack of every row from single frames.
 
@@ -32,7 +32,7 @@ def stack_frames(
     slots.append(jnp.where(first, obs_t, shifted))
   slots.reverse()
   new_frames = (
-      jnp.stack([s[-1] for s in slots[1:]], axis=1) if slots[1:] else frames
+    jnp.stack([s[-1] for s in slots[1:]], axis=1) if slots[1:] else frames
   )
   if obs_t.ndim >= 5:  # [T, B, H, W, C]
     return jnp.concatenate(slots, axis=-1), new_frames
@@ -40,7 +40,7 @@ def stack_frames(
 
 
 def stack_blocks(
-    obs_t: Array, is_first_t: Array, frames: Array, *, size: int
+  obs_t: Array, is_first_t: Array, frames: Array, *, size: int
 ) -> tuple[Array, Array]:
   """`stack_frames` of images in blocks: [T, B, H / size, W / size, k size^2 C].
 
@@ -61,7 +61,7 @@ def stack_blocks(
   # The barriers keep the compiler from doing all steps pixel by pixel in one
   # loop.
   x, new_frames = stack_frames(
-      jax.lax.optimization_barrier(cut(obs_t)), is_first_t, cut(frames)
+    jax.lax.optimization_barrier(cut(obs_t)), is_first_t, cut(frames)
   )
   new_frames = from_blocks(new_frames, size)[:, :, : shape[0], : shape[1]]
   x = jax.lax.optimization_barrier(x[:, :, : whole[0], : whole[1]])

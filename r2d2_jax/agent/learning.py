@@ -1,7 +1,7 @@
 """One update of the learner, a pure function of arrays; on one device or more."""
 
+from collections.abc import Callable
 import functools
-from typing import Callable
 
 import jax
 import jax.numpy as jnp
@@ -27,37 +27,37 @@ def make_optimizer(config: AgentConfig) -> optax.GradientTransformation:
   """Adam behind a clip of the global gradient norm (table 2)."""
   check_config(config, AgentConfig)
   return optax.chain(
-      optax.clip_by_global_norm(config.max_grad_norm),
-      optax.adam(config.learning_rate, eps=config.adam_epsilon),
+    optax.clip_by_global_norm(config.max_grad_norm),
+    optax.adam(config.learning_rate, eps=config.adam_epsilon),
   )
 
 
 def init_learner_state(
-    key: Array,
-    *,
-    networks: Networks,
-    optimizer: optax.GradientTransformation,
+  key: Array,
+  *,
+  networks: Networks,
+  optimizer: optax.GradientTransformation,
 ) -> LearnerState:
   """Fresh parameters; the target network starts as a copy of the online one."""
   params = networks.init(key)
   return LearnerState(
-      params=params,
-      # A copy, not an alias: a donated state may not name a buffer twice.
-      target_params=jax.tree.map(lambda x: jnp.array(x, copy=True), params),
-      opt_state=optimizer.init(params),
-      num_updates=jnp.zeros((), jnp.int32),
+    params=params,
+    # A copy, not an alias: a donated state may not name a buffer twice.
+    target_params=jax.tree.map(lambda x: jnp.array(x, copy=True), params),
+    opt_state=optimizer.init(params),
+    num_updates=jnp.zeros((), jnp.int32),
   )
 
 
 def learner_step(
-    state: LearnerState,
-    batch: ReplaySample,
-    *,
-    networks: Networks,
-    optimizer: optax.GradientTransformation,
-    config: AgentConfig,
-    loss: Loss = sequence_loss,
-    axis_name: str | None = None,
+  state: LearnerState,
+  batch: ReplaySample,
+  *,
+  networks: Networks,
+  optimizer: optax.GradientTransformation,
+  config: AgentConfig,
+  loss: Loss = sequence_loss,
+  axis_name: str | None = None,
 ) -> tuple[LearnerState, LearnerOutput]:
   """One R2D2 update: loss, clipped Adam step, new priorities, target copy.
 
@@ -102,72 +102,72 @@ def learner_step(
     mean = total = largest = lambda tree: tree
   else:
     mean, total, largest = (
-        functools.partial(reduce, axis_name=axis_name)
-        for reduce in (jax.lax.pmean, jax.lax.psum, jax.lax.pmax)
+      functools.partial(reduce, axis_name=axis_name)
+      for reduce in (jax.lax.pmean, jax.lax.psum, jax.lax.pmax)
     )
   weights = importance_weights(
-      batch.probability,
-      exponent=config.importance_exponent,
-      axis_name=axis_name,
+    batch.probability,
+    exponent=config.importance_exponent,
+    axis_name=axis_name,
   )
   (loss_value, parts), grads = jax.value_and_grad(loss, has_aux=True)(
-      state.params,
-      state.target_params,
-      batch.sequence,
-      weights,
-      networks=networks,
-      config=config,
+    state.params,
+    state.target_params,
+    batch.sequence,
+    weights,
+    networks=networks,
+    config=config,
   )
   # Before the clip, which is of the whole batch's gradient.
   loss_value, grads, weight_mean, weight_square_mean = mean(
-      (loss_value, grads, weights.mean(), jnp.square(weights).mean())
+    (loss_value, grads, weights.mean(), jnp.square(weights).mean())
   )
   updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
   params = optax.apply_updates(state.params, updates)
   num_updates = state.num_updates + 1
   target_params = optax.periodic_update(
-      params, state.target_params, num_updates, config.target_period_updates
+    params, state.target_params, num_updates, config.target_period_updates
   )
   absolute = jnp.abs(parts.td_error)
   valid = batch.sequence.valid_t[:, config.burn_in :].T
   # Sums and counts, not ratios: devices differ in how many rows are valid.
-  transitions, td_abs_sum, valid_rows, q_max_sum = total((
+  transitions, td_abs_sum, valid_rows, q_max_sum = total(
+    (
       parts.mask.sum(axis=1),
       absolute.sum(axis=1),
       valid.sum(),
       jnp.where(valid, parts.q.max(axis=-1), 0.0).sum(),
-  ))
+    )
+  )
   metrics = {
-      "loss": loss_value,
-      "grad_norm": optax.tree.norm(grads),
-      "update_norm": optax.tree.norm(updates),
-      "params_norm": optax.tree.norm(params),
-      "td_abs_mean": td_abs_sum.sum() / jnp.maximum(transitions.sum(), 1),
-      "td_abs_max": largest(absolute.max()),
-      "q_max_mean": q_max_sum / jnp.maximum(valid_rows, 1),
-      "importance_weight_mean": weight_mean,
-      "effective_sample_size": jnp.square(weight_mean) / weight_square_mean,
+    "loss": loss_value,
+    "grad_norm": optax.tree.norm(grads),
+    "update_norm": optax.tree.norm(updates),
+    "params_norm": optax.tree.norm(params),
+    "td_abs_mean": td_abs_sum.sum() / jnp.maximum(transitions.sum(), 1),
+    "td_abs_max": largest(absolute.max()),
+    "q_max_mean": q_max_sum / jnp.maximum(valid_rows, 1),
+    "importance_weight_mean": weight_mean,
+    "effective_sample_size": jnp.square(weight_mean) / weight_square_mean,
   }
   return (
-      LearnerState(params, target_params, opt_state, num_updates),
-      LearnerOutput(
-          sequence_priorities(
-              parts.td_error, parts.mask, eta=config.priority_eta
-          ),
-          metrics,
-          td_abs_sum / jnp.maximum(transitions, 1),
-      ),
+    LearnerState(params, target_params, opt_state, num_updates),
+    LearnerOutput(
+      sequence_priorities(parts.td_error, parts.mask, eta=config.priority_eta),
+      metrics,
+      td_abs_sum / jnp.maximum(transitions, 1),
+    ),
   )
 
 
 def make_learner(
-    *,
-    networks: Networks,
-    optimizer: optax.GradientTransformation,
-    config: AgentConfig,
-    loss: Loss = sequence_loss,
-    mesh: Mesh | None = None,
-    donate: bool = True,
+  *,
+  networks: Networks,
+  optimizer: optax.GradientTransformation,
+  config: AgentConfig,
+  loss: Loss = sequence_loss,
+  mesh: Mesh | None = None,
+  donate: bool = True,
 ) -> LearnerStep:
   """`learner_step` of R2D2, jit-compiled: see `compile_learner`.
 
@@ -185,23 +185,23 @@ def make_learner(
   """
   check_config(config, AgentConfig)
   step = functools.partial(
-      learner_step,
-      networks=networks,
-      optimizer=optimizer,
-      config=config,
-      loss=loss,
+    learner_step,
+    networks=networks,
+    optimizer=optimizer,
+    config=config,
+    loss=loss,
   )
   return compile_learner(
-      step, batch_size=config.batch_size, mesh=mesh, donate=donate
+    step, batch_size=config.batch_size, mesh=mesh, donate=donate
   )
 
 
 def compile_learner(
-    step: LearnerStep,
-    *,
-    batch_size: int,
-    mesh: Mesh | None = None,
-    donate: bool = True,
+  step: LearnerStep,
+  *,
+  batch_size: int,
+  mesh: Mesh | None = None,
+  donate: bool = True,
 ) -> LearnerStep:
   """A learner step, jit-compiled, its state donated: go on with the returned one.
 
@@ -229,42 +229,39 @@ def compile_learner(
     return Donating(step, argument=0, donate=donate)
   if mesh.axis_names != (BATCH_AXIS,):
     raise ValueError(
-        f"expected a mesh with the one axis {BATCH_AXIS!r}, got"
-        f" {mesh.axis_names}"
+      f"expected a mesh with the one axis {BATCH_AXIS!r}, got {mesh.axis_names}"
     )
   if batch_size % mesh.size:
     raise ValueError(
-        f"expected a batch that {mesh.size} devices can split evenly, got"
-        f" agent.batch_size {batch_size}; change either"
+      f"expected a batch that {mesh.size} devices can split evenly, got"
+      f" agent.batch_size {batch_size}; change either"
     )
   whole, split = PartitionSpec(), PartitionSpec(BATCH_AXIS)
   return Donating(
-      # Explicit: each device sees its own items alone, and what crosses between
-      # devices is what learner_step says. Under check_vma the gradient of the
-      # replicated parameters would arrive summed over the devices (learner_step
-      # averages the local ones), and each scan would have to say which of its
-      # carries differ between them.
-      jax.shard_map(
-          functools.partial(step, axis_name=BATCH_AXIS),
-          mesh=mesh,
-          in_specs=(whole, split),
-          out_specs=(
-              whole,
-              LearnerOutput(
-                  priorities=split, metrics=whole, td_abs_by_row=whole
-              ),
-          ),
-          check_vma=False,
+    # Explicit: each device sees its own items alone, and what crosses between
+    # devices is what learner_step says. Under check_vma the gradient of the
+    # replicated parameters would arrive summed over the devices (learner_step
+    # averages the local ones), and each scan would have to say which of its
+    # carries differ between them.
+    jax.shard_map(
+      functools.partial(step, axis_name=BATCH_AXIS),
+      mesh=mesh,
+      in_specs=(whole, split),
+      out_specs=(
+        whole,
+        LearnerOutput(priorities=split, metrics=whole, td_abs_by_row=whole),
       ),
-      argument=0,
-      donate=donate,
-      in_shardings=learner_shardings(mesh),
+      check_vma=False,
+    ),
+    argument=0,
+    donate=donate,
+    in_shardings=learner_shardings(mesh),
   )
 
 
 def learner_shardings(mesh: Mesh) -> tuple[NamedSharding, NamedSharding]:
   """Where the learner's arguments live: state on each device, batches split."""
   return (
-      NamedSharding(mesh, PartitionSpec()),
-      NamedSharding(mesh, PartitionSpec(BATCH_AXIS)),
+    NamedSharding(mesh, PartitionSpec()),
+    NamedSharding(mesh, PartitionSpec(BATCH_AXIS)),
   )

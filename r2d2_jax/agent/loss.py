@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from r2d2_jax.agent.arguments import (
-    check_config,
-    check_items,
-    check_one_per_item,
+  check_config,
+  check_items,
+  check_one_per_item,
 )
 from r2d2_jax.agent.networks import Networks
 from r2d2_jax.agent.targets import n_step_td_error
@@ -26,11 +26,11 @@ class LossOutput(NamedTuple):
 
 
 def burn_in(
-    params: Params,
-    core_state: CoreState,
-    prefix: AgentInputs,
-    *,
-    networks: Networks,
+  params: Params,
+  core_state: CoreState,
+  prefix: AgentInputs,
+  *,
+  networks: Networks,
 ) -> CoreState:
   """Unrolls over the burn-in rows and keeps the state alone (section 3).
 
@@ -47,15 +47,11 @@ def burn_in(
     The state before the first trained row, leading [B]; carries no gradient.
   """
   if prefix.is_first_t.shape[0]:
-    _, core_state = networks.unroll_without_gradient(
-        params, prefix, core_state
-    )
+    _, core_state = networks.unroll_without_gradient(params, prefix, core_state)
   return jax.lax.stop_gradient(core_state)
 
 
-def start_state(
-    core_state: CoreState, *, config: AgentConfig
-) -> CoreState:
+def start_state(core_state: CoreState, *, config: AgentConfig) -> CoreState:
   """The stored state, or the zero state in its place (section 3's strategies).
 
   'zero' empties the core's carry; the frames, being observations, stay.
@@ -64,7 +60,7 @@ def start_state(
   if config.start_state == "stored":
     return core_state
   return core_state._replace(
-      carry=jax.tree.map(jnp.zeros_like, core_state.carry)
+    carry=jax.tree.map(jnp.zeros_like, core_state.carry)
   )
 
 
@@ -74,14 +70,14 @@ def half_square(td_error: Array) -> Array:
 
 
 def sequence_loss(
-    params: Params,
-    target_params: Params,
-    sequence: Sequence,
-    weights: Array,
-    *,
-    networks: Networks,
-    config: AgentConfig,
-    penalty: Callable[[Array], Array] = half_square,
+  params: Params,
+  target_params: Params,
+  sequence: Sequence,
+  weights: Array,
+  *,
+  networks: Networks,
+  config: AgentConfig,
+  penalty: Callable[[Array], Array] = half_square,
 ) -> tuple[Array, LossOutput]:
   """(1/B) sum_b w_b sum_t penalty(td_tb) over the trained transitions.
 
@@ -111,8 +107,8 @@ def sequence_loss(
   check_items(sequence, config=config)
   check_one_per_item("weights", weights, sequence)
   inputs, a_t, discount_t, valid_t = jax.tree.map(
-      lambda x: jnp.swapaxes(x, 0, 1),
-      (sequence.inputs, sequence.a_t, sequence.discount_t, sequence.valid_t),
+    lambda x: jnp.swapaxes(x, 0, 1),
+    (sequence.inputs, sequence.a_t, sequence.discount_t, sequence.valid_t),
   )
   state = start_state(sequence.core_state, config=config)
   prefix = jax.tree.map(lambda x: x[: config.burn_in], inputs)
@@ -123,16 +119,16 @@ def sequence_loss(
 
   q, _ = networks.unroll(params, trace, trace_state(params))
   target_q, _ = networks.unroll_without_gradient(
-      target_params, trace, trace_state(target_params)
+    target_params, trace, trace_state(target_params)
   )
   td_error, mask = n_step_td_error(
-      q,
-      jax.lax.stop_gradient(target_q),
-      a_t[config.burn_in :],
-      trace.r_t,
-      discount_t[config.burn_in :],
-      valid_t[config.burn_in :],
-      config=config,
+    q,
+    jax.lax.stop_gradient(target_q),
+    a_t[config.burn_in :],
+    trace.r_t,
+    discount_t[config.burn_in :],
+    valid_t[config.burn_in :],
+    config=config,
   )
   loss = jnp.mean(weights * penalty(td_error).sum(axis=0))
   return loss, LossOutput(td_error, mask, q)

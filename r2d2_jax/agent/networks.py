@@ -12,11 +12,11 @@ import jax
 import jax.numpy as jnp
 
 from r2d2_jax.agent.arguments import check_config, check_inputs
-from r2d2_jax.ops.convolution import even_chunk
 from r2d2_jax.agent.cores import CORES
 from r2d2_jax.agent.torsos import TORSOS, Torso
 from r2d2_jax.config import ConfigError, NetworkConfig
 from r2d2_jax.factories import factory
+from r2d2_jax.ops.convolution import even_chunk
 from r2d2_jax.types import AgentInputs, Array, CoreState, EnvSpec, Params
 
 # Rows of one pass through a torso whose activations nobody needs later: few enough
@@ -46,7 +46,7 @@ class Networks:
   step: Callable[[Params, AgentInputs, CoreState], tuple[Array, CoreState]]
   unroll: Callable[[Params, AgentInputs, CoreState], tuple[Array, CoreState]]
   unroll_without_gradient: Callable[
-      [Params, AgentInputs, CoreState], tuple[Array, CoreState]
+    [Params, AgentInputs, CoreState], tuple[Array, CoreState]
   ]
 
 
@@ -70,9 +70,9 @@ def make_networks(spec: EnvSpec, *, config: NetworkConfig) -> Networks:
   # As a Gymnasium Dict space has it: shape None.
   if not isinstance(spec.obs_shape, tuple):
     raise ConfigError(
-        "expected observations of one array, spec.obs_shape a tuple of sizes,"
-        f" got {spec.obs_shape!r}; a world whose observations have several parts"
-        " (a Dict) has to join them, or leave out all but one"
+      "expected observations of one array, spec.obs_shape a tuple of sizes,"
+      f" got {spec.obs_shape!r}; a world whose observations have several parts"
+      " (a Dict) has to join them, or leave out all but one"
     )
   torso = factory("network.torso", config.torso, TORSOS)
   if not isinstance(torso, Torso):
@@ -80,21 +80,21 @@ def make_networks(spec: EnvSpec, *, config: NetworkConfig) -> Networks:
   core = factory("network.core", config.core, CORES)
   torso.check(spec, config)
   module = _RecurrentQNetwork(
-      spec.num_actions,
-      config,
-      torso.stack,
-      torso.make(config),
-      core.make(config),
-      in_chunks=False,
+    spec.num_actions,
+    config,
+    torso.stack,
+    torso.make(config),
+    core.make(config),
+    in_chunks=False,
   )
   # Chosen by measurement, docs/performance.md: accelerators want all rows at once.
   without_gradient = module.clone(
-      in_chunks=torso.in_chunks and jax.default_backend() == "cpu"
+    in_chunks=torso.in_chunks and jax.default_backend() == "cpu"
   )
 
   def initial_core_state(batch_size: int) -> CoreState:
     frames = jnp.zeros(
-        (batch_size, config.frame_stack - 1, *spec.obs_shape), spec.obs_dtype
+      (batch_size, config.frame_stack - 1, *spec.obs_shape), spec.obs_dtype
     )
     return CoreState(frames, core.initial_carry(config, batch_size))
 
@@ -110,27 +110,27 @@ def make_networks(spec: EnvSpec, *, config: NetworkConfig) -> Networks:
   def unroll_without_gradient(params, inputs, core_state):
     check(inputs, core_state, "TB")
     return without_gradient.apply(
-        jax.lax.stop_gradient(params), inputs, core_state
+      jax.lax.stop_gradient(params), inputs, core_state
     )
 
   def step(params, inputs, core_state):
     check(inputs, core_state, "B")
     q, core_state = unroll(
-        params, jax.tree.map(lambda x: x[None], inputs), core_state
+      params, jax.tree.map(lambda x: x[None], inputs), core_state
     )
     return q[0], core_state
 
   def init(key):
     inputs = AgentInputs(
-        obs_t=jnp.zeros((1, 1, *spec.obs_shape), spec.obs_dtype),
-        a_tm1=jnp.zeros((1, 1), jnp.int32),
-        r_t=jnp.zeros((1, 1), jnp.float32),
-        is_first_t=jnp.ones((1, 1), bool),
+      obs_t=jnp.zeros((1, 1, *spec.obs_shape), spec.obs_dtype),
+      a_tm1=jnp.zeros((1, 1), jnp.int32),
+      r_t=jnp.zeros((1, 1), jnp.float32),
+      is_first_t=jnp.ones((1, 1), bool),
     )
     return module.init(key, inputs, initial_core_state(1))
 
   return Networks(
-      init, initial_core_state, step, unroll, unroll_without_gradient
+    init, initial_core_state, step, unroll, unroll_without_gradient
   )
 
 
@@ -146,7 +146,7 @@ class _RecurrentQNetwork(nn.Module):
 
   @nn.compact
   def __call__(
-      self, inputs: AgentInputs, core_state: CoreState
+    self, inputs: AgentInputs, core_state: CoreState
   ) -> tuple[Array, CoreState]:
     config = self.config
     dtype = jnp.dtype(config.compute_dtype)
@@ -174,7 +174,7 @@ class _RecurrentQNetwork(nn.Module):
     def stream(name, units):
       hidden = nn.Dense(config.head_units, dtype=dtype, name=f"{name}_hidden")
       return nn.Dense(units, dtype=jnp.float32, name=name)(
-          nn.relu(hidden(x)).astype(jnp.float32)
+        nn.relu(hidden(x)).astype(jnp.float32)
       )
 
     advantage = stream("advantage", self.num_actions)
@@ -190,8 +190,8 @@ def _in_chunks(torso: nn.Module, x: Array) -> Array:
   if size in (0, rows):
     return torso(x)
   _, y = nn.scan(
-      lambda torso, carry, x: (carry, torso(x)),
-      variable_broadcast="params",
-      split_rngs={"params": False},
+    lambda torso, carry, x: (carry, torso(x)),
+    variable_broadcast="params",
+    split_rngs={"params": False},
   )(torso, (), x.reshape(-1, size, *x.shape[1:]))
   return y.reshape(rows, -1)

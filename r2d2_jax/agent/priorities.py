@@ -31,7 +31,7 @@ def sequence_priorities(td_error: Array, mask: Array, *, eta: float) -> Array:
 
 
 def importance_weights(
-    probability: Array, *, exponent: float, axis_name: str | None = None
+  probability: Array, *, exponent: float, axis_name: str | None = None
 ) -> Array:
   """w_i = (1 / (N P(i)))^exponent / max_j w_j, normalised over the whole batch.
 

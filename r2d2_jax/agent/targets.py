@@ -7,8 +7,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from r2d2_jax.agent._rlax import n_step_bootstrapped_returns
-from r2d2_jax.agent._rlax import signed_hyperbolic
+from r2d2_jax.agent._rlax import n_step_bootstrapped_returns, signed_hyperbolic
 from r2d2_jax.agent.arguments import check_config, check_time_first
 from r2d2_jax.config import AgentConfig
 from r2d2_jax.types import Array
@@ -56,14 +55,14 @@ def rescale_inverse(y: Array, *, epsilon: float) -> Array:
 
 
 def n_step_td_error(
-    q: Array,
-    target_q: Array,
-    a_t: Array,
-    r_t: Array,
-    discount_t: Array,
-    valid_t: Array,
-    *,
-    config: AgentConfig,
+  q: Array,
+  target_q: Array,
+  a_t: Array,
+  r_t: Array,
+  discount_t: Array,
+  valid_t: Array,
+  *,
+  config: AgentConfig,
 ) -> tuple[Array, Array]:
   """n-step double-Q errors of the T - 1 transitions between T rows.
 
@@ -109,8 +108,8 @@ def n_step_td_error(
   if config.value_rescaling:
     eps = config.value_rescaling_epsilon
     apply, apply_inverse = (
-        lambda x: rescale(x, epsilon=eps),
-        lambda y: rescale_inverse(y, epsilon=eps),
+      lambda x: rescale(x, epsilon=eps),
+      lambda y: rescale_inverse(y, epsilon=eps),
     )
   else:
     apply = apply_inverse = lambda x: x
@@ -126,16 +125,14 @@ def n_step_td_error(
   # no valid transition follows is a return that stops there and bootstraps.
   goes_on = jnp.concatenate([mask[1:], jnp.zeros_like(mask[:1])])
   returns = jax.vmap(
-      lambda r, d, v, l: n_step_bootstrapped_returns(
-          r, d, v, config.n_step, l
-      ),
-      in_axes=1,
-      out_axes=1,
+    lambda r, d, v, l: n_step_bootstrapped_returns(r, d, v, config.n_step, l),
+    in_axes=1,
+    out_axes=1,
   )(
-      jnp.where(mask, r_t, 0.0),
-      jnp.where(mask, config.discount * discount_t[1:], 0.0),
-      jnp.where(mask, v_t, 0.0),
-      goes_on.astype(jnp.float32),
+    jnp.where(mask, r_t, 0.0),
+    jnp.where(mask, config.discount * discount_t[1:], 0.0),
+    jnp.where(mask, v_t, 0.0),
+    goes_on.astype(jnp.float32),
   )
   # rlax pads with float64 in JAX's 64-bit mode.
   target_tm1 = jax.lax.stop_gradient(apply(returns.astype(v_t.dtype)))

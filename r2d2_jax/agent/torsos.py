@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from r2d2_jax.ops.convolution import conv2d
 from r2d2_jax.agent.frames import stack_blocks, stack_frames
-from r2d2_jax.ops.product import product
 from r2d2_jax.config import ConfigError, NetworkConfig
+from r2d2_jax.ops.convolution import conv2d
+from r2d2_jax.ops.product import product
 from r2d2_jax.types import Array, EnvSpec
 
 # MiniGrid's cell: object index, colour index, state; one more than the highest.
@@ -123,19 +123,19 @@ class _Nature(nn.Module):
     config = self.config
     x = as_floats(x, config)
     for i, (channels, (size, stride)) in enumerate(
-        zip(config.torso_channels, _NATURE_LAYERS)
+      zip(config.torso_channels, _NATURE_LAYERS)
     ):
       x = nn.relu(
-          Conv(
-              channels,
-              size,
-              stride,
-              "VALID",
-              x.dtype,
-              frames_in_blocks=config.frame_stack
-              * (i == 0 and _nature_in_blocks()),
-              name=f"conv_{i}",
-          )(x)
+        Conv(
+          channels,
+          size,
+          stride,
+          "VALID",
+          x.dtype,
+          frames_in_blocks=config.frame_stack
+          * (i == 0 and _nature_in_blocks()),
+          name=f"conv_{i}",
+        )(x)
       )
     return _linear(x, config)
 
@@ -176,8 +176,8 @@ class _Layers(nn.Module):
     dtype = jnp.dtype(self.config.compute_dtype)
     if self.one_hot:
       planes = [
-          jax.nn.one_hot(x[..., i], n, dtype=dtype)
-          for i, n in enumerate(_GRID_VALUES)
+        jax.nn.one_hot(x[..., i], n, dtype=dtype)
+        for i, n in enumerate(_GRID_VALUES)
       ]
       x = jnp.concatenate(planes, axis=-1)
     else:
@@ -191,34 +191,34 @@ class _Layers(nn.Module):
 def _check_images(spec: EnvSpec, config: NetworkConfig) -> None:
   if len(spec.obs_shape) not in (2, 3) or min(spec.obs_shape[:2]) < 36:
     raise ConfigError(
-        f"torso '{config.torso}' expects images [H, W] or [H, W, C] of at"
-        f" least 36x36, got observations {spec.obs_shape}; use torso 'grid'"
-        " for MiniGrid or 'mlp' for small inputs"
+      f"torso '{config.torso}' expects images [H, W] or [H, W, C] of at"
+      f" least 36x36, got observations {spec.obs_shape}; use torso 'grid'"
+      " for MiniGrid or 'mlp' for small inputs"
     )
   if len(config.torso_channels) != 3:
     raise ConfigError(
-        f"torso '{config.torso}' expects three torso_channels, got"
-        f" {config.torso_channels}"
+      f"torso '{config.torso}' expects three torso_channels, got"
+      f" {config.torso_channels}"
     )
 
 
 def _check_grid(spec: EnvSpec, config: NetworkConfig) -> None:
   if (
-      len(spec.obs_shape) != 3
-      or spec.obs_shape[-1] != len(_GRID_VALUES)
-      or spec.obs_dtype != np.uint8
-      or config.frame_stack != 1
+    len(spec.obs_shape) != 3
+    or spec.obs_shape[-1] != len(_GRID_VALUES)
+    or spec.obs_dtype != np.uint8
+    or config.frame_stack != 1
   ):
     raise ConfigError(
-        "torso 'grid' expects MiniGrid's uint8 observations [7, 7, 3] and"
-        f" frame_stack 1, got {spec.obs_shape} {spec.obs_dtype} and frame_stack"
-        f" {config.frame_stack}"
+      "torso 'grid' expects MiniGrid's uint8 observations [7, 7, 3] and"
+      f" frame_stack 1, got {spec.obs_shape} {spec.obs_dtype} and frame_stack"
+      f" {config.frame_stack}"
     )
 
 
 TORSOS: dict[str, Torso] = {
-    "nature": Torso(_Nature, _check_images, _nature_stack, in_chunks=True),
-    "impala": Torso(_Impala, _check_images, in_chunks=True),
-    "grid": Torso(functools.partial(_Layers, one_hot=True), _check_grid),
-    "mlp": Torso(functools.partial(_Layers, one_hot=False)),
+  "nature": Torso(_Nature, _check_images, _nature_stack, in_chunks=True),
+  "impala": Torso(_Impala, _check_images, in_chunks=True),
+  "grid": Torso(functools.partial(_Layers, one_hot=True), _check_grid),
+  "mlp": Torso(functools.partial(_Layers, one_hot=False)),
 }

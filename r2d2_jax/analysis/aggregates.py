@@ -27,21 +27,23 @@ def aggregate(scores: Sequence[np.ndarray]) -> np.ndarray:
   Returns:
     float64 [4], in the order of `METRICS`; fractions.
   """
-  from rliable import metrics  # pylint: disable=g-import-not-at-top
+  from rliable import metrics
 
   # rliable wants as many runs of every game: all are repeated alike.
   runs = math.lcm(*map(len, scores))
   matrix = np.stack([np.repeat(s, runs // len(s)) for s in scores], axis=1)
-  return np.array([
+  return np.array(
+    [
       metrics.aggregate_median(matrix),
       metrics.aggregate_mean(matrix),
       metrics.aggregate_iqm(matrix),
       metrics.aggregate_optimality_gap(matrix),
-  ])
+    ]
+  )
 
 
 def performance_profile(
-    scores: Sequence[np.ndarray], taus: np.ndarray
+  scores: Sequence[np.ndarray], taus: np.ndarray
 ) -> np.ndarray:
   """Fraction of runs whose score is above tau, each game counting the same.
 
@@ -53,16 +55,16 @@ def performance_profile(
     float64 [K].
   """
   return np.mean(
-      [(s[:, np.newaxis] > taus).mean(axis=0) for s in scores], axis=0
+    [(s[:, np.newaxis] > taus).mean(axis=0) for s in scores], axis=0
   )
 
 
 def bootstrap_interval(
-    scores: Sequence[np.ndarray],
-    statistic: Callable[[Sequence[np.ndarray]], np.ndarray],
-    *,
-    repetitions: int = 2000,
-    seed: int = 0,
+  scores: Sequence[np.ndarray],
+  statistic: Callable[[Sequence[np.ndarray]], np.ndarray],
+  *,
+  repetitions: int = 2000,
+  seed: int = 0,
 ) -> np.ndarray:
   """95 % percentile interval of a statistic, by rliable's stratified bootstrap.
 
@@ -82,14 +84,14 @@ def bootstrap_interval(
   Raises:
     ImportError: rliable, or what it needs, is not installed.
   """
-  from rliable import library  # pylint: disable=g-import-not-at-top
+  from rliable import library
 
   before = np.random.get_state()
   np.random.seed(seed)  # rliable draws from numpy's global generator
   try:
     # A list of arrays, not a matrix: games may differ in their number of runs.
     _, intervals = library.get_interval_estimates(
-        {"": list(scores)}, lambda *s: statistic(s), reps=repetitions
+      {"": list(scores)}, lambda *s: statistic(s), reps=repetitions
     )
   finally:
     np.random.set_state(before)

@@ -9,7 +9,8 @@ from r2d2_jax.config import Config, to_dict
 # These say where a run writes, what it shows, what it saves and how often it is
 # tested; not what it learns, from how much or for how long. A setting that is not
 # named here counts.
-_BESIDE_THE_TRAINING = frozenset({
+_BESIDE_THE_TRAINING = frozenset(
+  {
     "env.num_threads",
     "replay.port",
     "run.seed",
@@ -28,7 +29,8 @@ _BESIDE_THE_TRAINING = frozenset({
     "evaluation.period_steps",
     "evaluation.num_episodes",
     "evaluation.num_lanes",
-})
+  }
+)
 
 
 def find_runs(paths: Iterable[pathlib.Path]) -> list[pathlib.Path]:
@@ -68,9 +70,9 @@ _OF_THE_RUN = ("run", "log", "checkpoint", "evaluation", "limits")
 def settings_of(config: Config) -> dict[str, Any]:
   """'section.name' -> value, without what is of the run: seeds, directories."""
   return {
-      name: value
-      for name, value in _flat(config).items()
-      if name.partition(".")[0] not in _OF_THE_RUN
+    name: value
+    for name, value in _flat(config).items()
+    if name.partition(".")[0] not in _OF_THE_RUN
   }
 
 
@@ -87,9 +89,9 @@ def training_settings(config: Config) -> dict[str, Any]:
 
 def _flat(config: Config) -> dict[str, Any]:
   return {
-      f"{section}.{name}": value
-      for section, fields in to_dict(config).items()
-      for name, value in fields.items()
+    f"{section}.{name}": value
+    for section, fields in to_dict(config).items()
+    for name, value in fields.items()
   }
 
 
@@ -100,7 +102,7 @@ def differing_settings(settings: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def same_runs(
-    configs: Mapping[pathlib.Path, Config],
+  configs: Mapping[pathlib.Path, Config],
 ) -> list[list[pathlib.Path]]:
   """Runs with the same seed and `training_settings`, together; in their order.
 
@@ -114,8 +116,8 @@ def same_runs(
 
 
 def group_runs(
-    configs: Mapping[pathlib.Path, Config],
-    names: Mapping[pathlib.Path, str] | None = None,
+  configs: Mapping[pathlib.Path, Config],
+  names: Mapping[pathlib.Path, str] | None = None,
 ) -> dict[str, dict[str, list[pathlib.Path]]]:
   """Task -> label -> runs that differ in no `training_settings`: its seeds.
 
@@ -137,10 +139,14 @@ def group_runs(
     alike: dict[tuple, list[pathlib.Path]] = {}
     for run, values in settings.items():
       alike.setdefault(tuple(values[n] for n in differing), []).append(run)
-    named = {name: runs for runs in alike.values() if (name := _shared(names, runs))}
-    groups[task] = named if len(named) == len(alike) else {
-        _label(differing, v, runs[0]): runs for v, runs in alike.items()
+    named = {
+      name: runs for runs in alike.values() if (name := _shared(names, runs))
     }
+    groups[task] = (
+      named
+      if len(named) == len(alike)
+      else {_label(differing, v, runs[0]): runs for v, runs in alike.items()}
+    )
   return groups
 
 

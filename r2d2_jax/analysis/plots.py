@@ -8,17 +8,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from r2d2_jax.config import ConfigError
 from r2d2_jax.analysis.comparison import group_runs, same_runs
+from r2d2_jax.config import ConfigError
 from r2d2_jax.system.metrics.columns import label as label_of
 from r2d2_jax.system.metrics.learning_curve import (
-    NOTHING,
-    RETURNS,
-    finite,
-    frames_or_steps,
-    in_thousands,
-    new_figure,
-    rounded,
+  NOTHING,
+  RETURNS,
+  finite,
+  frames_or_steps,
+  in_thousands,
+  new_figure,
+  rounded,
 )
 from r2d2_jax.system.storage.csv_log import read_log
 from r2d2_jax.system.storage.rundir import read_config
@@ -36,12 +36,12 @@ class Drawn(NamedTuple):
 
 
 def plot_runs(
-    run_dirs: list[pathlib.Path],
-    png_path: pathlib.Path,
-    *,
-    column: str = "",
-    x: str = "frames",
-    title: str = "",
+  run_dirs: list[pathlib.Path],
+  png_path: pathlib.Path,
+  *,
+  column: str = "",
+  x: str = "frames",
+  title: str = "",
 ) -> Drawn:
   """Draws many runs: the mean of each group of seeds, and its range.
 
@@ -68,14 +68,20 @@ def plot_runs(
       numbers in it.
   """
   configs = {d: read_config(d) for d in run_dirs}
-  wanted = {x, "steps", "frames", "eval_return", *([column] if column else RETURNS)}
+  wanted = {
+    x,
+    "steps",
+    "frames",
+    "eval_return",
+    *([column] if column else RETURNS),
+  }
   logs = {d: _read_columns(d / "log.csv", wanted) for d in run_dirs}
   notes = []
   if not column:
     column = next((c for c in RETURNS if _has_numbers(logs, x, c)), RETURNS[0])
     if column != RETURNS[0]:
       notes.append(
-          f"no run has numbers in {RETURNS[0]} yet: {column} is drawn instead"
+        f"no run has numbers in {RETURNS[0]} yet: {column} is drawn instead"
       )
   curves = {d: _curve(log, x, column, d) for d, log in logs.items()}
   drawn = {d: configs[d] for d, (xs, _) in curves.items() if len(xs)}
@@ -86,15 +92,15 @@ def plot_runs(
     if len(same) > 1:
       longest = max(same, key=lambda d: curves[d][0][-1])
       notes.append(
-          f"{', '.join(map(str, same))}: same seed and settings, one run of them"
-          f" is drawn, {longest}"
+        f"{', '.join(map(str, same))}: same seed and settings, one run of them"
+        f" is drawn, {longest}"
       )
       drawn = {d: c for d, c in drawn.items() if d not in same or d == longest}
   points = {
-      run_dir: finite(logs[run_dir], x, "eval_return")
-      if column.startswith(("return_", "eval_"))
-      else NOTHING
-      for run_dir in drawn
+    run_dir: finite(logs[run_dir], x, "eval_return")
+    if column.startswith(("return_", "eval_"))
+    else NOTHING
+    for run_dir in drawn
   }
   panels = group_runs(drawn)
   units = {
@@ -115,9 +121,9 @@ def plot_runs(
       if min(ends) < _SAME_LENGTH * max(ends):
         uneven.add(label)
         notes.append(
-            f"{task}{f', {label}' if label else ''}: runs of"
-            f" {rounded(min(ends))} to {rounded(max(ends))}"
-            f" {units[task]}, their mean is drawn as far as the shortest goes"
+          f"{task}{f', {label}' if label else ''}: runs of"
+          f" {rounded(min(ends))} to {rounded(max(ends))}"
+          f" {units[task]}, their mean is drawn as far as the shortest goes"
         )
     axes.set_title(task, fontsize="medium")
     axes.grid(alpha=0.3)
@@ -128,7 +134,7 @@ def plot_runs(
       axes.set_xlabel(label_of(units[task]))
   for axes in grid[:, 0]:
     axes.set_ylabel(
-        textwrap.fill(label_of(column), 40 if len(panels) == 1 else 20)
+      textwrap.fill(label_of(column), 40 if len(panels) == 1 else 20)
     )
   _legend(
       figure, colors, panels, uneven,
@@ -149,23 +155,25 @@ def _read_columns(path: pathlib.Path, names: set[str]) -> dict[str, np.ndarray]:
 
 
 def _curve(
-    log: dict[str, np.ndarray], x: str, column: str, run_dir: pathlib.Path
+  log: dict[str, np.ndarray], x: str, column: str, run_dir: pathlib.Path
 ) -> tuple[np.ndarray, np.ndarray]:
   """The rows in which both columns are finite; none of an empty log."""
   for name in (x, column):
     if log and name not in log:
-      raise ConfigError(f"{run_dir}/log.csv: expected a column {name!r}, got none")
+      raise ConfigError(
+        f"{run_dir}/log.csv: expected a column {name!r}, got none"
+      )
   return finite(log, x, column)
 
 
 def _has_numbers(
-    logs: dict[pathlib.Path, dict[str, np.ndarray]], x: str, column: str
+  logs: dict[pathlib.Path, dict[str, np.ndarray]], x: str, column: str
 ) -> bool:
   return any(len(finite(log, x, column)[0]) for log in logs.values())
 
 
 def _nothing_to_draw(
-    run_dirs: Sequence[pathlib.Path], x: str, column: str
+  run_dirs: Sequence[pathlib.Path], x: str, column: str
 ) -> str:
   """Why, and what could be drawn."""
   logs = {}
@@ -176,12 +184,12 @@ def _nothing_to_draw(
   names = dict.fromkeys(name for log in logs.values() for name in log)
   known = [name for name in names if name != x and _has_numbers(logs, x, name)]
   return f"no log has numbers in column {column!r} yet" + (
-      f"; these have some: {', '.join(known)}" if known else ""
+    f"; these have some: {', '.join(known)}" if known else ""
   )
 
 
 def draw_curves(
-    axes, curves: Sequence[tuple[np.ndarray, np.ndarray]], **style
+  axes, curves: Sequence[tuple[np.ndarray, np.ndarray]], **style
 ) -> None:
   """Mean of several curves, and their range, as far as the shortest goes.
 
@@ -222,7 +230,7 @@ def _panels(number: int):
 
 
 def _colors(number: int) -> list:
-  from matplotlib import colormaps  # pylint: disable=g-import-not-at-top
+  from matplotlib import colormaps
 
   if number <= 10:
     return [f"C{i}" for i in range(number)]
@@ -230,10 +238,9 @@ def _colors(number: int) -> list:
 
 
 def _legend(
-    figure, colors: dict, panels: dict, uneven: set[str], *, circles: bool
+  figure, colors: dict, panels: dict, uneven: set[str], *, circles: bool
 ) -> None:
   """Below the panels, once for all of them."""
-  # pylint: disable=g-import-not-at-top
   from matplotlib.lines import Line2D
   from matplotlib.patches import Patch
 
@@ -249,16 +256,14 @@ def _legend(
     text = f"{label}, {text}" if label else text
     handles.append(Line2D([], [], color=color, label=text))
   if most > 1:
-    handles.append(Patch(facecolor="gray", alpha=0.2, label="range of the runs"))
-  if circles:
     handles.append(
-        Line2D([], [], color="gray", label="evaluation", **_CIRCLES)
+      Patch(facecolor="gray", alpha=0.2, label="range of the runs")
     )
+  if circles:
+    handles.append(Line2D([], [], color="gray", label="evaluation", **_CIRCLES))
   longest = max(len(handle.get_label()) for handle in handles)
   columns = int(figure.get_figwidth() / (0.07 * longest + 0.6))
   figure.legend(
       handles=handles, loc="outside lower center", frameon=False,
       ncols=max(1, min(columns, len(handles))), fontsize="small",
   )  # fmt: skip
-
-

@@ -12,15 +12,15 @@ from r2d2_jax.analysis.standings import GameScores, published_percent
 # pyplot: no display may be assumed, and figures are freed by themselves.
 
 _COLORS = {
-    "impala_deep": "tab:green",
-    "apex": "tab:orange",
-    "r2d2": "tab:red",
+  "impala_deep": "tab:green",
+  "apex": "tab:orange",
+  "r2d2": "tab:red",
 }
 _OWN = "tab:blue"
 
 
 def plot_profile(
-    games: list[GameScores], png_path: pathlib.Path, *, with_interval: bool
+  games: list[GameScores], png_path: pathlib.Path, *, with_interval: bool
 ) -> None:
   """Draws the performance profile: fraction of runs whose score is above tau.
 
@@ -32,7 +32,7 @@ def plot_profile(
   Raises:
     ImportError: the interval needs rliable.
   """
-  from matplotlib.figure import Figure  # pylint: disable=g-import-not-at-top
+  from matplotlib.figure import Figure
 
   scores = [game.human_normalised for game in games]
   # From 1 % of the human's score to beyond R2D2's best, and ours.
@@ -42,20 +42,20 @@ def plot_profile(
   axes = figure.subplots()
   if with_interval:
     low, high = bootstrap_interval(
-        scores, lambda s: performance_profile(s, taus)
+      scores, lambda s: performance_profile(s, taus)
     )
     axes.fill_between(taus, low, high, color=_OWN, alpha=0.2, linewidth=0)
   axes.plot(
-      taus, performance_profile(scores, taus), color=_OWN, label="these runs"
+    taus, performance_profile(scores, taus), color=_OWN, label="these runs"
   )
   for column, agent in PUBLISHED_AGENTS.items():
     theirs = [np.array([published_percent(g.name, column)]) for g in games]
     axes.plot(
-        taus,
-        performance_profile(theirs, taus),
-        color=_COLORS[column],
-        linewidth=1,
-        label=f"{agent} (published)",
+      taus,
+      performance_profile(theirs, taus),
+      color=_COLORS[column],
+      linewidth=1,
+      label=f"{agent} (published)",
     )
   axes.axvline(100, color="black", linewidth=0.8, linestyle=":")
   axes.text(108, 1.04, "human", fontsize="small", va="center")
@@ -81,7 +81,7 @@ def plot_games(games: list[GameScores], png_path: pathlib.Path) -> None:
     games: of the 57.
     png_path: where to write.
   """
-  from matplotlib.figure import Figure  # pylint: disable=g-import-not-at-top
+  from matplotlib.figure import Figure
 
   games = sorted(games, key=lambda game: game.human_normalised.mean())
   rows = np.arange(len(games))
@@ -92,21 +92,21 @@ def plot_games(games: list[GameScores], png_path: pathlib.Path) -> None:
   axes.barh(rows, means, color=_OWN, height=0.7, label="these runs")
   several = [i for i in rows if len(runs[i]) > 1]
   axes.hlines(
-      several,
-      [runs[i].min() for i in several],
-      [runs[i].max() for i in several],
-      color="black",
-      linewidth=1,
+    several,
+    [runs[i].min() for i in several],
+    [runs[i].max() for i in several],
+    color="black",
+    linewidth=1,
   )
   published = [published_percent(game.name, "r2d2") for game in games]
   axes.plot(
-      published,
-      rows,
-      color=_COLORS["r2d2"],
-      marker="D",
-      markersize=4,
-      linestyle="none",
-      label="R2D2 (published)",
+    published,
+    rows,
+    color=_COLORS["r2d2"],
+    marker="D",
+    markersize=4,
+    linestyle="none",
+    label="R2D2 (published)",
   )
   axes.axvline(100, color="black", linewidth=0.8, linestyle=":", label="human")
   axes.set_xscale("symlog", linthresh=10)

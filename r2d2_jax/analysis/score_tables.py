@@ -9,10 +9,10 @@ from rich.console import Console
 from r2d2_jax.analysis.aggregates import METRICS
 from r2d2_jax.analysis.scores import PUBLISHED_AGENTS, published_scores
 from r2d2_jax.analysis.standings import (
-    Aggregate,
-    GameScores,
-    Standings,
-    published_percent,
+  Aggregate,
+  GameScores,
+  Standings,
+  published_percent,
 )
 from r2d2_jax.analysis.tables import print_table
 from r2d2_jax.system.metrics.learning_curve import rounded
@@ -54,7 +54,9 @@ def show(standings: Standings, console: Console) -> None:
         ],
     )  # fmt: skip
   for note in standings.notes:
-    console.print(f"note: {note}", highlight=False, soft_wrap=True, markup=False)
+    console.print(
+      f"note: {note}", highlight=False, soft_wrap=True, markup=False
+    )
 
 
 def write_csv(standings: Standings, path: pathlib.Path) -> list[pathlib.Path]:
@@ -68,16 +70,16 @@ def write_csv(standings: Standings, path: pathlib.Path) -> list[pathlib.Path]:
   rows = []
   for game in standings.games:
     row = {
-        "game": game.name,
-        "seeds": len(game.run_returns),
-        "frames_min": _number(game.run_frames.min()),
-        "frames_max": _number(game.run_frames.max()),
-        "games": game.num_games,
-        "mean": game.score,
-        "median": game.median,
-        "human_normalised_percent": "",
-        **dict.fromkeys(_LEVELS, ""),
-        **{f"{agent}_percent": "" for agent in PUBLISHED_AGENTS},
+      "game": game.name,
+      "seeds": len(game.run_returns),
+      "frames_min": _number(game.run_frames.min()),
+      "frames_max": _number(game.run_frames.max()),
+      "games": game.num_games,
+      "mean": game.score,
+      "median": game.median,
+      "human_normalised_percent": "",
+      **dict.fromkeys(_LEVELS, ""),
+      **{f"{agent}_percent": "" for agent in PUBLISHED_AGENTS},
     }
     if game.published:
       row["human_normalised_percent"] = float(game.human_normalised.mean())
@@ -104,28 +106,28 @@ def write_csv(standings: Standings, path: pathlib.Path) -> list[pathlib.Path]:
 
 def _cells(game: GameScores) -> list[str]:
   cells = [
-      game.name,
-      str(len(game.run_returns)),
-      frames_text(game.run_frames),
-      str(game.num_games),
+    game.name,
+    str(len(game.run_returns)),
+    frames_text(game.run_frames),
+    str(game.num_games),
   ]
   if not game.published:  # of any size, often between 0 and 1
     scores = [f"{game.score:.4g}", f"{game.median:.4g}"]
     return cells + scores + ["-"] * (1 + len(_LEVELS))
   published = published_scores()[game.name]
   return [
-      *cells,
-      f"{game.score:.1f}",
-      f"{game.median:.1f}",
-      f"{game.human_normalised.mean():.1f}",
-      *(f"{published[level]:.1f}" for level in _LEVELS),
+    *cells,
+    f"{game.score:.1f}",
+    f"{game.median:.1f}",
+    f"{game.human_normalised.mean():.1f}",
+    *(f"{published[level]:.1f}" for level in _LEVELS),
   ]
 
 
 def frames_text(frames: np.ndarray) -> str:
   """'80k', or '80k to 1.2M'; '?' where a run has no log of them."""
   least, most = (
-      "?" if np.isnan(x) else rounded(x) for x in (frames.min(), frames.max())
+    "?" if np.isnan(x) else rounded(x) for x in (frames.min(), frames.max())
   )
   return least if least == most else f"{least} to {most}"
 

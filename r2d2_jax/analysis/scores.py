@@ -20,8 +20,8 @@ def published_scores() -> Mapping[str, Mapping[str, float]]:
   """Raw score by game ('ms_pacman') and column ('random', 'human', 'r2d2', ...)."""
   with _PATH.open(newline="") as f:
     return {
-        row.pop("game"): {name: float(value) for name, value in row.items()}
-        for row in csv.DictReader(f)
+      row.pop("game"): {name: float(value) for name, value in row.items()}
+      for row in csv.DictReader(f)
     }
 
 

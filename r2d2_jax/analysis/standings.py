@@ -6,37 +6,37 @@ from typing import NamedTuple
 import numpy as np
 
 from r2d2_jax.analysis import aggregates
+from r2d2_jax.analysis.comparison import (
+  differing_settings,
+  find_runs,
+  same_runs,
+  training_settings,
+)
 from r2d2_jax.analysis.scores import (
-    PUBLISHED_AGENTS,
-    game_of_task,
-    human_normalised,
-    published_scores,
+  PUBLISHED_AGENTS,
+  game_of_task,
+  human_normalised,
+  published_scores,
 )
 from r2d2_jax.config import Config, ConfigError, EnvConfig
-from r2d2_jax.analysis.comparison import (
-    differing_settings,
-    find_runs,
-    same_runs,
-    training_settings,
-)
 from r2d2_jax.system.evaluation import PastEvaluation, read_last_evaluation
-from r2d2_jax.system.storage.rundir import read_config
 from r2d2_jax.system.storage.csv_log import read_log
+from r2d2_jax.system.storage.rundir import read_config
 
 # Settings of the published evaluations; scores under others are not comparable.
 _PROTOCOL = (
-    "frame_skip",
-    "noop_max",
-    "sticky_action_probability",
-    "fire_on_reset",
-    "max_episode_frames",
-    "flicker_probability",
+  "frame_skip",
+  "noop_max",
+  "sticky_action_probability",
+  "fire_on_reset",
+  "max_episode_frames",
+  "flicker_probability",
 )
 
 
 _FRAMES_NOTE = (
-    "frames: trained on before the evaluation; the published R2D2 has about 10"
-    " billion for each game"
+  "frames: trained on before the evaluation; the published R2D2 has about 10"
+  " billion for each game"
 )
 
 
@@ -95,7 +95,9 @@ class Standings(NamedTuple):
   """Where some runs stand."""
 
   games: list[GameScores]  # the 57's first, then by name
-  aggregates: list[Aggregate]  # over the 57's; the runs' first; [] below 2 games
+  aggregates: list[
+    Aggregate
+  ]  # over the 57's; the runs' first; [] below 2 games
   notes: list[str]  # what a reader must know beside the numbers
 
   @property
@@ -134,27 +136,27 @@ def read_standings(run_dirs: list[pathlib.Path]) -> Standings:
     runs.setdefault(name, {})[run_dir] = _Run(config, evaluation, frames)
   if not runs:
     raise ConfigError(
-        "expected evaluated runs, got none; evaluate them first: python -m"
-        f" experiments.evaluate {' '.join(absent) or 'RUN'}"
+      "expected evaluated runs, got none; evaluate them first: python -m"
+      f" experiments.evaluate {' '.join(absent) or 'RUN'}"
     )
   notes = []
   for name in sorted(runs):
     runs[name], more = _one_of_each_seed(runs[name])
     notes += more
   games = sorted(
-      (
-          GameScores(
-              name,
-              name in published_scores(),
-              [run.evaluation.returns for run in members.values()],
-              np.array([run.frames for run in members.values()]),
-          )
-          for name, members in runs.items()
-      ),
-      key=lambda game: (not game.published, game.name),
+    (
+      GameScores(
+        name,
+        name in published_scores(),
+        [run.evaluation.returns for run in members.values()],
+        np.array([run.frames for run in members.values()]),
+      )
+      for name, members in runs.items()
+    ),
+    key=lambda game: (not game.published, game.name),
   )
   notes += _notes(
-      {n: [run.config for run in members.values()] for n, members in runs.items()}
+    {n: [run.config for run in members.values()] for n, members in runs.items()}
   )
   if absent:
     notes.append(f"not evaluated, left out: {', '.join(absent)}")
@@ -179,18 +181,18 @@ def _frames(run_dir: pathlib.Path, num_updates: int) -> float:
 
 
 def _one_of_each_seed(
-    runs: dict[pathlib.Path, _Run],
+  runs: dict[pathlib.Path, _Run],
 ) -> tuple[dict[pathlib.Path, _Run], list[str]]:
   """The longest of those with the same seed and settings; notes on the others."""
   notes = []
   for same in same_runs({run_dir: run.config for run_dir, run in runs.items()}):
     if len(same) > 1:
       longest = max(
-          same, key=lambda d: (runs[d].evaluation.num_updates, runs[d].frames)
+        same, key=lambda d: (runs[d].evaluation.num_updates, runs[d].frames)
       )
       notes.append(
-          f"{', '.join(map(str, same))}: same seed and settings, counted once, as"
-          f" {longest}"
+        f"{', '.join(map(str, same))}: same seed and settings, counted once, as"
+        f" {longest}"
       )
       runs = {d: r for d, r in runs.items() if d not in same or d == longest}
   return runs, notes
@@ -201,26 +203,30 @@ def _notes(configs: dict[str, list[Config]]) -> list[str]:
   games: dict[str, list[str]] = {}
   for name in sorted(configs):
     if name not in published_scores():
-      games.setdefault("not among the 57 games, raw score only", []).append(name)
+      games.setdefault("not among the 57 games, raw score only", []).append(
+        name
+      )
     else:
       for field in _PROTOCOL:
         values = {getattr(c.env, field) for c in configs[name]}
         expected = getattr(EnvConfig(), field)
         for value in sorted(values - {expected}):
           games.setdefault(
-              f"played with {field} {value}, the published scores with"
-              f" {expected}",
-              [],
+            f"played with {field} {value}, the published scores with"
+            f" {expected}",
+            [],
           ).append(name)
-    if differing := differing_settings(list(map(training_settings, configs[name]))):
+    if differing := differing_settings(
+      list(map(training_settings, configs[name]))
+    ):
       games.setdefault(
-          "runs are counted as seeds of one agent, but differ in"
-          f" {', '.join(differing)}",
-          [],
+        "runs are counted as seeds of one agent, but differ in"
+        f" {', '.join(differing)}",
+        [],
       ).append(name)
   return [
-      f"{', '.join(names) if len(names) < 6 else f'{len(names)} games'}: {text}"
-      for text, names in games.items()
+    f"{', '.join(names) if len(names) < 6 else f'{len(names)} games'}: {text}"
+    for text, names in games.items()
   ]
 
 
@@ -235,17 +241,17 @@ def _aggregates(games: list[GameScores]) -> tuple[list[Aggregate], list[str]]:
   agents = {"these runs": scores}
   for column, agent in PUBLISHED_AGENTS.items():
     agents[agent] = [
-        np.array([published_percent(game.name, column) / 100]) for game in games
+      np.array([published_percent(game.name, column) / 100]) for game in games
     ]
   try:
     rows = [
-        Aggregate(
-            agent,
-            100 * aggregates.aggregate(values),
-            None,
-            sum(float(v.mean()) > 1 for v in values),
-        )
-        for agent, values in agents.items()
+      Aggregate(
+        agent,
+        100 * aggregates.aggregate(values),
+        None,
+        sum(float(v.mean()) > 1 for v in values),
+      )
+      for agent, values in agents.items()
     ]
   except ImportError as error:
     return [], [f"no aggregates, {aggregates.why_not(error)}"]
@@ -260,6 +266,6 @@ def _aggregates(games: list[GameScores]) -> tuple[list[Aggregate], list[str]]:
   if not single:
     return rows, []
   return rows, [
-      f"{single} of {len(scores)} games have one seed and add nothing to the"
-      " intervals, which are too narrow"
+    f"{single} of {len(scores)} games have one seed and add nothing to the"
+    " intervals, which are too narrow"
   ]

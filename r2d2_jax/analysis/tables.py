@@ -8,10 +8,10 @@ from rich.table import Table
 
 
 def print_table(
-    console: Console,
-    title: str,
-    columns: Sequence[str],
-    rows: Iterable[Sequence[str]],
+  console: Console,
+  title: str,
+  columns: Sequence[str],
+  rows: Iterable[Sequence[str]],
 ) -> None:
   """Prints a table as wide as it needs to be: numbers are never cut.
 

@@ -1,12 +1,13 @@
 """What the commands have in common: arguments in, an exit code out."""
 
+from collections.abc import Callable, Iterator
 import contextlib
 import os
 import pathlib
 import re
 import signal
 import sys
-from typing import Any, Callable, Iterator
+from typing import Any
 
 import tyro
 
@@ -23,7 +24,7 @@ def program(name: str) -> str:
 
 
 def run_command(
-    function: Callable[..., Any], *, prog: str, arguments: list[str] | None
+  function: Callable[..., Any], *, prog: str, arguments: list[str] | None
 ) -> int:
   """Calls a function with what the command line says; returns the exit code.
 
@@ -45,8 +46,7 @@ def run_command(
 def with_home(arguments: list[str]) -> list[str]:
   """Puts the home directory for `~`, after `--flag=` too, where shells do not."""
   return [
-      re.sub(r"^(--[\w.-]+=)?~(?=/|$)", _home, argument)
-      for argument in arguments
+    re.sub(r"^(--[\w.-]+=)?~(?=/|$)", _home, argument) for argument in arguments
   ]
 
 
@@ -99,12 +99,12 @@ def _unfailing_output() -> Iterator[None]:
 
 
 def check_number(
-    flag: str, value: float, low: int, high: int = 2**31 - 1
+  flag: str, value: float, low: int, high: int = 2**31 - 1
 ) -> None:
   """Raises ConfigError where a flag's number is outside [low, high]."""
   if not low <= value <= high:
     raise ConfigError(
-        f"{flag}: expected a number between {low} and {high}, got {value}"
+      f"{flag}: expected a number between {low} and {high}, got {value}"
     )
 
 
@@ -117,24 +117,26 @@ def check_new_file(flag: str, path: pathlib.Path, *suffixes: str) -> None:
   """
   try:
     if path.is_symlink() and not path.exists():
-      raise FileNotFoundError(0, f"a link to {path.readlink()}, which is not there")
+      raise FileNotFoundError(
+        0, f"a link to {path.readlink()}, which is not there"
+      )
     is_directory, has_parent = path.is_dir(), path.parent.is_dir()
   except OSError as error:
     raise ConfigError(
-        f"{flag}: expected the name of a file, got {path}: {error.strerror}"
+      f"{flag}: expected the name of a file, got {path}: {error.strerror}"
     ) from error
   if is_directory:  # as an empty name is
     raise ConfigError(
-        f"{flag}: expected the name of a file, got directory {path}"
+      f"{flag}: expected the name of a file, got directory {path}"
     )
   if not has_parent:
     raise ConfigError(
-        f"{flag}: expected a directory that exists, got {path.parent}; create it"
+      f"{flag}: expected a directory that exists, got {path.parent}; create it"
     )
   if suffixes and path.suffix.lower() not in suffixes:
     raise ConfigError(
-        f"{flag}: expected a name ending in {' or '.join(suffixes)}, got"
-        f" {str(path)!r}"
+      f"{flag}: expected a name ending in {' or '.join(suffixes)}, got"
+      f" {str(path)!r}"
     )
 
 
@@ -149,6 +151,6 @@ def writing(flag: str, path: pathlib.Path) -> Iterator[None]:
     yield
   except OSError as error:
     raise FileError(
-        f"{flag}: {path} cannot be written: {error.strerror or error}; give"
-        " another name, or make room"
+      f"{flag}: {path} cannot be written: {error.strerror or error}; give"
+      " another name, or make room"
     ) from error

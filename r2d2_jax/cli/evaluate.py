@@ -21,13 +21,13 @@ _MAX_LANES = 4096
 
 
 def evaluate_runs(
-    run_dirs: Annotated[tuple[pathlib.Path, ...], tyro.conf.Positional],
-    /,
-    checkpoint: str = "latest",
-    episodes: int = 30,
-    epsilon: float = 0.001,
-    lanes: int = 10,
-    seed: int = 2_000_003,
+  run_dirs: Annotated[tuple[pathlib.Path, ...], tyro.conf.Positional],
+  /,
+  checkpoint: str = "latest",
+  episodes: int = 30,
+  epsilon: float = 0.001,
+  lanes: int = 10,
+  seed: int = 2_000_003,
 ) -> None:
   """Plays whole games with a checkpoint of each run; scores are raw.
 
@@ -46,7 +46,6 @@ def evaluate_runs(
     seed: of the games and the random actions. The default is far from the seeds
       of training's own evaluations, whose games chose the 'best' checkpoint.
   """
-  # pylint: disable=g-import-not-at-top
   from rich.console import Console
 
   from r2d2_jax.analysis.score_tables import show
@@ -73,13 +72,13 @@ def evaluate_runs(
     print(f"run {number} of {len(run_dirs)}: {run_dir}", flush=True)
     try:
       _play(
-          run_dir,
-          console,
-          which=checkpoint,
-          episodes=episodes,
-          epsilon=epsilon,
-          lanes=lanes,
-          seed=seed,
+        run_dir,
+        console,
+        which=checkpoint,
+        episodes=episodes,
+        epsilon=epsilon,
+        lanes=lanes,
+        seed=seed,
       )
       played.append(run_dir)
     except UserError as error:
@@ -91,61 +90,62 @@ def evaluate_runs(
     show(read_standings(played), console)
   if len(played) < len(run_dirs):
     raise ConfigError(
-        f"{len(run_dirs) - len(played)} of {len(run_dirs)} runs could not be"
-        " evaluated, or their scores not be written: see above"
+      f"{len(run_dirs) - len(played)} of {len(run_dirs)} runs could not be"
+      " evaluated, or their scores not be written: see above"
     )
 
 
 def _play(run_dir, console, *, which, episodes, epsilon, lanes, seed) -> None:
   """Plays one run's games and writes them down."""
-  # pylint: disable=g-import-not-at-top
-  from r2d2_jax.system.metrics.display import progress_display
   from r2d2_jax.system.evaluation import evaluate, write_evaluation
+  from r2d2_jax.system.metrics.display import progress_display
   from r2d2_jax.system.metrics.report import summary
   from r2d2_jax.system.storage.agents import load_agent
 
   agent = load_agent(run_dir, which=which)
-  config = agent.config.updated({"evaluation.epsilon": epsilon, "evaluation.num_lanes": lanes})
+  config = agent.config.updated(
+    {"evaluation.epsilon": epsilon, "evaluation.num_lanes": lanes}
+  )
   print(
-      f"{config.env.task}: update {agent.num_updates}, step {agent.steps}",
-      flush=True,
+    f"{config.env.task}: update {agent.num_updates}, step {agent.steps}",
+    flush=True,
   )
   with heard_signals() as stop, progress_display(console) as show_line:
 
     def show_progress(finished: int) -> None:
       # In a file every game would be a line: there, every tenth of them.
       if console.is_terminal or 10 * finished // episodes > (
-          10 * (finished - 1) // episodes
+        10 * (finished - 1) // episodes
       ):
         show_line(f"{finished} of {episodes} games")
 
     show_progress(0)
     evaluation = evaluate(
-        agent.params,
-        agent=agent.agent,
-        config=config,
-        num_episodes=episodes,
-        seed=seed,
-        should_stop=lambda: stop.asked,
-        on_progress=show_progress,
+      agent.params,
+      agent=agent.agent,
+      config=config,
+      num_episodes=episodes,
+      seed=seed,
+      should_stop=lambda: stop.asked,
+      on_progress=show_progress,
     )
     stop.check()
   print(f"evaluation: {summary(evaluation.returns)}", flush=True)
   try:
     write_evaluation(
-        run_dir, evaluation, num_updates=agent.num_updates, steps=agent.steps
+      run_dir, evaluation, num_updates=agent.num_updates, steps=agent.steps
     )
   except OSError as error:
     scores = " ".join(f"{x:.12g}" for x in evaluation.returns)
     raise FileError(
-        f"the scores cannot be written ({error}); they are: {scores}"
+      f"the scores cannot be written ({error}); they are: {scores}"
     ) from error
 
 
 def main(arguments: list[str] | None = None) -> int:
   """Runs the command; returns the exit code."""
   return run_command(
-      evaluate_runs, prog=program("evaluate"), arguments=arguments
+    evaluate_runs, prog=program("evaluate"), arguments=arguments
   )
 
 

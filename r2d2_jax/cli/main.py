@@ -4,11 +4,11 @@ import importlib
 import sys
 
 _COMMANDS = {
-    "train": "train an agent on one task; go on with a run",
-    "evaluate": "play whole games with the agents of runs",
-    "record": "a game of an agent as a video",
-    "plot": "learning curves of runs",
-    "scoreboard": "scores of many runs beside the published ones",
+  "train": "train an agent on one task; go on with a run",
+  "evaluate": "play whole games with the agents of runs",
+  "record": "a game of an agent as a video",
+  "plot": "learning curves of runs",
+  "scoreboard": "scores of many runs beside the published ones",
 }
 
 
@@ -20,13 +20,15 @@ def main(arguments: list[str] | None = None) -> int:
     command = importlib.import_module(f"r2d2_jax.cli.{name}")
     return command.main(arguments[1:])
   lines = [f"  {word:12}{what}" for word, what in _COMMANDS.items()]
-  usage = "\n".join([
+  usage = "\n".join(
+    [
       "usage: r2d2-jax COMMAND ...",
       "",
       *lines,
       "",
       "r2d2-jax COMMAND --help shows a command's options.",
-  ])
+    ]
+  )
   if name in ("-h", "--help"):
     print(usage)
     return 0

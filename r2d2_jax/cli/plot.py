@@ -17,12 +17,12 @@ from r2d2_jax.cli.command import check_new_file, program, run_command, writing
 
 
 def plot(
-    run_dirs: Annotated[tuple[pathlib.Path, ...], tyro.conf.Positional],
-    /,
-    out: pathlib.Path = pathlib.Path("learning_curves.png"),
-    column: str = "",
-    x: Literal["frames", "steps", "updates", "minutes"] = "frames",
-    title: str = "",
+  run_dirs: Annotated[tuple[pathlib.Path, ...], tyro.conf.Positional],
+  /,
+  out: pathlib.Path = pathlib.Path("learning_curves.png"),
+  column: str = "",
+  x: Literal["frames", "steps", "updates", "minutes"] = "frames",
+  title: str = "",
 ) -> None:
   """Draws learning curves of one or many runs into a PNG.
 
@@ -35,10 +35,9 @@ def plot(
     x: column for the horizontal axis.
     title: text above the plot.
   """
-  # pylint: disable=g-import-not-at-top
-  from r2d2_jax.config import ConfigError
   from r2d2_jax.analysis.comparison import find_runs
   from r2d2_jax.analysis.plots import plot_runs
+  from r2d2_jax.config import ConfigError
 
   if not run_dirs:
     raise ConfigError("expected at least one run directory, got none")
@@ -55,9 +54,7 @@ def plot(
 
 def main(arguments: list[str] | None = None) -> int:
   """Runs the command; returns the exit code."""
-  return run_command(
-      plot, prog=program("plot"), arguments=arguments
-  )
+  return run_command(plot, prog=program("plot"), arguments=arguments)
 
 
 if __name__ == "__main__":

@@ -12,22 +12,27 @@ from typing import Annotated
 
 import tyro
 
-from r2d2_jax.cli.command import check_new_file, check_number, program, run_command
+from r2d2_jax.cli.command import (
+  check_new_file,
+  check_number,
+  program,
+  run_command,
+)
 from r2d2_jax.config import ConfigError
 from r2d2_jax.system.run.interrupts import heard_signals
 
 
 def record_run(
-    run_dir: Annotated[pathlib.Path, tyro.conf.Positional],
-    /,
-    out: pathlib.Path = pathlib.Path("game.mp4"),
-    checkpoint: str = "latest",
-    epsilon: float = 0.001,
-    seed: int = 1_000_003,
-    game: int = 1,
-    max_steps: int = 0,
-    fps: float = 0.0,
-    overwrite: bool = False,
+  run_dir: Annotated[pathlib.Path, tyro.conf.Positional],
+  /,
+  out: pathlib.Path = pathlib.Path("game.mp4"),
+  checkpoint: str = "latest",
+  epsilon: float = 0.001,
+  seed: int = 1_000_003,
+  game: int = 1,
+  max_steps: int = 0,
+  fps: float = 0.0,
+  overwrite: bool = False,
 ) -> None:
   """Plays one whole game with a run's agent and writes it as a video.
 
@@ -46,17 +51,14 @@ def record_run(
       pace, or 5 where no frames are skipped.
     overwrite: replace a file of that name.
   """
-  # pylint: disable=g-import-not-at-top
   from rich.console import Console
 
-  from r2d2_jax.video.recording import check_format, default_fps, record
   from r2d2_jax.system.storage.agents import load_agent
+  from r2d2_jax.video.recording import check_format, default_fps, record
 
   check_new_file("--out", out, ".mp4", ".gif")
   if out.exists() and not overwrite:
-    raise ConfigError(
-        f"--out: {out} exists; give another name, or --overwrite"
-    )
+    raise ConfigError(f"--out: {out} exists; give another name, or --overwrite")
   check_number("--epsilon", epsilon, 0, 1)
   check_number("--seed", seed, 0)
   check_number("--game", game, 1)
@@ -68,7 +70,7 @@ def record_run(
   console = Console(highlight=False, markup=False)
   shown = False
   console.print(
-      f"{agent.config.env.task}: update {agent.num_updates}, step {agent.steps}"
+    f"{agent.config.env.task}: update {agent.num_updates}, step {agent.steps}"
   )
 
   def on_picture(moment) -> None:
@@ -79,23 +81,23 @@ def record_run(
     status.update(f"step {moment.step}, score {moment.score:g}")
 
   with (
-      console.status("starting") as status,
-      heard_signals() as stop,
-      contextlib.ExitStack() as stack,
+    console.status("starting") as status,
+    heard_signals() as stop,
+    contextlib.ExitStack() as stack,
   ):
     recording = record(
-        agent,
-        out,
-        epsilon=epsilon,
-        seed=seed,
-        game=game,
-        max_steps=max_steps,
-        fps=fps,
-        should_stop=lambda: stop.asked,
-        on_picture=on_picture,
+      agent,
+      out,
+      epsilon=epsilon,
+      seed=seed,
+      game=game,
+      max_steps=max_steps,
+      fps=fps,
+      should_stop=lambda: stop.asked,
+      on_picture=on_picture,
     )
   console.print(
-      f"{recording.ending}: step {recording.steps}, score {recording.score:g}"
+    f"{recording.ending}: step {recording.steps}, score {recording.score:g}"
   )
   console.print(f"wrote {out}: {recording.pictures} pictures")
   if recording.interrupted:
@@ -104,9 +106,7 @@ def record_run(
 
 def main(arguments: list[str] | None = None) -> int:
   """Runs the command; returns the exit code."""
-  return run_command(
-      record_run, prog=program("record"), arguments=arguments
-  )
+  return run_command(record_run, prog=program("record"), arguments=arguments)
 
 
 if __name__ == "__main__":

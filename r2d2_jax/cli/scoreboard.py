@@ -15,10 +15,10 @@ from r2d2_jax.cli.command import check_new_file, program, run_command, writing
 
 
 def scoreboard(
-    run_dirs: Annotated[tuple[pathlib.Path, ...], tyro.conf.Positional],
-    /,
-    csv: pathlib.Path | None = None,
-    plots: pathlib.Path | None = None,
+  run_dirs: Annotated[tuple[pathlib.Path, ...], tyro.conf.Positional],
+  /,
+  csv: pathlib.Path | None = None,
+  plots: pathlib.Path | None = None,
 ) -> None:
   """Shows the last evaluation of each run beside the published scores.
 
@@ -31,7 +31,6 @@ def scoreboard(
       ...-aggregates.csv.
     plots: directory to draw performance_profile.png and games.png in.
   """
-  # pylint: disable=g-import-not-at-top
   from rich.console import Console
 
   from r2d2_jax.analysis.score_plots import plot_games, plot_profile
@@ -69,7 +68,7 @@ def scoreboard(
 def main(arguments: list[str] | None = None) -> int:
   """Runs the command; returns the exit code."""
   return run_command(
-      scoreboard, prog=program("scoreboard"), arguments=arguments
+    scoreboard, prog=program("scoreboard"), arguments=arguments
   )
 
 

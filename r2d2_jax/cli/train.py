@@ -20,15 +20,15 @@ import warnings
 import tyro
 
 from r2d2_jax.cli.command import exit_code, program, with_home
-from r2d2_jax.presets import PRESETS
 from r2d2_jax.config import (
-    Config,
-    ConfigError,
-    UserError,
-    renamed,
-    unknown_setting,
-    validate,
+  Config,
+  ConfigError,
+  UserError,
+  renamed,
+  unknown_setting,
+  validate,
 )
+from r2d2_jax.presets import PRESETS
 from r2d2_jax.system.run.interrupts import StopRequest, heard_signals
 
 # jax, EnvPool and Reverb take seconds to import: only after the command line
@@ -56,28 +56,28 @@ def _parse(arguments: list[str]) -> tuple[Config, bool]:
   preset, arguments = _take_preset(with_home(arguments))
   _refuse_old_names(arguments)
   summaries = "\n".join(
-      f"- {name}: {make.__doc__.splitlines()[0]}"
-      for name, make in PRESETS.items()
+    f"- {name}: {make.__doc__.splitlines()[0]}"
+    for name, make in PRESETS.items()
   )
   config = tyro.cli(
-      Config,
-      args=arguments,
-      default=PRESETS[preset](),
-      prog=program("train"),
-      description=(
-          "Trains R2D2 on one task. Any setting below can be given; the"
-          f" defaults shown are those of --preset {preset}. Presets, chosen"
-          f" with --preset NAME:\n\n{summaries}\n\n--plan prints what the run"
-          " would take and stops. A second start with the same --run.run-dir"
-          " goes on from the last checkpoint."
-      ),
+    Config,
+    args=arguments,
+    default=PRESETS[preset](),
+    prog=program("train"),
+    description=(
+      "Trains R2D2 on one task. Any setting below can be given; the"
+      f" defaults shown are those of --preset {preset}. Presets, chosen"
+      f" with --preset NAME:\n\n{summaries}\n\n--plan prints what the run"
+      " would take and stops. A second start with the same --run.run-dir"
+      " goes on from the last checkpoint."
+    ),
   )
   is_new = not config.run.run_dir
   if is_new:
     date = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     config = _in_directory(
-        config,
-        f"runs/{_as_name(config.env.task)}-{preset}-seed{config.run.seed}-{date}",
+      config,
+      f"runs/{_as_name(config.env.task)}-{preset}-seed{config.run.seed}-{date}",
     )
   validate(config)
   return config, is_new
@@ -117,7 +117,7 @@ def _take_preset(arguments: list[str]) -> tuple[str, list[str]]:
     i += 1
   if name not in PRESETS:
     raise ConfigError(
-        f"--preset: expected one of {', '.join(PRESETS)}, got {name!r}"
+      f"--preset: expected one of {', '.join(PRESETS)}, got {name!r}"
     )
   return name, rest
 
@@ -143,11 +143,10 @@ def _train(config: Config, must_be_new: bool) -> int:
 
 
 def _train_deferred(
-    config: Config, must_be_new: bool, stop: StopRequest
+  config: Config, must_be_new: bool, stop: StopRequest
 ) -> int:
   # A sentence for people, not a place in the source.
   warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
-  # pylint: disable=g-import-not-at-top
   from rich.console import Console
 
   from r2d2_jax.system.storage.rundir import new_run_dir
@@ -160,7 +159,7 @@ def _train_deferred(
 
   try:
     result = train(
-        config, run_dir=pathlib.Path(config.run.run_dir), console=Console()
+      config, run_dir=pathlib.Path(config.run.run_dir), console=Console()
     )
   except RunError as error:
     print(f"error: {error}", file=sys.stderr)
@@ -175,7 +174,6 @@ def _train_deferred(
 
 def _show_plan(config: Config) -> None:
   """Prints it, and checks it; starts nothing."""
-  # pylint: disable=g-import-not-at-top
   from rich.console import Console
 
   from r2d2_jax.system.planning.preflight import check_run_fits

@@ -28,11 +28,11 @@ class Bounds:
 
 
 def setting(
-    default: Any,
-    *,
-    at_least: float | None = None,
-    above: float | None = None,
-    at_most: float | None = None,
+  default: Any,
+  *,
+  at_least: float | None = None,
+  above: float | None = None,
+  at_most: float | None = None,
 ) -> Any:
   """A number with its default and its bounds."""
   bounds = Bounds(at_least, above, at_most)

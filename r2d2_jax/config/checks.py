@@ -3,9 +3,8 @@
 import dataclasses
 from typing import Any, Literal, get_args, get_origin
 
-from r2d2_jax.config.errors import ConfigError
 from r2d2_jax.config.config import NAMES, Config, shown
-
+from r2d2_jax.config.errors import ConfigError
 
 # EnvPool and JAX count in 32 bits; steps are counted in Python alone, but must be
 # whole where a log holds them as floats.
@@ -31,8 +30,8 @@ def validate(config: Config) -> None:
   def need(ok: bool, field: str, expected: str, hint: str = "") -> None:
     if not ok:
       faults.append(
-          f"{field}: expected {expected}, got {shown(config.setting(field))}"
-          + (f"; {hint}" if hint else "")
+        f"{field}: expected {expected}, got {shown(config.setting(field))}"
+        + (f"; {hint}" if hint else "")
       )
 
   env, network, agent = config.env, config.network, config.agent
@@ -51,80 +50,80 @@ def validate(config: Config) -> None:
   if faults:  # how numbers go together is of no use where one is impossible
     raise ConfigError("\n".join(faults))
   need(
-      run.learner_devices <= 0 or agent.batch_size % run.learner_devices == 0,
-      "run.learner_devices",
-      f"a divisor of agent.batch_size ({agent.batch_size})",
-      "each device takes the same number of items",
+    run.learner_devices <= 0 or agent.batch_size % run.learner_devices == 0,
+    "run.learner_devices",
+    f"a divisor of agent.batch_size ({agent.batch_size})",
+    "each device takes the same number of items",
   )
   need(
-      env.max_episode_frames >= env.frame_skip,
-      "env.max_episode_frames",
-      f"at least one agent step ({env.frame_skip} frames)",
+    env.max_episode_frames >= env.frame_skip,
+    "env.max_episode_frames",
+    f"at least one agent step ({env.frame_skip} frames)",
   )
   need(
-      env.batch_size <= env.num_envs,
-      "env.batch_size",
-      f"at most env.num_envs ({env.num_envs})",
-      "0 steps all lanes together",
+    env.batch_size <= env.num_envs,
+    "env.batch_size",
+    f"at most env.num_envs ({env.num_envs})",
+    "0 steps all lanes together",
   )
   need(
-      env.num_threads <= env.num_envs,
-      "env.num_threads",
-      f"at most env.num_envs ({env.num_envs})",
-      "0 lets EnvPool choose",
+    env.num_threads <= env.num_envs,
+    "env.num_threads",
+    f"at most env.num_envs ({env.num_envs})",
+    "0 lets EnvPool choose",
   )
   channels = network.torso_channels
   need(
-      0 < min(channels, default=0) and max(channels) <= _MAX_INT,
-      "network.torso_channels",
-      f"one or more numbers above 0 and at most {_MAX_INT}",
+    0 < min(channels, default=0) and max(channels) <= _MAX_INT,
+    "network.torso_channels",
+    f"one or more numbers above 0 and at most {_MAX_INT}",
   )
   need(
-      network.torso not in ("nature", "impala") or len(channels) == 3,
-      "network.torso_channels",
-      f"three numbers for torso '{network.torso}'",
+    network.torso not in ("nature", "impala") or len(channels) == 3,
+    "network.torso_channels",
+    f"three numbers for torso '{network.torso}'",
   )
   need(
-      agent.trace_length >= 2,
-      "agent.trace_length",
-      "at least 2 rows",
-      "a transition needs two",
+    agent.trace_length >= 2,
+    "agent.trace_length",
+    "at least 2 rows",
+    "a transition needs two",
   )
   need(
-      agent.overlap < agent.trace_length,
-      "agent.overlap",
-      f"less than agent.trace_length ({agent.trace_length})",
-      "neighbouring items share this many trained rows",
+    agent.overlap < agent.trace_length,
+    "agent.overlap",
+    f"less than agent.trace_length ({agent.trace_length})",
+    "neighbouring items share this many trained rows",
   )
   if not faults and config.block_rows < 4 and config.item_rows > 16:
     faults.append(
-        "agent.burn_in, agent.trace_length, agent.overlap: expected numbers"
-        " with a common divisor of at least 4 (replay stores rows in blocks of"
-        f" that length), got {agent.burn_in}, {agent.trace_length},"
-        f" {agent.overlap} with {config.block_rows}; e.g. 40, 80, 40"
+      "agent.burn_in, agent.trace_length, agent.overlap: expected numbers"
+      " with a common divisor of at least 4 (replay stores rows in blocks of"
+      f" that length), got {agent.burn_in}, {agent.trace_length},"
+      f" {agent.overlap} with {config.block_rows}; e.g. 40, 80, 40"
     )
   need(
-      replay.min_sequences >= agent.batch_size,
-      "replay.min_sequences",
-      f"at least agent.batch_size ({agent.batch_size})",
-      "a batch is drawn from that many items",
+    replay.min_sequences >= agent.batch_size,
+    "replay.min_sequences",
+    f"at least agent.batch_size ({agent.batch_size})",
+    "a batch is drawn from that many items",
   )
   need(
-      replay.capacity_sequences >= replay.min_sequences,
-      "replay.capacity_sequences",
-      f"at least replay.min_sequences ({replay.min_sequences})",
+    replay.capacity_sequences >= replay.min_sequences,
+    "replay.capacity_sequences",
+    f"at least replay.min_sequences ({replay.min_sequences})",
   )
   need(
-      not (run.lockstep and replay.backend == "reverb"),
-      "replay.backend",
-      "'local' with run.lockstep",
-      "Reverb's sampling cannot be seeded, so the run could not be repeated",
+    not (run.lockstep and replay.backend == "reverb"),
+    "replay.backend",
+    "'local' with run.lockstep",
+    "Reverb's sampling cannot be seeded, so the run could not be repeated",
   )
   need(
-      not (run.lockstep and config.env_batch != env.num_envs),
-      "env.batch_size",
-      "0 with run.lockstep",
-      "asynchronous lanes arrive in no fixed order",
+    not (run.lockstep and config.env_batch != env.num_envs),
+    "env.batch_size",
+    "0 with run.lockstep",
+    "asynchronous lanes arrive in no fixed order",
   )
   if faults:
     raise ConfigError("\n".join(faults))
@@ -145,8 +144,8 @@ def check_types(config: Config) -> None:
       value = getattr(getattr(config, section.name), field.name)
       if not _has_type(value, field.type):
         faults.append(
-            f"{section.name}.{field.name}: expected {_type_name(field.type)},"
-            f" got {shown(value)}"
+          f"{section.name}.{field.name}: expected {_type_name(field.type)},"
+          f" got {shown(value)}"
         )
   if faults:
     raise ConfigError("\n".join(faults))

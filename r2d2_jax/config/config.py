@@ -9,15 +9,15 @@ from typing import Any
 
 from r2d2_jax.config.errors import ConfigError
 from r2d2_jax.config.sections import (
-    AgentConfig,
-    CheckpointConfig,
-    EnvConfig,
-    EvaluationConfig,
-    LimitsConfig,
-    LogConfig,
-    NetworkConfig,
-    ReplayConfig,
-    RunConfig,
+  AgentConfig,
+  CheckpointConfig,
+  EnvConfig,
+  EvaluationConfig,
+  LimitsConfig,
+  LogConfig,
+  NetworkConfig,
+  ReplayConfig,
+  RunConfig,
 )
 
 
@@ -52,10 +52,13 @@ class Config:
       if name not in NAMES:
         raise ConfigError(unknown_setting(name))
       sections.setdefault(section, {})[field] = value
-    return dataclasses.replace(self, **{
+    return dataclasses.replace(
+      self,
+      **{
         section: dataclasses.replace(getattr(self, section), **fields)
         for section, fields in sections.items()
-    })
+      },
+    )
 
   def setting(self, name: str) -> Any:
     """The value of "section.name"."""
@@ -80,26 +83,26 @@ class Config:
 
 
 NAMES: dict[str, dataclasses.Field] = {
-    f"{section.name}.{field.name}": field
-    for section in dataclasses.fields(Config)
-    for field in dataclasses.fields(section.type)
+  f"{section.name}.{field.name}": field
+  for section in dataclasses.fields(Config)
+  for field in dataclasses.fields(section.type)
 }
 # Settings that once had another name -> today's.
 RENAMED = {
-    "run.log_seconds": "log.period_seconds",
-    "run.log_updates": "log.period_updates",
-    "run.tensorboard": "log.tensorboard",
-    "run.wandb_project": "log.wandb_project",
-    "run.checkpoint_minutes": "checkpoint.period_minutes",
-    "run.checkpoint_updates": "checkpoint.period_updates",
-    "run.checkpoint_replay": "checkpoint.save_replay",
-    "run.keep_checkpoints": "checkpoint.max_to_keep",
-    "run.eval_period_steps": "evaluation.period_steps",
-    "run.eval_episodes": "evaluation.num_episodes",
-    "run.eval_epsilon": "evaluation.epsilon",
-    "run.eval_lanes": "evaluation.num_lanes",
-    "run.max_td_error": "limits.max_td_error",
-    "run.memory_gib": "limits.memory_gib",
+  "run.log_seconds": "log.period_seconds",
+  "run.log_updates": "log.period_updates",
+  "run.tensorboard": "log.tensorboard",
+  "run.wandb_project": "log.wandb_project",
+  "run.checkpoint_minutes": "checkpoint.period_minutes",
+  "run.checkpoint_updates": "checkpoint.period_updates",
+  "run.checkpoint_replay": "checkpoint.save_replay",
+  "run.keep_checkpoints": "checkpoint.max_to_keep",
+  "run.eval_period_steps": "evaluation.period_steps",
+  "run.eval_episodes": "evaluation.num_episodes",
+  "run.eval_epsilon": "evaluation.epsilon",
+  "run.eval_lanes": "evaluation.num_lanes",
+  "run.max_td_error": "limits.max_td_error",
+  "run.memory_gib": "limits.memory_gib",
 }
 
 
@@ -114,10 +117,10 @@ def unknown_setting(name: str) -> str:
     return f"{name}: this setting is called {RENAMED[name]} now"
   close = difflib.get_close_matches(name, NAMES, n=3)
   return f"unknown setting {shown(name)}" + (
-      f"; is it {' or '.join(close)}?"
-      if close
-      else "; expected section.name, of the sections "
-      + ", ".join(f.name for f in dataclasses.fields(Config))
+    f"; is it {' or '.join(close)}?"
+    if close
+    else "; expected section.name, of the sections "
+    + ", ".join(f.name for f in dataclasses.fields(Config))
   )
 
 

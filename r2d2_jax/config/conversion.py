@@ -3,9 +3,9 @@
 import dataclasses
 from typing import Any
 
-from r2d2_jax.config.errors import ConfigError
 from r2d2_jax.config.checks import check_types
 from r2d2_jax.config.config import RENAMED, Config, shown
+from r2d2_jax.config.errors import ConfigError
 
 
 def to_dict(config: Config) -> dict:
@@ -25,25 +25,24 @@ def from_dict(values: dict) -> Config:
   values = with_new_names(values)
   if not isinstance(values, dict):
     raise ConfigError(
-        f"expected the sections {', '.join(known)}, got {shown(values)}"
+      f"expected the sections {', '.join(known)}, got {shown(values)}"
     )
   sections = {}
   for section, fields in values.items():
     if section not in known:
       raise ConfigError(
-          f"unknown section {shown(section)}; expected one of"
-          f" {', '.join(known)}"
+        f"unknown section {shown(section)}; expected one of {', '.join(known)}"
       )
     if not isinstance(fields, dict):
       raise ConfigError(
-          f"{section}: expected settings by name, got {shown(fields)}"
+        f"{section}: expected settings by name, got {shown(fields)}"
       )
     names = {f.name for f in dataclasses.fields(known[section])}
     if unknown := sorted(set(fields) - names):
       raise ConfigError(f"{section}: unknown settings {shown(unknown)}")
     # JSON has no tuples.
     fields = {
-        k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()
+      k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()
     }
     sections[section] = known[section](**fields)
   config = Config(**sections)
@@ -56,8 +55,8 @@ def with_new_names(values: Any) -> Any:
   if not isinstance(values, dict):
     return values
   renamed = {
-      section: dict(fields) if isinstance(fields, dict) else fields
-      for section, fields in values.items()
+    section: dict(fields) if isinstance(fields, dict) else fields
+    for section, fields in values.items()
   }
   for old, new in RENAMED.items():
     section, _, field = old.partition(".")

@@ -25,8 +25,14 @@ _MAX_LAUNCHES = 3
 class ChildWorld:
   """An `EnvPoolWorld` in a child process, launched with a time limit."""
 
-  def __init__(self, task: str, config: EnvConfig, *, seed: int,
-               launch_seconds: float = 0.0):
+  def __init__(
+    self,
+    task: str,
+    config: EnvConfig,
+    *,
+    seed: int,
+    launch_seconds: float = 0.0,
+  ):
     """Launches, and launches again if that hangs or crashes.
 
     Args:
@@ -57,8 +63,8 @@ class ChildWorld:
         raise
       self.close()
     raise RuntimeError(
-        f"{task} did not start in {_MAX_LAUNCHES} launches (the last time, "
-        f"{failure}): try again, fewer lanes, or another task."
+      f"{task} did not start in {_MAX_LAUNCHES} launches (the last time, "
+      f"{failure}): try again, fewer lanes, or another task."
     )
 
   def _launch(self) -> None:
@@ -68,11 +74,11 @@ class ChildWorld:
     self._directory = tempfile.TemporaryDirectory(prefix="r2d2_jax_world_")
     path = os.pathsep.join(os.path.abspath(p) for p in sys.path)
     self._process = subprocess.Popen(
-        [sys.executable, "-m", __name__, str(child_end.fileno())],
-        pass_fds=[child_end.fileno()],
-        cwd=self._directory.name,
-        env={**os.environ, "PYTHONPATH": path},
-        start_new_session=True,  # so that VizDoom's own processes die with it
+      [sys.executable, "-m", __name__, str(child_end.fileno())],
+      pass_fds=[child_end.fileno()],
+      cwd=self._directory.name,
+      env={**os.environ, "PYTHONPATH": path},
+      start_new_session=True,  # so that VizDoom's own processes die with it
     )
     child_end.close()
 
@@ -98,8 +104,8 @@ class ChildWorld:
       return self._answer()
     except (EOFError, ConnectionError) as error:
       raise RuntimeError(
-          f"the environments' process died, status {self._process.wait()}: "
-          "start the run again from its checkpoint."
+        f"the environments' process died, status {self._process.wait()}: "
+        "start the run again from its checkpoint."
       ) from error
 
   def send(self, a_t: np.ndarray, env_id: np.ndarray) -> None:
@@ -134,6 +140,7 @@ def main() -> None:
     try:
       if world is None:
         from r2d2_jax.envs.envpool_world import EnvPoolWorld
+
         task, config, seed = message
         world = EnvPoolWorld(task, config, seed=seed)
         value = world.spec
@@ -141,7 +148,7 @@ def main() -> None:
         name, arguments = message
         value = getattr(world, name)(*arguments)
       connection.send(("value", value))
-    except Exception as error:  # pylint: disable=broad-except
+    except Exception as error:
       connection.send(("error", error))
 
 

@@ -38,17 +38,17 @@ def task_spec(task: str, **options):
     return envpool.make_spec(task, **options)
   except ImportError as error:
     raise MissingPackageError(
-        f"{task} cannot start here: {error} Procgen is the family that needs Qt 5; "
-        "all the others run without."
+      f"{task} cannot start here: {error} Procgen is the family that needs Qt 5; "
+      "all the others run without."
     ) from error
   except RuntimeError as error:
     raise ConfigError(
-        f"{task} cannot start here, EnvPool says: {error} Take another task."
+      f"{task} cannot start here, EnvPool says: {error} Take another task."
     ) from error
 
 
 def task_interface(
-    task: str, config: EnvConfig
+  task: str, config: EnvConfig
 ) -> tuple[dict[str, Any], families.Interface]:
   """EnvPool's options for a task, and the task as the agent meets it with them.
 
@@ -66,7 +66,7 @@ def task_interface(
   options = families.family_options(task, defaults, config)
   spaces = task_spec(task, **options)
   return options, families.family_interface(
-      task, spaces, families.frame_skip(defaults, config)
+    task, spaces, families.frame_skip(defaults, config)
   )
 
 
@@ -122,19 +122,23 @@ class EnvPoolWorld:
     self._log = EpisodeLog(self.num_envs, self.spec.frame_skip)
     self._lives = np.zeros(self.num_envs, np.int64)
     self._cap_steps = families.cap_steps(task_spec(task).config, config)
-    self._steps = np.zeros(self.num_envs, np.int64)  # of the game that is played
-    self._game_over = np.ones(self.num_envs, bool)  # the next row is a first one
+    self._steps = np.zeros(
+      self.num_envs, np.int64
+    )  # of the game that is played
+    self._game_over = np.ones(
+      self.num_envs, bool
+    )  # the next row is a first one
     self._cut = np.zeros(self.num_envs, bool)  # EnvPool would play on
     self._num_waiting = 0  # lanes that owe a row
     self._reset_rows: list[_Rows] = []  # of lanes that were cut, lock-step only
     self._pool = envpool.make(
-        task,
-        env_type="gymnasium",
-        num_envs=self.num_envs,
-        batch_size=self.batch_size,
-        num_threads=config.num_threads,
-        seed=envpool_seed(seed),
-        **options,
+      task,
+      env_type="gymnasium",
+      num_envs=self.num_envs,
+      batch_size=self.batch_size,
+      num_threads=config.num_threads,
+      seed=envpool_seed(seed),
+      **options,
     )
 
   def reset(self) -> None:
@@ -145,7 +149,7 @@ class EnvPoolWorld:
     """
     if self._num_waiting:
       raise RuntimeError(
-          f"reset with {self._num_waiting} rows on their way: call recv first."
+        f"reset with {self._num_waiting} rows on their way: call recv first."
       )
     self._game_over[:] = True
     self._num_waiting = self.num_envs
@@ -161,8 +165,8 @@ class EnvPoolWorld:
     """
     if self._num_waiting < self.batch_size:
       raise RuntimeError(
-          f"recv needs {self.batch_size} lanes, {self._num_waiting} are under "
-          "way: call reset() or send() first."
+        f"recv needs {self.batch_size} lanes, {self._num_waiting} are under "
+        "way: call reset() or send() first."
       )
     env_id, obs, r_t, terminated, done, lives = self._receive()
     self._num_waiting -= len(env_id)
@@ -185,12 +189,12 @@ class EnvPoolWorld:
       self._lives[env_id] = lives
     cut = life_lost & (self._life_loss == "reset")
     return Timestep(
-        obs_t=obs,
-        r_t=r_t,
-        discount_t=np.where(terminated | life_lost, 0, 1).astype(np.float32),
-        is_first_t=game_first | (cut & ~game_last),
-        is_last_t=game_last | cut,
-        env_id=env_id,
+      obs_t=obs,
+      r_t=r_t,
+      discount_t=np.where(terminated | life_lost, 0, 1).astype(np.float32),
+      is_first_t=game_first | (cut & ~game_last),
+      is_last_t=game_last | cut,
+      env_id=env_id,
     )
 
   def send(self, a_t: np.ndarray, env_id: np.ndarray) -> None:
@@ -201,7 +205,7 @@ class EnvPoolWorld:
     cut = self._cut[env_id]
     if cut.any():
       # `async_reset` is this with all lanes; there is no public way to name some.
-      self._pool._reset(env_id[cut])  # pylint: disable=protected-access
+      self._pool._reset(env_id[cut])
       if self.batch_size == self.num_envs:
         # Here EnvPool files rows by their place in what was sent, so that
         # those of two calls would overwrite each other.
@@ -224,23 +228,23 @@ class EnvPoolWorld:
     env_id = info["env_id"]
     obs = self._convert(obs)
     expected = (len(env_id), *self.spec.obs_shape)
-    if (
-        (obs.shape, obs.dtype) != (expected, self.spec.obs_dtype)
-        or r_t.shape != env_id.shape
-    ):
+    if (obs.shape, obs.dtype) != (
+      expected,
+      self.spec.obs_dtype,
+    ) or r_t.shape != env_id.shape:
       raise ConfigError(
-          f"{self._task} does not show what EnvPool's spec of it says: expected "
-          f"observations {self.spec.obs_dtype} {expected} and rewards "
-          f"{env_id.shape}, got {obs.dtype} {obs.shape} and {r_t.shape}. Take "
-          "another task."
+        f"{self._task} does not show what EnvPool's spec of it says: expected "
+        f"observations {self.spec.obs_dtype} {expected} and rewards "
+        f"{env_id.shape}, got {obs.dtype} {obs.shape} and {r_t.shape}. Take "
+        "another task."
       )
     return _Rows(
-        env_id=env_id,
-        obs=obs,
-        r_t=r_t,
-        terminated=terminated | (info.get("terminated", 0) != 0),
-        done=terminated | truncated,
-        lives=info.get("lives", np.zeros_like(env_id)),
+      env_id=env_id,
+      obs=obs,
+      r_t=r_t,
+      terminated=terminated | (info.get("terminated", 0) != 0),
+      done=terminated | truncated,
+      lives=info.get("lives", np.zeros_like(env_id)),
     )
 
   def pop_episodes(self) -> list[EpisodeReport]:

@@ -33,7 +33,9 @@ _MINIGRID_MEMORY_ACTIONS = 3
 _MAX_STATES = 2**16
 
 
-def family_options(task: str, defaults: Any, config: EnvConfig) -> dict[str, Any]:
+def family_options(
+  task: str, defaults: Any, config: EnvConfig
+) -> dict[str, Any]:
   """EnvPool's options for a task.
 
   Args:
@@ -49,28 +51,28 @@ def family_options(task: str, defaults: Any, config: EnvConfig) -> dict[str, Any
   """
   if is_atari(defaults):
     return dict(
-        max_episode_steps=cap_steps(defaults, config),
-        frame_skip=config.frame_skip,
-        stack_num=1,  # the stack is part of the agent's recurrent state
-        gray_scale=True,
-        full_action_space=config.full_action_space,
-        noop_max=config.noop_max,
-        repeat_action_probability=config.sticky_action_probability,
-        use_fire_reset=config.fire_on_reset,
-        # derived here from info["lives"]: EnvPool's own way plays hidden no-ops
-        # after each lost life and drops their rewards
-        episodic_life=False,
-        zero_discount_on_life_loss=False,
-        reward_clip=False,
+      max_episode_steps=cap_steps(defaults, config),
+      frame_skip=config.frame_skip,
+      stack_num=1,  # the stack is part of the agent's recurrent state
+      gray_scale=True,
+      full_action_space=config.full_action_space,
+      noop_max=config.noop_max,
+      repeat_action_probability=config.sticky_action_probability,
+      use_fire_reset=config.fire_on_reset,
+      # derived here from info["lives"]: EnvPool's own way plays hidden no-ops
+      # after each lost life and drops their rewards
+      episodic_life=False,
+      zero_discount_on_life_loss=False,
+      reward_clip=False,
     )
   if config.life_loss != "ignore":
     raise ConfigError(
-        f"life_loss={config.life_loss!r} is for Atari games, {task} has no "
-        "lives: use life_loss='ignore'."
+      f"life_loss={config.life_loss!r} is for Atari games, {task} has no "
+      "lives: use life_loss='ignore'."
     )
   if is_vizdoom(defaults):
     return dict(
-        frame_skip=config.frame_skip, stack_num=1, use_combined_action=True
+      frame_skip=config.frame_skip, stack_num=1, use_combined_action=True
     )
   return {}
 
@@ -99,7 +101,9 @@ class Interface(NamedTuple):
   """A task as the agent meets it."""
 
   spec: EnvSpec
-  convert: Callable[[Any], np.ndarray]  # EnvPool's observation -> [B, *obs_shape]
+  convert: Callable[
+    [Any], np.ndarray
+  ]  # EnvPool's observation -> [B, *obs_shape]
 
 
 def family_interface(task: str, spaces: Any, skip: int) -> Interface:
@@ -119,27 +123,27 @@ def family_interface(task: str, spaces: Any, skip: int) -> Interface:
   """
   if spaces.config.max_num_players != 1:
     raise ConfigError(
-        f"{task} has {spaces.config.max_num_players} players in each "
-        "environment: R2D2 plays alone, take another task."
+      f"{task} has {spaces.config.max_num_players} players in each "
+      "environment: R2D2 plays alone, take another task."
     )
   num_actions = _num_actions(task, spaces.action_array_spec)
   shape, dtype, convert = _observation(task, spaces.state_array_spec)
   return Interface(
-      EnvSpec(tuple(shape), np.dtype(dtype), num_actions, skip), convert
+    EnvSpec(tuple(shape), np.dtype(dtype), num_actions, skip), convert
   )
 
 
 def _num_actions(task: str, arrays: dict[str, Any]) -> int:
   actions = {
-      name: array
-      for name, array in arrays.items()
-      if name not in ("env_id", "players.env_id")
+    name: array
+    for name, array in arrays.items()
+    if name not in ("env_id", "players.env_id")
   }
   array = next(iter(actions.values()))
   if len(actions) != 1 or not _is_number(array) or array.minimum != 0:
     raise ConfigError(
-        f"{task} has actions {_described(actions)}: R2D2 chooses one of a "
-        "discrete set numbered from 0, take another task."
+      f"{task} has actions {_described(actions)}: R2D2 chooses one of a "
+      "discrete set numbered from 0, take another task."
     )
   if task.startswith("MiniGrid-Memory"):
     return _MINIGRID_MEMORY_ACTIONS
@@ -147,13 +151,13 @@ def _num_actions(task: str, arrays: dict[str, Any]) -> int:
 
 
 def _observation(
-    task: str, arrays: dict[str, Any]
+  task: str, arrays: dict[str, Any]
 ) -> tuple[tuple[int, ...], Any, Callable[[Any], np.ndarray]]:
   """Shape and dtype of one observation as the agent sees it; how to get there."""
   parts = {
-      name.removeprefix("obs:"): array
-      for name, array in arrays.items()
-      if name == "obs" or name.startswith("obs:")
+    name.removeprefix("obs:"): array
+    for name, array in arrays.items()
+    if name == "obs" or name.startswith("obs:")
   }
   if task.startswith("MiniGrid-"):
     image = parts["image"]
@@ -161,8 +165,8 @@ def _observation(
   array = next(iter(parts.values()))
   if len(parts) != 1:
     raise ConfigError(
-        f"{task} has observations of several parts ({_described(parts)}): the "
-        "network reads one array, take another task."
+      f"{task} has observations of several parts ({_described(parts)}): the "
+      "network reads one array, take another task."
     )
   if _is_number(array) and array.maximum < _MAX_STATES:
     return _one_hot(task, int(array.minimum), int(array.maximum))
@@ -172,8 +176,10 @@ def _observation(
   if len(shape) == 3 and shape[0] == 1:
     return shape[1:], np.uint8, lambda obs: obs[:, 0]
   if len(shape) == 3 and shape[0] == 3:
-    return (*shape[1:], 3), np.uint8, lambda obs: np.ascontiguousarray(
-        np.moveaxis(obs, 1, -1)
+    return (
+      (*shape[1:], 3),
+      np.uint8,
+      lambda obs: np.ascontiguousarray(np.moveaxis(obs, 1, -1)),
     )
   return shape, np.uint8, lambda obs: obs
 
@@ -184,8 +190,8 @@ def _one_hot(task: str, low: int, high: int):
   def convert(obs: np.ndarray) -> np.ndarray:
     if obs.min() < low or obs.max() > high:
       raise ConfigError(
-          f"{task} shows states {obs.min()} to {obs.max()}, EnvPool's spec says "
-          f"{low} to {high}: take another task."
+        f"{task} shows states {obs.min()} to {obs.max()}, EnvPool's spec says "
+        f"{low} to {high}: take another task."
       )
     return np.eye(high - low + 1, dtype=np.float32)[obs - low]
 
@@ -205,10 +211,12 @@ def _described(arrays: dict[str, Any]) -> str:
   for name, array in arrays.items():
     shape = [n for n in array.shape if n != -1]
     words.append(
-        " ".join([
-            *([name] if len(arrays) > 1 else []),
-            np.dtype(array.dtype).name,
-            *([str(shape)] if shape else []),
-        ])
+      " ".join(
+        [
+          *([name] if len(arrays) > 1 else []),
+          np.dtype(array.dtype).name,
+          *([str(shape)] if shape else []),
+        ]
+      )
     )
   return ", ".join(words)

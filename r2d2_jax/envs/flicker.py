@@ -17,9 +17,9 @@ class FlickerWorld:
 
   def __init__(self, world: World, probability: float, *, seed: int):
     """Args:
-      world: the world inside.
-      probability: chance per row, in [0, 1].
-      seed: non-negative.
+    world: the world inside.
+    probability: chance per row, in [0, 1].
+    seed: non-negative.
     """
     self.spec = world.spec
     self.num_envs = world.num_envs
@@ -37,7 +37,9 @@ class FlickerWorld:
     """See `World.recv`; some of obs_t are blank."""
     timestep = self._world.recv()
     ids = timestep.env_id
-    blank = lane_uniform(self._seed, ids, self._num_rows[ids]) < self._probability
+    blank = (
+      lane_uniform(self._seed, ids, self._num_rows[ids]) < self._probability
+    )
     self._num_rows[ids] += 1
     obs_t = timestep.obs_t.copy()
     obs_t[blank] = 0

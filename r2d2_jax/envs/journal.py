@@ -52,10 +52,10 @@ class JournalWorld:
   def state_dict(self) -> dict[str, np.ndarray]:
     """The journal; to be taken after a `send`."""
     return {
-        "actions": np.array(self._actions, self._dtype).reshape(
-            -1, self.num_envs
-        ),
-        "check": np.array(_checksum(self._last), np.int64),
+      "actions": np.array(self._actions, self._dtype).reshape(
+        -1, self.num_envs
+      ),
+      "check": np.array(_checksum(self._last), np.int64),
     }
 
   def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
@@ -68,8 +68,8 @@ class JournalWorld:
     actions = np.asarray(state["actions"])
     if actions.shape[1:] != (self.num_envs,):
       raise ValueError(
-          f"the journal holds {actions.shape[1:]} lanes, the world has"
-          f" {self.num_envs}: resume with the settings of the run"
+        f"the journal holds {actions.shape[1:]} lanes, the world has"
+        f" {self.num_envs}: resume with the settings of the run"
       )
     for a_t in actions:
       timestep = self.recv()
@@ -77,10 +77,10 @@ class JournalWorld:
       self._world.pop_episodes()
     if _checksum(self._last) != int(state["check"]):
       raise ValueError(
-          "played again with the same seed and actions, the environment showed"
-          " something else: it is not deterministic (or another version), and"
-          " this lock-step run cannot be resumed exactly; resume it with"
-          " --run.no-lockstep"
+        "played again with the same seed and actions, the environment showed"
+        " something else: it is not deterministic (or another version), and"
+        " this lock-step run cannot be resumed exactly; resume it with"
+        " --run.no-lockstep"
       )
 
 

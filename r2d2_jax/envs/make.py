@@ -23,7 +23,7 @@ def own_world(make: MakeWorld) -> MakeWorld:
   So it may call `make_world` itself, to change what that gives.
   """
   return lambda config, *, seed: make(
-      dataclasses.replace(config, make_world=""), seed=seed
+    dataclasses.replace(config, make_world=""), seed=seed
   )
 
 
@@ -45,8 +45,8 @@ def make_world(config: EnvConfig, *, seed: int) -> World:
   """
   if not 0 <= config.batch_size <= config.num_envs:
     raise ConfigError(
-        f"expected batch_size in [0, num_envs={config.num_envs}], got "
-        f"{config.batch_size}: 0 steps all lanes together."
+      f"expected batch_size in [0, num_envs={config.num_envs}], got "
+      f"{config.batch_size}: 0 steps all lanes together."
     )
   if config.make_world:
     make = load("env.make_world", config.make_world)
@@ -55,11 +55,11 @@ def make_world(config: EnvConfig, *, seed: int) -> World:
     if config.life_loss != "ignore":
       raise ConfigError("recall has no lives: use life_loss='ignore'.")
     world = RecallWorld(
-        config.num_envs,
-        seed=seed,
-        delays=delays,
-        batch_size=config.batch_size,
-        max_episode_steps=config.max_episode_frames,
+      config.num_envs,
+      seed=seed,
+      delays=delays,
+      batch_size=config.batch_size,
+      max_episode_steps=config.max_episode_frames,
     )
   else:
     world = _make_envpool_world(config, seed)
@@ -69,7 +69,7 @@ def make_world(config: EnvConfig, *, seed: int) -> World:
 
 
 def world_spec(
-    config: EnvConfig, make_own_world: MakeWorld | None = None
+  config: EnvConfig, make_own_world: MakeWorld | None = None
 ) -> EnvSpec:
   """`make_world(config).spec` without a world: no lane is started.
 
@@ -97,14 +97,13 @@ def world_spec(
 
 def _envpool_world(task: str):
   """The module of that name, where EnvPool can be imported."""
-  # pylint: disable=import-outside-toplevel, unused-import
   try:
     import envpool
   except (ImportError, OSError) as error:  # OSError: without its assets
     raise MissingPackageError(
-        f"task {task!r} needs EnvPool, which cannot be imported here ({error}): "
-        "pip install 'r2d2_jax[envpool]', or take the built-in 'recall' or "
-        "'recall-long', which need nothing."
+      f"task {task!r} needs EnvPool, which cannot be imported here ({error}): "
+      "pip install 'r2d2_jax[envpool]', or take the built-in 'recall' or "
+      "'recall-long', which need nothing."
     ) from error
   from r2d2_jax.envs import envpool_world
 
@@ -112,7 +111,6 @@ def _envpool_world(task: str):
 
 
 def _make_envpool_world(config: EnvConfig, seed: int) -> World:
-  # pylint: disable=import-outside-toplevel
   from r2d2_jax.envs.child_world import ChildWorld
   from r2d2_jax.envs.families import is_vizdoom
 

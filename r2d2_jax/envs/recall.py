@@ -42,20 +42,20 @@ class RecallWorld:
   """
 
   def __init__(
-      self,
-      num_envs: int,
-      *,
-      seed: int,
-      delays: tuple[int, int] = DELAYS["recall"],
-      batch_size: int = 0,
-      max_episode_steps: int = 108_000,
+    self,
+    num_envs: int,
+    *,
+    seed: int,
+    delays: tuple[int, int] = DELAYS["recall"],
+    batch_size: int = 0,
+    max_episode_steps: int = 108_000,
   ):
     """Args:
-      num_envs: lanes.
-      seed: non-negative.
-      delays: least and largest D.
-      batch_size: lanes per step, 0 for all; fewer take turns.
-      max_episode_steps: agent steps after which an episode is truncated.
+    num_envs: lanes.
+    seed: non-negative.
+    delays: least and largest D.
+    batch_size: lanes per step, 0 for all; fewer take turns.
+    max_episode_steps: agent steps after which an episode is truncated.
     """
     self.num_envs = num_envs
     self.batch_size = batch_size or num_envs
@@ -84,8 +84,8 @@ class RecallWorld:
     """
     if len(self._ready) < self.batch_size:
       raise RuntimeError(
-          f"recv needs {self.batch_size} lanes, {len(self._ready)} are ready: "
-          "call reset() or send() first."
+        f"recv needs {self.batch_size} lanes, {len(self._ready)} are ready: "
+        "call reset() or send() first."
       )
     env_id = self._ready[: self.batch_size]
     self._ready = self._ready[self.batch_size :]
@@ -94,15 +94,15 @@ class RecallWorld:
     is_first = self._step[env_id] == 0
     is_last = self._terminated[env_id] | self._truncated[env_id]
     self._log.add(
-        env_id, self._r[env_id], is_first, is_last, self._truncated[env_id]
+      env_id, self._r[env_id], is_first, is_last, self._truncated[env_id]
     )
     return Timestep(
-        obs_t=self._observe(env_id),
-        r_t=self._r[env_id],
-        discount_t=np.where(self._terminated[env_id], 0, 1).astype(np.float32),
-        is_first_t=is_first,
-        is_last_t=is_last,
-        env_id=env_id,
+      obs_t=self._observe(env_id),
+      r_t=self._r[env_id],
+      discount_t=np.where(self._terminated[env_id], 0, 1).astype(np.float32),
+      is_first_t=is_first,
+      is_last_t=is_last,
+      env_id=env_id,
     )
 
   def send(self, a_t: np.ndarray, env_id: np.ndarray) -> None:
@@ -120,7 +120,7 @@ class RecallWorld:
     self._r[env_id] = asked & (a_t == cue)
     self._terminated[env_id] = asked | disturbed
     self._truncated[env_id] = (step + 1 >= self._max_episode_steps) & ~(
-        asked | disturbed
+      asked | disturbed
     )
 
   def pop_episodes(self) -> list[EpisodeReport]:
@@ -142,7 +142,7 @@ class RecallWorld:
     cue = NUM_SYMBOLS * lane_uniform(self._seed, env_id, episode, _CUE)
     low, high = self._delays
     delay = low + (high - low + 1) * lane_uniform(
-        self._seed, env_id, episode, _DELAY
+      self._seed, env_id, episode, _DELAY
     )
     return cue.astype(np.int64), delay.astype(np.int64)
 
@@ -150,9 +150,12 @@ class RecallWorld:
     """float32 [B, K + 3]: what the lanes' current rows show."""
     step, (cue, delay) = self._step[env_id], self._episode_draw(env_id)
     over = self._terminated[env_id]
-    distractor = (NUM_SYMBOLS * lane_uniform(
+    distractor = (
+      NUM_SYMBOLS
+      * lane_uniform(
         self._seed, env_id, self._episode[env_id], _DISTRACTOR, step
-    )).astype(np.int64)
+      )
+    ).astype(np.int64)
     obs = np.zeros((len(env_id), OBS_SIZE), np.float32)
     shown = np.flatnonzero(step <= delay)
     obs[shown, np.where(step == 0, cue, distractor)[shown]] = 1

@@ -5,8 +5,6 @@ import numpy as np
 from r2d2_jax.envs.flicker import FlickerWorld
 from r2d2_jax.envs.world import World
 
-# pylint: disable=protected-access
-
 
 def screen(world: World) -> np.ndarray | None:
   """What lane 0 shows now, between `recv` and `send`.

@@ -50,10 +50,16 @@ def resolve_task(name: str, known: Collection[str]) -> str:
   by_plain = {plain_name(task): task for task in known}
   if plain_name(name) in by_plain:
     return by_plain[plain_name(name)]
-  near = difflib.get_close_matches(plain_name(name), [*by_plain, *BUILT_IN], n=3)
+  near = difflib.get_close_matches(
+    plain_name(name), [*by_plain, *BUILT_IN], n=3
+  )
   near = [by_plain.get(n, n) for n in near]
-  hint = f"did you mean {', '.join(near)}?" if near else (
+  hint = (
+    f"did you mean {', '.join(near)}?"
+    if near
+    else (
       "Atari games go by name (Pong, ms_pacman), other tasks by EnvPool's id "
       "(MiniGrid-MemoryS7-v0, Catch-v0), the built-in ones are 'recall' and 'recall-long'."
+    )
   )
   raise ConfigError(f"unknown task {name!r}: {hint}")

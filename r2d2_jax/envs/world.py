@@ -64,7 +64,9 @@ class World(Protocol):
     """Stops the lanes. May be called twice."""
 
 
-def check_actions(a_t: np.ndarray, env_id: np.ndarray, num_actions: int) -> None:
+def check_actions(
+  a_t: np.ndarray, env_id: np.ndarray, num_actions: int
+) -> None:
   """Refuses what an environment must never see.
 
   EnvPool reads past the end of its action table where an action is out of range
@@ -80,17 +82,17 @@ def check_actions(a_t: np.ndarray, env_id: np.ndarray, num_actions: int) -> None
   """
   if a_t.shape != env_id.shape or a_t.ndim != 1:
     raise ValueError(
-        "expected one action per row, shape [B]; got actions of shape "
-        f"{a_t.shape} for lanes of shape {env_id.shape}."
+      "expected one action per row, shape [B]; got actions of shape "
+      f"{a_t.shape} for lanes of shape {env_id.shape}."
     )
   if not np.issubdtype(a_t.dtype, np.integer):
     raise ValueError(
-        f"expected integer actions, got {a_t.dtype}: cast them to int32."
+      f"expected integer actions, got {a_t.dtype}: cast them to int32."
     )
   if a_t.size and not (0 <= a_t.min() and a_t.max() < num_actions):
     raise ValueError(
-        f"expected actions in [0, {num_actions}), got {a_t.min()} to "
-        f"{a_t.max()}: does the network's num_actions match the world's spec?"
+      f"expected actions in [0, {num_actions}), got {a_t.min()} to "
+      f"{a_t.max()}: does the network's num_actions match the world's spec?"
     )
 
 
@@ -105,12 +107,12 @@ class EpisodeLog:
     self._reports: list[EpisodeReport] = []
 
   def add(
-      self,
-      env_id: np.ndarray,
-      raw_reward: np.ndarray,
-      game_first: np.ndarray,
-      game_last: np.ndarray,
-      truncated: np.ndarray,
+    self,
+    env_id: np.ndarray,
+    raw_reward: np.ndarray,
+    game_first: np.ndarray,
+    game_last: np.ndarray,
+    truncated: np.ndarray,
   ) -> None:
     """Adds one row of each lane in `env_id`.
 
@@ -122,19 +124,21 @@ class EpisodeLog:
       truncated: bool [B], it ends because of a cap.
     """
     self._returns[env_id] = np.where(
-        game_first, 0.0, self._returns[env_id] + raw_reward
+      game_first, 0.0, self._returns[env_id] + raw_reward
     )
     self._steps[env_id] = np.where(game_first, 0, self._steps[env_id] + 1)
     for row in np.flatnonzero(game_last):
       lane = int(env_id[row])
       steps = int(self._steps[lane])
-      self._reports.append(EpisodeReport(
+      self._reports.append(
+        EpisodeReport(
           env_id=lane,
           episode_return=float(self._returns[lane]),
           episode_frames=steps * self._frame_skip,
           episode_steps=steps,
           truncated=bool(truncated[row]),
-      ))
+        )
+      )
 
   def pop(self) -> list[EpisodeReport]:
     """Hands out the finished games and forgets them."""

@@ -32,7 +32,7 @@ _MAX_WIDTH_RATIO = 1.2
 
 
 def conv2d(
-    x: jax.Array, kernel: jax.Array, *, stride: int, padding: str = "VALID"
+  x: jax.Array, kernel: jax.Array, *, stride: int, padding: str = "VALID"
 ) -> jax.Array:
   """Cross-correlates images with a kernel.
 
@@ -54,15 +54,20 @@ def conv2d(
   # Decided while tracing. A stride that does not divide the window would waste
   # more in the padded window than the products gain.
   if jax.default_backend() == "cpu" and not any(
-      size % stride for size in kernel.shape[:2]):
+    size % stride for size in kernel.shape[:2]
+  ):
     return _conv2d_cpu(x, kernel, stride, padding)
   return _conv2d_plain(x, kernel, stride, padding)
 
 
 def _conv2d_plain(x, kernel, stride, padding):
   return lax.conv_general_dilated(
-      x, kernel, (stride, stride), padding,
-      dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    x,
+    kernel,
+    (stride, stride),
+    padding,
+    dimension_numbers=("NHWC", "HWIO", "NHWC"),
+  )
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -77,8 +82,12 @@ def _forward(x, kernel, stride, padding):
 def _backward(stride, padding, residuals, dy):
   x, kernel = residuals
   window = kernel.shape[:2]
-  low = [lo for lo, _ in lax.padtype_to_pads(
-      x.shape[1:3], window, (stride, stride), padding)]
+  low = [
+    lo
+    for lo, _ in lax.padtype_to_pads(
+      x.shape[1:3], window, (stride, stride), padding
+    )
+  ]
   # What the windows cover, a multiple of the stride: more than the image where
   # it is padded, less where the last window ends before the image does.
   covered = [(n - 1) * stride + k for n, k in zip(dy.shape[1:3], window)]
@@ -86,15 +95,21 @@ def _backward(stride, padding, residuals, dy):
 
   # The kernel as O images of the window: stride 1 from here on.
   kernel_blocks = jnp.moveaxis(
-      to_blocks(jnp.moveaxis(kernel, 3, 0), stride), 0, 3)
+    to_blocks(jnp.moveaxis(kernel, 3, 0), stride), 0, 3
+  )
   dkernel = _kernel_gradient(
-      x, dy, kernel_blocks.shape,
-      lambda images: to_blocks(_pad(images, low, high), stride))
-  dkernel = jnp.moveaxis(
-      from_blocks(jnp.moveaxis(dkernel, 3, 0), stride), 0, 3)
+    x,
+    dy,
+    kernel_blocks.shape,
+    lambda images: to_blocks(_pad(images, low, high), stride),
+  )
+  dkernel = jnp.moveaxis(from_blocks(jnp.moveaxis(dkernel, 3, 0), stride), 0, 3)
 
-  dx = _pad(from_blocks(_input_gradient(kernel_blocks, dy), stride),
-            [-lo for lo in low], [-hi for hi in high])
+  dx = _pad(
+    from_blocks(_input_gradient(kernel_blocks, dy), stride),
+    [-lo for lo in low],
+    [-hi for hi in high],
+  )
   return dx.astype(x.dtype), dkernel.astype(kernel.dtype)
 
 
@@ -106,15 +121,23 @@ def _input_gradient(kernel, dy):
   kh, kw, channels, outputs = kernel.shape
   if _is_wide(dy, kw):
     return lax.conv_general_dilated(
-        dy, jnp.flip(kernel, (0, 1)), (1, 1), [(kh - 1,) * 2, (kw - 1,) * 2],
-        dimension_numbers=("NHWC", "HWOI", "NHWC"))
+      dy,
+      jnp.flip(kernel, (0, 1)),
+      (1, 1),
+      [(kh - 1,) * 2, (kw - 1,) * 2],
+      dimension_numbers=("NHWC", "HWOI", "NHWC"),
+    )
   # The patches that dy and the kernel span, summed in place.
   patches = lax.dot_general(
-      dy, kernel.transpose(3, 0, 1, 2).reshape(outputs, -1),
-      (((3,), (0,)), ((), ()))).reshape(*dy.shape[:3], kh, kw, channels)
+    dy,
+    kernel.transpose(3, 0, 1, 2).reshape(outputs, -1),
+    (((3,), (0,)), ((), ())),
+  ).reshape(*dy.shape[:3], kh, kw, channels)
   return sum(
-      _pad(patches[:, :, :, u, v], (u, v), (kh - 1 - u, kw - 1 - v))
-      for u in range(kh) for v in range(kw))
+    _pad(patches[:, :, :, u, v], (u, v), (kh - 1 - u, kw - 1 - v))
+    for u in range(kh)
+    for v in range(kw)
+  )
 
 
 def _is_wide(dy, kw):
@@ -135,12 +158,16 @@ def _kernel_gradient(x, dy, shape, blocks_of):
     x = _shifted(blocks_of(x), (1, x_shifts), grid)
     dy = _shifted(_pad(dy, padding, padding), (kh, dy_shifts), grid)
     return total + lax.dot_general(
-        x.reshape(-1, columns[0]), dy.reshape(-1, columns[1]),
-        (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32), None
+      x.reshape(-1, columns[0]),
+      dy.reshape(-1, columns[1]),
+      (((0,), (0,)), ((), ())),
+      preferred_element_type=jnp.float32,
+    ), None
 
   image_bytes = 4 * math.prod(grid) * sum(columns)
-  total = _over_chunks(add, jnp.zeros(columns, jnp.float32), (x, dy),
-                       _CHUNK_BYTES // image_bytes)
+  total = _over_chunks(
+    add, jnp.zeros(columns, jnp.float32), (x, dy), _CHUNK_BYTES // image_bytes
+  )
   total = total.reshape(x_shifts, channels, kh, dy_shifts, outputs)
   # Copy a of dy is shifted by kh - 1 - a.
   total = jnp.flip(total, (2, 3)).transpose(2, 0, 3, 1, 4)
@@ -154,9 +181,16 @@ def _shifted(x, shifts, size):
   # The barriers stop the compiler from fusing the copies into one loop that
   # decides pixel by pixel from which of them to take it.
   x = lax.optimization_barrier(x)
-  return lax.optimization_barrier(jnp.stack([
-      x[:, u:u + size[0], v:v + size[1]]
-      for u in range(shifts[0]) for v in range(shifts[1])], axis=3))
+  return lax.optimization_barrier(
+    jnp.stack(
+      [
+        x[:, u : u + size[0], v : v + size[1]]
+        for u in range(shifts[0])
+        for v in range(shifts[1])
+      ],
+      axis=3,
+    )
+  )
 
 
 def _over_chunks(add, total, images, most):
@@ -166,8 +200,11 @@ def _over_chunks(add, total, images, most):
   # A last chunk of another size costs as much as several.
   size = even_chunk(count, most) or most
   whole = count - count % size
-  total, _ = lax.scan(add, total, jax.tree.map(
-      lambda a: a[:whole].reshape(-1, size, *a.shape[1:]), images))
+  total, _ = lax.scan(
+    add,
+    total,
+    jax.tree.map(lambda a: a[:whole].reshape(-1, size, *a.shape[1:]), images),
+  )
   if whole < count:
     total, _ = add(total, jax.tree.map(lambda a: a[whole:], images))
   return total
@@ -182,8 +219,11 @@ def even_chunk(count: int, most: int) -> int:
 
 def _pad(images, low, high):
   """Pads height and width with zeros; negative amounts crop."""
-  return lax.pad(images, jnp.zeros((), images.dtype), [
-      (0, 0, 0), *((lo, hi, 0) for lo, hi in zip(low, high)), (0, 0, 0)])
+  return lax.pad(
+    images,
+    jnp.zeros((), images.dtype),
+    [(0, 0, 0), *((lo, hi, 0) for lo, hi in zip(low, high)), (0, 0, 0)],
+  )
 
 
 def to_blocks(x: jax.Array, s: int) -> jax.Array:

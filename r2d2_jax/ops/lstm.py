@@ -26,7 +26,8 @@ def _forward(x_proj, w_h, state, is_first_t):
     x, is_first = row
     c_tm1, h_tm1 = _reset(is_first, state)
     z = x.astype(dtype) + jnp.dot(
-        h_tm1.astype(w_h.dtype), w_h, preferred_element_type=dtype)
+      h_tm1.astype(w_h.dtype), w_h, preferred_element_type=dtype
+    )
     i, f, g, o = jnp.split(z, 4, axis=-1)
     i, f, o = (jax.nn.sigmoid(gate) for gate in (i, f, o))
     g = jnp.tanh(g)
@@ -41,9 +42,12 @@ def _forward(x_proj, w_h, state, is_first_t):
 def _backward(residuals, cotangents):
   x_proj, w_h, state, is_first_t, c_t, h_t, gates_t = residuals
   dh_t, dlast = cotangents
-  c_tm1, h_tm1 = _reset(is_first_t, tuple(
-      jnp.concatenate([s[None], s_t[:-1]])
-      for s, s_t in zip(state, (c_t, h_t))))
+  c_tm1, h_tm1 = _reset(
+    is_first_t,
+    tuple(
+      jnp.concatenate([s[None], s_t[:-1]]) for s, s_t in zip(state, (c_t, h_t))
+    ),
+  )
   # Once, not in every row of the scan: the barrier keeps it outside.
   w_h_transposed = lax.optimization_barrier(w_h.T)
 
@@ -54,23 +58,29 @@ def _backward(residuals, cotangents):
     dh = dh + dh_out
     tanh_c = jnp.tanh(c)
     dc = dc + dh * o * (1 - tanh_c**2)
-    dz = jnp.concatenate([
+    dz = jnp.concatenate(
+      [
         dc * g * i * (1 - i),
         dc * c_prev * f * (1 - f),
         dc * i * (1 - g**2),
         dh * tanh_c * o * (1 - o),
-    ], axis=-1)
-    dh = jnp.dot(dz.astype(w_h.dtype), w_h_transposed,
-                 preferred_element_type=dz.dtype)
+      ],
+      axis=-1,
+    )
+    dh = jnp.dot(
+      dz.astype(w_h.dtype), w_h_transposed, preferred_element_type=dz.dtype
+    )
     return _reset(is_first, (dc * f, dh)), dz
 
   dstate, dz_t = lax.scan(
-      step, dlast, (dh_t, c_t, c_tm1, gates_t, is_first_t), reverse=True)
+    step, dlast, (dh_t, c_t, c_tm1, gates_t, is_first_t), reverse=True
+  )
   units, gates = w_h.shape
   dw_h = jnp.dot(
-      h_tm1.reshape(-1, units).astype(w_h.dtype).T,
-      dz_t.reshape(-1, gates).astype(w_h.dtype),
-      preferred_element_type=dz_t.dtype).astype(w_h.dtype)
+    h_tm1.reshape(-1, units).astype(w_h.dtype).T,
+    dz_t.reshape(-1, gates).astype(w_h.dtype),
+    preferred_element_type=dz_t.dtype,
+  ).astype(w_h.dtype)
   return dz_t.astype(x_proj.dtype), dw_h, dstate, None
 
 
@@ -83,7 +93,7 @@ _unroll.defvjp(_forward, _backward)
 
 
 def lstm_unroll(
-    x_proj: jax.Array, w_h: jax.Array, state: LSTMState, is_first_t: jax.Array
+  x_proj: jax.Array, w_h: jax.Array, state: LSTMState, is_first_t: jax.Array
 ) -> tuple[jax.Array, LSTMState]:
   """Unrolls an LSTM over T rows: gates in the order i, f, g, o.
 
@@ -112,10 +122,15 @@ def lstm_unroll(
   c, h = state
   rows, batch, gates = x_proj.shape
   units = gates // 4
-  if (w_h.shape != (units, 4 * units) or c.shape != (batch, units)
-      or h.shape != c.shape or is_first_t.shape != (rows, batch)):
+  if (
+    w_h.shape != (units, 4 * units)
+    or c.shape != (batch, units)
+    or h.shape != c.shape
+    or is_first_t.shape != (rows, batch)
+  ):
     raise ValueError(
-        "lstm_unroll expects x_proj [T, B, 4D], w_h [D, 4D], c and h [B, D], "
-        f"is_first_t [T, B]; got {x_proj.shape}, {w_h.shape}, {c.shape}, "
-        f"{h.shape}, {is_first_t.shape}. Give all rows in one call, time first.")
+      "lstm_unroll expects x_proj [T, B, 4D], w_h [D, 4D], c and h [B, D], "
+      f"is_first_t [T, B]; got {x_proj.shape}, {w_h.shape}, {c.shape}, "
+      f"{h.shape}, {is_first_t.shape}. Give all rows in one call, time first."
+    )
   return _unroll(x_proj, w_h, (c, h), is_first_t)

@@ -1,6 +1,7 @@
 """What both replays refuse, and the error for a memory that cannot serve."""
 
-from typing import Optional, Sequence as Seq
+from collections.abc import Sequence as Seq
+from typing import Optional
 
 import numpy as np
 
@@ -16,8 +17,9 @@ class ReplayError(RuntimeError):
   was saved of it cannot be restored, or it holds what this run did not put there."""
 
 
-def check_priorities(priorities: Seq[float], expected: int,
-                     exponent: float) -> np.ndarray:
+def check_priorities(
+  priorities: Seq[float], expected: int, exponent: float
+) -> np.ndarray:
   """The priorities as float64 [expected].
 
   One priority that is infinite or NaN, before or after the exponent, damages a
@@ -36,18 +38,20 @@ def check_priorities(priorities: Seq[float], expected: int,
   priorities = np.asarray(priorities, np.float64)
   if priorities.shape != (expected,):
     raise ValueError(
-        f"expected {expected} priorities, one per item; got an array of shape "
-        f"{priorities.shape}")
+      f"expected {expected} priorities, one per item; got an array of shape "
+      f"{priorities.shape}"
+    )
   with np.errstate(over="ignore", invalid="ignore"):
-    too_large = ~(priorities ** exponent <= MAX_WEIGHT)
+    too_large = ~(priorities**exponent <= MAX_WEIGHT)
   wrong = ~(np.isfinite(priorities) & (priorities >= 0.0)) | too_large
   if wrong.any():
     raise ValueError(
-        "expected finite priorities >= 0 whose power "
-        f"replay.priority_exponent = {exponent} is finite too; got "
-        f"{priorities[wrong][:5].tolist()} at positions "
-        f"{np.flatnonzero(wrong)[:5].tolist()}. Look for a loss that diverged "
-        "(non-finite td errors) before they reach the replay.")
+      "expected finite priorities >= 0 whose power "
+      f"replay.priority_exponent = {exponent} is finite too; got "
+      f"{priorities[wrong][:5].tolist()} at positions "
+      f"{np.flatnonzero(wrong)[:5].tolist()}. Look for a loss that diverged "
+      "(non-finite td errors) before they reach the replay."
+    )
   return priorities
 
 
@@ -66,15 +70,16 @@ def check_sampled(probability: np.ndarray, keys: np.ndarray) -> None:
   wrong = np.flatnonzero(~(np.isfinite(probability) & (probability > 0.0)))
   if wrong.size:
     raise ReplayError(
-        "the replay is at fault, not the training: expected probabilities above "
-        f"0 of all sampled items, got {probability[wrong[0]]} of item "
-        f"{keys[wrong[0]]}. A priority in the table is not finite, which this run "
-        "never sets; another process can, through Reverb's port (see "
-        "docs/security.md). Go on from the last checkpoint, with the port closed "
-        "to others or with the replay backend 'local'.")
+      "the replay is at fault, not the training: expected probabilities above "
+      f"0 of all sampled items, got {probability[wrong[0]]} of item "
+      f"{keys[wrong[0]]}. A priority in the table is not finite, which this run "
+      "never sets; another process can, through Reverb's port (see "
+      "docs/security.md). Go on from the last checkpoint, with the port closed "
+      "to others or with the replay backend 'local'."
+    )
 
 
-def wrong_rows(rows: dict[str, np.ndarray], num_actions: int) -> Optional[str]:
+def wrong_rows(rows: dict[str, np.ndarray], num_actions: int) -> str | None:
   """What no run writes into the small fields of rows; None if there is nothing.
 
   Args:
@@ -82,15 +87,21 @@ def wrong_rows(rows: dict[str, np.ndarray], num_actions: int) -> Optional[str]:
     num_actions: of the world.
   """
   bounds = {
-      "a_tm1": (0, num_actions - 1), "a_t": (0, num_actions - 1),
-      "env_id": (0, _MAX_LANES), "num_updates": (0, np.inf),
-      "step": (0, np.inf), "discount_t": (0, 1)}
-  bounds |= {name: (0, 1) for name in ("is_first_t", "valid_t")}
+    "a_tm1": (0, num_actions - 1),
+    "a_t": (0, num_actions - 1),
+    "env_id": (0, _MAX_LANES),
+    "num_updates": (0, np.inf),
+    "step": (0, np.inf),
+    "discount_t": (0, 1),
+  }
+  bounds |= dict.fromkeys(("is_first_t", "valid_t"), (0, 1))
   for name, (low, high) in bounds.items():
     values = rows[name]
     if values.dtype == np.bool_:  # a byte may hold more than two values
       values = values.view(np.uint8)
     if values.size and not (low <= values.min() and values.max() <= high):
-      return (f"expected {name} in [{low}, {high}], got values from "
-              f"{values.min()} to {values.max()}")
+      return (
+        f"expected {name} in [{low}, {high}], got values from "
+        f"{values.min()} to {values.max()}"
+      )
   return None

@@ -33,7 +33,7 @@ class Replay(Protocol):
     ...
 
   def sample(
-      self, batch_size: int, timeout_seconds: float, *, min_size: int = 1
+    self, batch_size: int, timeout_seconds: float, *, min_size: int = 1
   ) -> ReplaySample:
     """Draws items independently, with replacement.
 

@@ -16,11 +16,22 @@ import numpy as np
 from r2d2_jax import types
 from r2d2_jax.config import Config
 from r2d2_jax.replay.checks import (
-    MAX_WEIGHT, ReplayError, check_priorities, wrong_rows)
+  MAX_WEIGHT,
+  ReplayError,
+  check_priorities,
+  wrong_rows,
+)
 from r2d2_jax.replay.meta import read_meta, settings_of, unreadable, write_meta
 from r2d2_jax.replay.sequences import (
-    Block, Item, as_sample, core_from_leaves, core_leaves, new_uid, row_specs,
-    with_dtype)
+  Block,
+  Item,
+  as_sample,
+  core_from_leaves,
+  core_leaves,
+  new_uid,
+  row_specs,
+  with_dtype,
+)
 
 
 class SumTree:
@@ -86,9 +97,15 @@ class LocalReplay:
     ReplayError: what is in `restore_from` is not whole, or of other settings.
   """
 
-  def __init__(self, config: Config, spec: types.EnvSpec,
-               core_state: types.CoreState, *, seed: int = 0,
-               restore_from: Optional[pathlib.Path] = None):
+  def __init__(
+    self,
+    config: Config,
+    spec: types.EnvSpec,
+    core_state: types.CoreState,
+    *,
+    seed: int = 0,
+    restore_from: pathlib.Path | None = None,
+  ):
     self._capacity = config.replay.capacity_sequences
     self._exponent = config.replay.priority_exponent
     self._item_rows = config.item_rows
@@ -121,13 +138,14 @@ class LocalReplay:
       slots = (self._num_inserted + np.arange(len(items))) % self._capacity
       for slot, item in zip(slots, items):
         self._items[slot] = item
-      self._tree.set(slots, priorities ** self._exponent)
+      self._tree.set(slots, priorities**self._exponent)
       self._times_sampled[slots] = 0
       self._num_inserted += len(items)
       self._changed.notify_all()
 
-  def sample(self, batch_size: int, timeout_seconds: float, *,
-             min_size: int = 1) -> types.ReplaySample:
+  def sample(
+    self, batch_size: int, timeout_seconds: float, *, min_size: int = 1
+  ) -> types.ReplaySample:
     """See `Replay`."""
     deadline = time.monotonic() + timeout_seconds
     with self._changed:
@@ -135,14 +153,16 @@ class LocalReplay:
       while self._size() < min_size:
         if not self._changed.wait(deadline - time.monotonic()):
           raise TimeoutError(
-              f"expected at least {min_size} items within {timeout_seconds} s; "
-              + (f"got {self._size()}" if self._size() else
-                 "the replay is empty") + ". Insert before sampling, or wait "
-              "longer.")
+            f"expected at least {min_size} items within {timeout_seconds} s; "
+            + (f"got {self._size()}" if self._size() else "the replay is empty")
+            + ". Insert before sampling, or wait "
+            "longer."
+          )
         self._check_open()
       # One generator per draw: a count is then all that a checkpoint has to keep.
-      uniform = np.random.default_rng(
-          (self._seed, self._num_draws)).random(batch_size)
+      uniform = np.random.default_rng((self._seed, self._num_draws)).random(
+        batch_size
+      )
       self._num_draws += 1
       if self._tree.total > 0.0:
         slots = self._tree.find(uniform)
@@ -152,14 +172,20 @@ class LocalReplay:
         probability = np.full(batch_size, 1.0 / self._size())
       items = [self._items[slot] for slot in slots]
       times_sampled = np.empty(batch_size, np.int32)
-      for i, slot in enumerate(slots):  # a batch may draw an item more than once
+      for i, slot in enumerate(
+        slots
+      ):  # a batch may draw an item more than once
         self._times_sampled[slot] += 1
         times_sampled[i] = self._times_sampled[slot]
       # The newest number that lives in the slot.
       newest = self._num_inserted - 1
       keys = (newest - (newest - slots) % self._capacity + 1).astype(np.uint64)
-    return as_sample(*self._stack(items), probability=probability, keys=keys,
-                     times_sampled=times_sampled)
+    return as_sample(
+      *self._stack(items),
+      probability=probability,
+      keys=keys,
+      times_sampled=times_sampled,
+    )
 
   def update_priorities(self, keys: np.ndarray, priorities: np.ndarray) -> None:
     """See `Replay`."""
@@ -168,10 +194,12 @@ class LocalReplay:
     number = keys.astype(np.int64) - 1
     with self._changed:
       self._check_open()
-      held = ((number >= self._num_inserted - self._size())
-              & (number < self._num_inserted))
-      self._tree.set(number[held] % self._capacity,
-                     priorities[held] ** self._exponent)
+      held = (number >= self._num_inserted - self._size()) & (
+        number < self._num_inserted
+      )
+      self._tree.set(
+        number[held] % self._capacity, priorities[held] ** self._exponent
+      )
 
   def size(self) -> int:
     """See `Replay`."""
@@ -203,8 +231,11 @@ class LocalReplay:
       items = self._items[:size]
       weights = self._tree.get(np.arange(size))
       times_sampled = self._times_sampled[:size].copy()
-      counts = {"size": size, "num_inserted": self._num_inserted,
-                "num_draws": self._num_draws}
+      counts = {
+        "size": size,
+        "num_inserted": self._num_inserted,
+        "num_draws": self._num_draws,
+      }
     blocks = {block.uid: block for item in items for block in item.blocks}
     place = {uid: i for i, uid in enumerate(blocks)}
     counts["num_blocks"] = len(blocks)
@@ -215,60 +246,87 @@ class LocalReplay:
 
     write("weights", [weights])
     write("times_sampled", [times_sampled])
-    write("item_blocks", (
-        [place[b.uid] for b in item.blocks] for item in items))
+    write(
+      "item_blocks", ([place[b.uid] for b in item.blocks] for item in items)
+    )
     for name in self._specs:
       write(name, (getattr(block, name) for block in blocks.values()))
     for k in range(len(self._leaf_specs)):
-      write(f"core_state_{k}", (
-          core_leaves(item.core_state)[k] for item in items))
+      write(
+        f"core_state_{k}", (core_leaves(item.core_state)[k] for item in items)
+      )
     write_meta(directory, self._settings, counts)
 
   def _restore(self, directory):
     """The inverse of `save`: the next samples are those that would have come."""
-    counts = read_meta(directory, self._settings,
-                       ("size", "num_inserted", "num_draws", "num_blocks"))
+    counts = read_meta(
+      directory,
+      self._settings,
+      ("size", "num_inserted", "num_draws", "num_blocks"),
+    )
     size = min(counts["num_inserted"], self._capacity)
     if counts["size"] != size:
-      raise unreadable(directory, f"expected {size} items, since "
-                       f"{counts['num_inserted']} were inserted; got "
-                       f"{counts['size']}")
+      raise unreadable(
+        directory,
+        f"expected {size} items, since "
+        f"{counts['num_inserted']} were inserted; got "
+        f"{counts['size']}",
+      )
     saved = {
-        name: _read_stack(_saved_file(directory, name), shape, dtype)
-        for name, (shape, dtype) in self._saved_shapes(counts).items()}
+      name: _read_stack(_saved_file(directory, name), shape, dtype)
+      for name, (shape, dtype) in self._saved_shapes(counts).items()
+    }
     self._check_saved(directory, saved, counts["num_blocks"])
     # The actor's values are not kept: initial priorities were computed long ago.
     no_q = np.zeros((self._block_rows, 0), np.float32)
     # Copies, each of one block: rows leave one by one, a whole file would not.
     blocks = [
-        Block(**{name: saved[name][i].copy() for name in self._specs},
-              q_t=no_q, core_state=None, uid=new_uid())
-        for i in range(counts["num_blocks"])]
+      Block(
+        **{name: saved[name][i].copy() for name in self._specs},
+        q_t=no_q,
+        core_state=None,
+        uid=new_uid(),
+      )
+      for i in range(counts["num_blocks"])
+    ]
     for i, places in enumerate(saved["item_blocks"]):
       self._items[i] = Item(
-          tuple(blocks[j] for j in places),
-          core_from_leaves([saved[f"core_state_{k}"][i].copy()
-                            for k in range(len(self._leaf_specs))],
-                           self._core_state))
+        tuple(blocks[j] for j in places),
+        core_from_leaves(
+          [
+            saved[f"core_state_{k}"][i].copy()
+            for k in range(len(self._leaf_specs))
+          ],
+          self._core_state,
+        ),
+      )
     self._tree.set(np.arange(counts["size"]), saved["weights"])
-    self._times_sampled[:counts["size"]] = saved["times_sampled"]
+    self._times_sampled[: counts["size"]] = saved["times_sampled"]
     self._num_inserted = counts["num_inserted"]
     self._num_draws = counts["num_draws"]
 
   def _check_saved(self, directory, saved, num_blocks):
     """Refuses contents that no replay writes, where they are small."""
+
     def check(name, ok, expected):
       if not ok.all():
         raise unreadable(
-            directory / f"{name}.npy",
-            f"expected {expected}, got {saved[name][~ok].flat[0]}")
+          directory / f"{name}.npy",
+          f"expected {expected}, got {saved[name][~ok].flat[0]}",
+        )
 
     weights, places = saved["weights"], saved["item_blocks"]
-    check("weights", (weights >= 0.0) & (weights <= MAX_WEIGHT),
-          f"weights in [0, {MAX_WEIGHT}]")
+    check(
+      "weights",
+      (weights >= 0.0) & (weights <= MAX_WEIGHT),
+      f"weights in [0, {MAX_WEIGHT}]",
+    )
     check("times_sampled", saved["times_sampled"] >= 0, "counts >= 0")
-    check("item_blocks", (places >= 0) & (places < num_blocks),
-          f"places of blocks in [0, {num_blocks})")
+    check(
+      "item_blocks",
+      (places >= 0) & (places < num_blocks),
+      f"places of blocks in [0, {num_blocks})",
+    )
     for k in range(len(self._leaf_specs)):
       name = f"core_state_{k}"
       if jax.numpy.issubdtype(saved[name].dtype, np.floating):  # bfloat16, too
@@ -280,17 +338,21 @@ class LocalReplay:
     """File name -> (shape, dtype)."""
     size = counts["size"]
     blocks = (counts["num_blocks"], self._block_rows)
-    return {
+    return (
+      {
         "weights": ((size,), np.dtype(np.float64)),
         "times_sampled": ((size,), np.dtype(np.int32)),
         "item_blocks": ((size, self._item_blocks), np.dtype(np.int64)),
-    } | {
+      }
+      | {
         name: (blocks + shape, dtype)
         for name, (shape, dtype) in self._specs.items()
-    } | {
+      }
+      | {
         f"core_state_{k}": ((size,) + shape, dtype)
         for k, (shape, dtype) in enumerate(self._leaf_specs)
-    }
+      }
+    )
 
   def _size(self):
     return min(self._num_inserted, self._capacity)
@@ -305,13 +367,16 @@ class LocalReplay:
     for name, (shape, dtype) in self._specs.items():
       out = np.empty((len(items), self._item_rows) + shape, dtype)
       blocked = out.reshape(
-          (len(items), self._item_blocks, self._block_rows) + shape)
+        (len(items), self._item_blocks, self._block_rows) + shape
+      )
       for i, item in enumerate(items):
         for j, block in enumerate(item.blocks):
           blocked[i, j] = getattr(block, name)
       rows[name] = out
-    leaves = [np.empty((len(items),) + shape, dtype)
-              for shape, dtype in self._leaf_specs]
+    leaves = [
+      np.empty((len(items),) + shape, dtype)
+      for shape, dtype in self._leaf_specs
+    ]
     for i, item in enumerate(items):
       for leaf, value in zip(leaves, core_leaves(item.core_state)):
         leaf[i] = value
@@ -322,9 +387,14 @@ def _write_stack(path, shape, dtype, arrays):
   """The arrays one after the other as one .npy file of this shape."""
   # Not through a memory map: there, a full disk kills the process (SIGBUS).
   with open(path, "wb") as file:
-    np.lib.format.write_array_header_1_0(file, {
-        "descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False,
-        "shape": shape})
+    np.lib.format.write_array_header_1_0(
+      file,
+      {
+        "descr": np.lib.format.dtype_to_descr(dtype),
+        "fortran_order": False,
+        "shape": shape,
+      },
+    )
     for array in arrays:
       file.write(np.asarray(array, dtype).tobytes())
 
@@ -345,6 +415,8 @@ def _read_stack(path, shape, dtype):
     raise unreadable(path, error) from error
   array = with_dtype(array, dtype)
   if (array.shape, array.dtype) != (shape, dtype):
-    raise unreadable(path, f"expected {dtype} {list(shape)}, got {array.dtype} "
-                     f"{list(array.shape)}")
+    raise unreadable(
+      path,
+      f"expected {dtype} {list(shape)}, got {array.dtype} {list(array.shape)}",
+    )
   return np.asarray(array)

@@ -9,10 +9,14 @@ from r2d2_jax.replay.interface import Replay
 from r2d2_jax.replay.local import LocalReplay
 
 
-def make_replay(config: Config, spec: types.EnvSpec,
-                core_state: types.CoreState, *,
-                restore_from: Optional[pathlib.Path] = None,
-                scratch: Optional[pathlib.Path] = None) -> Replay:
+def make_replay(
+  config: Config,
+  spec: types.EnvSpec,
+  core_state: types.CoreState,
+  *,
+  restore_from: pathlib.Path | None = None,
+  scratch: pathlib.Path | None = None,
+) -> Replay:
   """The memory that `config.replay.backend` names.
 
   Args:
@@ -31,19 +35,23 @@ def make_replay(config: Config, spec: types.EnvSpec,
     MissingPackageError: 'reverb' is asked for and not installed.
   """
   if config.replay.backend == "local":
-    return LocalReplay(config, spec, core_state, seed=config.run.seed,
-                       restore_from=restore_from)
+    return LocalReplay(
+      config, spec, core_state, seed=config.run.seed, restore_from=restore_from
+    )
   if config.replay.backend != "reverb":
     raise ValueError(
-        "expected the replay backend 'reverb' or 'local'; got "
-        f"{config.replay.backend!r}")
+      "expected the replay backend 'reverb' or 'local'; got "
+      f"{config.replay.backend!r}"
+    )
   try:
     # Here and not above: importing TensorFlow takes seconds and half a gigabyte.
-    from r2d2_jax.replay.reverb import ReverbReplay  # pylint: disable=g-import-not-at-top
+    from r2d2_jax.replay.reverb import ReverbReplay
   except Exception as error:  # where memory is short, TensorFlow's own kinds
     raise MissingPackageError(
-        "the replay backend 'reverb' needs dm-reverb and TensorFlow, which cannot "
-        f"be imported ({error}). Install them (see README) and give them a "
-        "gigabyte of memory, or take the replay backend 'local'.") from error
-  return ReverbReplay(config, spec, core_state, restore_from=restore_from,
-                      scratch=scratch)
+      "the replay backend 'reverb' needs dm-reverb and TensorFlow, which cannot "
+      f"be imported ({error}). Install them (see README) and give them a "
+      "gigabyte of memory, or take the replay backend 'local'."
+    ) from error
+  return ReverbReplay(
+    config, spec, core_state, restore_from=restore_from, scratch=scratch
+  )

@@ -15,9 +15,12 @@ _NAME = "meta.json"
 _MAX_COUNT = 10**15  # items or draws: thousands of years of them
 
 
-def settings_of(backend: str, config: Config,
-                rows: dict[str, tuple[tuple[int, ...], np.dtype]],
-                core_state: types.CoreState) -> dict[str, Any]:
+def settings_of(
+  backend: str,
+  config: Config,
+  rows: dict[str, tuple[tuple[int, ...], np.dtype]],
+  core_state: types.CoreState,
+) -> dict[str, Any]:
   """What must be the same where a replay is saved and where it is restored.
 
   Args:
@@ -27,7 +30,8 @@ def settings_of(backend: str, config: Config,
     core_state: an example, with one leading dimension.
   """
   leaves = enumerate(core_leaves(core_state))
-  return {
+  return (
+    {
       "replay.backend": backend,
       "replay.capacity_sequences": config.replay.capacity_sequences,
       "replay.priority_exponent": config.replay.priority_exponent,
@@ -35,27 +39,36 @@ def settings_of(backend: str, config: Config,
       "agent.burn_in": config.agent.burn_in,
       "agent.trace_length": config.agent.trace_length,
       "agent.overlap": config.agent.overlap,
-  } | {
+    }
+    | {
       f"rows of {name}": f"{dtype} {list(shape)}"
       for name, (shape, dtype) in rows.items()
-  } | {
+    }
+    | {
       f"core_state leaf {k}": f"{leaf.dtype} {list(leaf.shape[1:])}"
       for k, leaf in leaves
-  }
+    }
+  )
 
 
-def write_meta(directory: pathlib.Path, settings: dict[str, Any],
-               counts: dict[str, int]) -> None:
+def write_meta(
+  directory: pathlib.Path, settings: dict[str, Any], counts: dict[str, int]
+) -> None:
   """Writes meta.json beside the finished files, whose sizes it records.
 
   Last of all, so that a save that was cut off has none.
   """
-  meta = {"settings": settings, "counts": counts, "file_bytes": _sizes(directory)}
+  meta = {
+    "settings": settings,
+    "counts": counts,
+    "file_bytes": _sizes(directory),
+  }
   (directory / _NAME).write_text(json.dumps(meta, indent=2) + "\n")
 
 
-def read_meta(directory: pathlib.Path, settings: dict[str, Any],
-              names: tuple[str, ...]) -> dict[str, int]:
+def read_meta(
+  directory: pathlib.Path, settings: dict[str, Any], names: tuple[str, ...]
+) -> dict[str, int]:
   """The counts that were saved, if what is there is whole and fits.
 
   Args:
@@ -74,7 +87,8 @@ def read_meta(directory: pathlib.Path, settings: dict[str, Any],
     # RecursionError: brackets in brackets in brackets.
     meta = json.loads(path.read_text())
     saved, counts, file_bytes = (
-        _plain(meta[key], key) for key in ("settings", "counts", "file_bytes"))
+      _plain(meta[key], key) for key in ("settings", "counts", "file_bytes")
+    )
     saved = with_new_names(saved)
     counts = {name: _count(counts[name], name) for name in names}
   except (
@@ -82,34 +96,43 @@ def read_meta(directory: pathlib.Path, settings: dict[str, Any],
   ) as error:  # fmt: skip
     raise unreadable(path, _told(error)) from error
   faults = [
-      f"{name[:80]} {saved.get(name)!r:.80}, this run has {settings.get(name)!r}"
-      for name in [*settings, *(saved.keys() - settings.keys())]
-      if saved.get(name) != settings.get(name)]
+    f"{name[:80]} {saved.get(name)!r:.80}, this run has {settings.get(name)!r}"
+    for name in [*settings, *(saved.keys() - settings.keys())]
+    if saved.get(name) != settings.get(name)
+  ]
   if faults:
     raise ReplayError(
-        f"the replay in {directory} was saved with " + "; with ".join(faults)
-        + ". Restore it with the settings of the run that saved it, or start "
-        "with an empty replay.")
+      f"the replay in {directory} was saved with "
+      + "; with ".join(faults)
+      + ". Restore it with the settings of the run that saved it, or start "
+      "with an empty replay."
+    )
   sizes = _sizes(directory)
   for name, expected in file_bytes.items():
     if sizes.get(name) != expected:
       raise unreadable(
-          directory / name,
-          f"expected {expected} bytes, got {sizes.get(name, 'no file')}")
+        directory / name,
+        f"expected {expected} bytes, got {sizes.get(name, 'no file')}",
+      )
   return counts
 
 
 def _plain(section, name):
   if not isinstance(section, dict) or any(
-      isinstance(value, (dict, list)) for value in section.values()):
+    isinstance(value, (dict, list)) for value in section.values()
+  ):
     raise ValueError(f"{name}: expected numbers and texts by name")
   return section
 
 
 def _count(value, name):
-  if type(value) is not int or not 0 <= value < _MAX_COUNT:  # bool is an int, too
-    raise ValueError(f"{name}: expected a whole number from 0 to {_MAX_COUNT}, "
-                     f"got {str(value)[:40]!r}")
+  if (
+    type(value) is not int or not 0 <= value < _MAX_COUNT
+  ):  # bool is an int, too
+    raise ValueError(
+      f"{name}: expected a whole number from 0 to {_MAX_COUNT}, "
+      f"got {str(value)[:40]!r}"
+    )
   return value
 
 
@@ -124,11 +147,14 @@ def _told(error):
 def unreadable(path: pathlib.Path, why: Any) -> ReplayError:
   """The error, in one line, for a file that is not what was saved."""
   return ReplayError(
-      f"cannot restore the replay from {path}: {' '.join(str(why).split())}. "
-      "Restore an older checkpoint, or start with an empty replay.")
+    f"cannot restore the replay from {path}: {' '.join(str(why).split())}. "
+    "Restore an older checkpoint, or start with an empty replay."
+  )
 
 
 def _sizes(directory):
-  return {str(path.relative_to(directory)): path.stat().st_size
-          for path in sorted(directory.rglob("*"))
-          if path.is_file() and path.name != _NAME}
+  return {
+    str(path.relative_to(directory)): path.stat().st_size
+    for path in sorted(directory.rglob("*"))
+    if path.is_file() and path.name != _NAME
+  }

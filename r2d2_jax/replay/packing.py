@@ -4,13 +4,13 @@ import numpy as np
 
 from r2d2_jax import types
 from r2d2_jax.replay.sequences import (
-    Block,
-    Item,
-    core_from_leaves,
-    core_leaves,
-    new_uid,
-    with_dtype,
-    with_new_names,
+  Block,
+  Item,
+  core_from_leaves,
+  core_leaves,
+  new_uid,
+  with_dtype,
+  with_new_names,
 )
 
 _ROWS = [f for f in Block._fields if f not in ("core_state", "uid")]
@@ -21,10 +21,10 @@ def pack_items(items: list[Item]) -> dict[str, np.ndarray]:
   if not items:
     return {}
   packed = {
-      f"rows/{name}": np.stack(
-          [np.stack([getattr(b, name) for b in item.blocks]) for item in items]
-      )
-      for name in _ROWS
+    f"rows/{name}": np.stack(
+      [np.stack([getattr(b, name) for b in item.blocks]) for item in items]
+    )
+    for name in _ROWS
   }
   states = [core_leaves(item.core_state) for item in items]
   packed |= {f"state/{i}": np.stack(x) for i, x in enumerate(zip(*states))}
@@ -32,7 +32,7 @@ def pack_items(items: list[Item]) -> dict[str, np.ndarray]:
 
 
 def unpack_items(
-    packed: dict[str, np.ndarray], core_state: types.CoreState
+  packed: dict[str, np.ndarray], core_state: types.CoreState
 ) -> list[Item]:
   """The inverse of `pack_items`.
 
@@ -50,16 +50,18 @@ def unpack_items(
   items = []
   for i in range(num_items):
     state = core_from_leaves(
-        [with_dtype(packed[f"state/{k}"][i], x.dtype) for k, x in enumerate(like)],
-        core_state,
+      [
+        with_dtype(packed[f"state/{k}"][i], x.dtype) for k, x in enumerate(like)
+      ],
+      core_state,
     )
     blocks = tuple(
-        Block(
-            **{name: packed[f"rows/{name}"][i, j] for name in _ROWS},
-            core_state=state if j == 0 else None,
-            uid=new_uid(),
-        )
-        for j in range(num_blocks)
+      Block(
+        **{name: packed[f"rows/{name}"][i, j] for name in _ROWS},
+        core_state=state if j == 0 else None,
+        uid=new_uid(),
+      )
+      for j in range(num_blocks)
     )
     items.append(Item(blocks, state))
   return items

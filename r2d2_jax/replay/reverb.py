@@ -30,6 +30,7 @@ What guards against Reverb's ways, each pinned by a test:
   compared before the server starts, the table's counts after.
 """
 
+from collections.abc import Callable, Iterator
 from concurrent import futures
 import contextlib
 import faulthandler
@@ -43,7 +44,7 @@ import socket
 import tempfile
 import threading
 import time
-from typing import Any, Callable, Iterator, Optional
+from typing import Any, Optional
 import warnings
 import zlib
 
@@ -58,11 +59,16 @@ import tensorflow as tf
 
 from r2d2_jax import types
 from r2d2_jax.config import Config
-from r2d2_jax.replay.checks import (
-    ReplayError, check_priorities, wrong_rows)
+from r2d2_jax.replay.checks import ReplayError, check_priorities, wrong_rows
 from r2d2_jax.replay.meta import read_meta, settings_of, unreadable, write_meta
 from r2d2_jax.replay.sequences import (
-    Block, Item, as_sample, core_from_leaves, core_leaves, row_specs)
+  Block,
+  Item,
+  as_sample,
+  core_from_leaves,
+  core_leaves,
+  row_specs,
+)
 
 _TABLE = "items"
 _SAVED = "reverb"  # Reverb's files within a saved replay
@@ -87,14 +93,19 @@ class _Layout:
 
   columns = ("rows", "core")
 
-  def __init__(self, config: Config, spec: types.EnvSpec,
-               core_state: types.CoreState):
+  def __init__(
+    self, config: Config, spec: types.EnvSpec, core_state: types.CoreState
+  ):
     self.row_specs = row_specs(spec, core_state, config.replay.row_states)
-    self._row = np.dtype([
-        (name, dtype, shape) for name, (shape, dtype) in self.row_specs.items()])
-    self._core = np.dtype([
+    self._row = np.dtype(
+      [(name, dtype, shape) for name, (shape, dtype) in self.row_specs.items()]
+    )
+    self._core = np.dtype(
+      [
         (f"leaf_{k}", x.dtype, x.shape[1:])
-        for k, x in enumerate(core_leaves(core_state))])
+        for k, x in enumerate(core_leaves(core_state))
+      ]
+    )
     self._core_state = core_state
     self._num_actions = spec.num_actions
     self._block_rows = config.block_rows
@@ -115,12 +126,12 @@ class _Layout:
   def item_specs(self) -> dict[str, tuple[int, ...]]:
     """Shape of an item's columns."""
     return {
-        "rows": (self.item_blocks, self._block_rows, self._row.itemsize),
-        "core": (self._core.itemsize,),
+      "rows": (self.item_blocks, self._block_rows, self._row.itemsize),
+      "core": (self._core.itemsize,),
     }
 
   def decode(
-      self, items: list[dict[str, np.ndarray]]
+    self, items: list[dict[str, np.ndarray]]
   ) -> tuple[dict[str, np.ndarray], types.CoreState]:
     """Rows [B, L, ...] and core states [B, ...] from the columns of B items.
 
@@ -132,8 +143,9 @@ class _Layout:
     core = _empty_fields((len(items),), self._core)
     for i, item in enumerate(items):
       for fields, packed in (
-          (rows, np.ndarray(num_rows, self._row, item["rows"])),
-          (core, np.ndarray((), self._core, item["core"]))):
+        (rows, np.ndarray(num_rows, self._row, item["rows"])),
+        (core, np.ndarray((), self._core, item["core"])),
+      ):
         for name, array in fields.items():
           array[i] = packed[name]
     if fault := wrong_rows(rows, self._num_actions):
@@ -150,8 +162,10 @@ def _to_bytes(records: np.ndarray) -> np.ndarray:
 
 def _empty_fields(lead, dtype: np.dtype) -> dict[str, np.ndarray]:
   """An array [*lead, ...] of its own for each field of a record."""
-  return {name: np.empty(lead + dtype[name].shape, dtype[name].base)
-          for name in dtype.names}
+  return {
+    name: np.empty(lead + dtype[name].shape, dtype[name].base)
+    for name in dtype.names
+  }
 
 
 class _BlockWriter:
@@ -166,7 +180,8 @@ class _BlockWriter:
     self._writer = client.trajectory_writer(keep_blocks, validate_items=False)
     for column in layout.columns:
       self._writer.configure(
-          (column,), num_keep_alive_refs=keep_blocks, max_chunk_length=1)
+        (column,), num_keep_alive_refs=keep_blocks, max_chunk_length=1
+      )
     # (uid, is a twin) -> (number of the append, column -> cell), oldest first.
     self._cells = {}
     self._num_appended = 0
@@ -177,10 +192,14 @@ class _BlockWriter:
       is_twin = block.uid == before and not is_twin
       cells.append(self._append(block, is_twin))
       before = block.uid
-    self._writer.create_item(_TABLE, priority, {
+    self._writer.create_item(
+      _TABLE,
+      priority,
+      {
         "rows": TrajectoryColumn([c["rows"] for c in cells]),
         "core": TrajectoryColumn([cells[0]["core"]], squeeze=True),
-    })
+      },
+    )
 
   def _append(self, block: Block, is_twin: bool) -> dict[str, Any]:
     # The writer forgets the oldest cell with each append. One that could go while
@@ -221,13 +240,15 @@ class _Reader:
     self._layout = layout
     shapes = layout.item_specs()
     self._dataset = reverb.TrajectoryDataset(
-        server_address=address, table=_TABLE,
-        dtypes={name: tf.uint8 for name in shapes},
-        shapes={name: tf.TensorShape(shape) for name, shape in shapes.items()},
-        num_workers_per_iterator=2,
-        max_in_flight_samples_per_worker=max(1, batch_size // 2),
-        # The dataset ends where it would wait, so that this thread can stop.
-        rate_limiter_timeout_ms=int(1000 * _POLL_SECONDS))
+      server_address=address,
+      table=_TABLE,
+      dtypes=dict.fromkeys(shapes, tf.uint8),
+      shapes={name: tf.TensorShape(shape) for name, shape in shapes.items()},
+      num_workers_per_iterator=2,
+      max_in_flight_samples_per_worker=max(1, batch_size // 2),
+      # The dataset ends where it would wait, so that this thread can stop.
+      rate_limiter_timeout_ms=int(1000 * _POLL_SECONDS),
+    )
     self._batches = queue.Queue(maxsize=1)
     self._stopped = threading.Event()
     self._thread = threading.Thread(target=self._run, daemon=True)
@@ -287,8 +308,15 @@ class _Reader:
         keys[i] = info.key[k]
         times_sampled[i] = info.times_sampled[k]
         table_size[i] = info.table_size[k]
-      yield as_sample(*self._layout.decode(items), probability=probability,
-                      keys=keys, times_sampled=times_sampled), table_size.min()
+      yield (
+        as_sample(
+          *self._layout.decode(items),
+          probability=probability,
+          keys=keys,
+          times_sampled=times_sampled,
+        ),
+        table_size.min(),
+      )
 
   def _elements(self):
     """The columns and infos of several items, and the place of one of them."""
@@ -331,24 +359,29 @@ class ReverbReplay:
       server does not start.
   """
 
-  def __init__(self, config: Config, spec: types.EnvSpec,
-               core_state: types.CoreState, *,
-               samples_per_insert: Optional[float] = None,
-               error_buffer: Optional[float] = None,
-               address: Optional[str] = None,
-               restore_from: Optional[pathlib.Path] = None,
-               scratch: Optional[pathlib.Path] = None):
+  def __init__(
+    self,
+    config: Config,
+    spec: types.EnvSpec,
+    core_state: types.CoreState,
+    *,
+    samples_per_insert: float | None = None,
+    error_buffer: float | None = None,
+    address: str | None = None,
+    restore_from: pathlib.Path | None = None,
+    scratch: pathlib.Path | None = None,
+  ):
     if address is not None and (restore_from or scratch):
       raise ValueError(
-          "expected restore_from and scratch where the server starts; got them "
-          f"with address={address!r}. Give them to the process of that server.")
+        "expected restore_from and scratch where the server starts; got them "
+        f"with address={address!r}. Give them to the process of that server."
+      )
     self._closed = threading.Event()
     self._exponent = config.replay.priority_exponent
     self._layout = _Layout(config, spec, core_state)
     self._settings = settings_of(
-        "reverb", config, self._layout.row_specs, core_state) | {
-            "samples_per_insert": samples_per_insert,
-            "error_buffer": error_buffer}
+      "reverb", config, self._layout.row_specs, core_state
+    ) | {"samples_per_insert": samples_per_insert, "error_buffer": error_buffer}
     self._server = self._scratch = None
     if address is None:
       limiter = _rate_limiter(samples_per_insert, error_buffer)
@@ -364,12 +397,15 @@ class ReverbReplay:
     # While a block has items to come, all lanes write the blocks that neighbouring
     # items share; half as much again for lanes that run at another pace. No more,
     # since Reverb sends the list of what is kept with every item.
-    shared_rows = config.item_rows - (config.agent.trace_length
-                                      - config.agent.overlap)
+    shared_rows = config.item_rows - (
+      config.agent.trace_length - config.agent.overlap
+    )
     shared_blocks = config.env.num_envs * shared_rows // config.block_rows
     self._writer = _BlockWriter(
-        self._client, self._layout,
-        shared_blocks * 3 // 2 + 2 * self._layout.item_blocks)
+      self._client,
+      self._layout,
+      shared_blocks * 3 // 2 + 2 * self._layout.item_blocks,
+    )
     self._write_lock = threading.Lock()
     self._reader = None
     self._read_lock = threading.Lock()
@@ -384,8 +420,9 @@ class ReverbReplay:
       if items:
         self._wait(self._writer.wait_confirmed)
 
-  def sample(self, batch_size: int, timeout_seconds: float, *,
-             min_size: int = 1) -> types.ReplaySample:
+  def sample(
+    self, batch_size: int, timeout_seconds: float, *, min_size: int = 1
+  ) -> types.ReplaySample:
     """See `Replay`."""
     deadline = time.monotonic() + timeout_seconds
     while True:
@@ -408,10 +445,11 @@ class ReverbReplay:
         self._closed.wait(turn)
       if not remaining:
         raise TimeoutError(
-            f"no batch of {batch_size} items within {timeout_seconds} s: the "
-            f"table is empty or holds less than {min_size}, the rate limiter "
-            "holds it back, or the server is dead. Insert before sampling, or "
-            "wait longer.")
+          f"no batch of {batch_size} items within {timeout_seconds} s: the "
+          f"table is empty or holds less than {min_size}, the rate limiter "
+          "holds it back, or the server is dead. Insert before sampling, or "
+          "wait longer."
+        )
 
   def update_priorities(self, keys: np.ndarray, priorities: np.ndarray) -> None:
     """See `Replay`."""
@@ -437,8 +475,9 @@ class ReverbReplay:
     """See `Replay`."""
     if self._scratch is None:
       raise ReplayError(
-          f"the Reverb server at {self.address} belongs to another process, "
-          "which alone can save it. Call save there.")
+        f"the Reverb server at {self.address} belongs to another process, "
+        "which alone can save it. Call save there."
+      )
     with self._save_lock:
       path = _in_thread(self._client.checkpoint)
       self._wait(lambda seconds: bool(futures.wait([path], seconds).done))
@@ -446,8 +485,9 @@ class ReverbReplay:
         self.check_alive(_CALL_SECONDS)
         _make_empty(self._scratch)  # it may be what fills the disk
         raise ReplayError(
-            f"Reverb could not write its checkpoint to {self._scratch}: {error}. "
-            "Is the disk full?") from error
+          f"Reverb could not write its checkpoint to {self._scratch}: {error}. "
+          "Is the disk full?"
+        ) from error
       try:
         _check_whole(pathlib.Path(path.result()))
         self._check_items(path.result())
@@ -490,8 +530,9 @@ class ReverbReplay:
     self._check_open()
     # Reverb takes whole seconds, and 0 for ever.
     whole_seconds = max(1, math.ceil(timeout_seconds))
-    return self._call(lambda: self._client.server_info(whole_seconds)[_TABLE],
-                      timeout_seconds)
+    return self._call(
+      lambda: self._client.server_info(whole_seconds)[_TABLE], timeout_seconds
+    )
 
   def _raised(self, priorities, expected):
     priorities = check_priorities(priorities, expected, self._exponent)
@@ -515,7 +556,8 @@ class ReverbReplay:
         form.
     """
     records = tf.data.TFRecordDataset(
-        os.path.join(checkpoint, "items.tfrecord"), compression_type="ZLIB")
+      os.path.join(checkpoint, "items.tfrecord"), compression_type="ZLIB"
+    )
     form = [1, self._layout.item_blocks]  # places of "core" and "rows"
     for several in records.batch(1024).as_numpy_iterator():
       for record in several:
@@ -528,8 +570,10 @@ class ReverbReplay:
 
   def _check_restored(self, restore_from, expected):
     info = self._info(_CALL_SECONDS)
-    got = {"size": info.current_size,
-           "num_inserted": info.rate_limiter_info.insert_stats.completed}
+    got = {
+      "size": info.current_size,
+      "num_inserted": info.rate_limiter_info.insert_stats.completed,
+    }
     if got != expected:
       self._server.stop()
       self._server = None
@@ -544,8 +588,9 @@ class ReverbReplay:
         self.check_alive(_CALL_SECONDS / 2)
         checked = time.monotonic()
 
-  def _call(self, function: Callable[[], Any],
-            timeout_seconds: float = _CALL_SECONDS) -> Any:
+  def _call(
+    self, function: Callable[[], Any], timeout_seconds: float = _CALL_SECONDS
+  ) -> Any:
     """Calls Reverb so that the caller neither waits for ever nor misses Ctrl-C."""
     answer = _in_thread(function)
     if not futures.wait([answer], timeout_seconds).done:
@@ -553,8 +598,9 @@ class ReverbReplay:
     elif not (error := answer.exception()):
       return answer.result()
     raise ReplayError(
-        f"the Reverb server at {self.address} is dead or out of reach: {error}. "
-        "Its content is lost; start again from the last checkpoint.")
+      f"the Reverb server at {self.address} is dead or out of reach: {error}. "
+      "Its content is lost; start again from the last checkpoint."
+    )
 
 
 def _in_thread(function: Callable[[], Any]) -> futures.Future:
@@ -574,11 +620,12 @@ def _in_thread(function: Callable[[], Any]) -> futures.Future:
 def _foreign_item(why: Any) -> ReplayError:
   """The error for what came into the table through the port."""
   return ReplayError(
-      "the replay is at fault, not the training: it holds an item that this run "
-      f"did not write ({' '.join(str(why).split())}). Another process can write "
-      "through Reverb's port (see docs/security.md): go on from the last "
-      "checkpoint, with the port closed to others or with the replay backend "
-      "'local'.")
+    "the replay is at fault, not the training: it holds an item that this run "
+    f"did not write ({' '.join(str(why).split())}). Another process can write "
+    "through Reverb's port (see docs/security.md): go on from the last "
+    "checkpoint, with the port closed to others or with the replay backend "
+    "'local'."
+  )
 
 
 def _rate_limiter(samples_per_insert, error_buffer):
@@ -587,10 +634,12 @@ def _rate_limiter(samples_per_insert, error_buffer):
   least = max(1.0, samples_per_insert)
   if error_buffer is None or error_buffer < least:
     raise ValueError(
-        f"expected error_buffer >= {least} = max(1, samples_per_insert), smaller "
-        f"ones block all readers or writers; got {error_buffer}")
+      f"expected error_buffer >= {least} = max(1, samples_per_insert), smaller "
+      f"ones block all readers or writers; got {error_buffer}"
+    )
   return reverb.rate_limiters.SampleToInsertRatio(
-      samples_per_insert, min_size_to_sample=1, error_buffer=float(error_buffer))
+    samples_per_insert, min_size_to_sample=1, error_buffer=float(error_buffer)
+  )
 
 
 def _start_server(config, rate_limiter, scratch, restore_from):
@@ -600,38 +649,48 @@ def _start_server(config, rate_limiter, scratch, restore_from):
   try:
     if restore_from is not None:
       shutil.copytree(restore_from / _SAVED, restored, copy_function=_link)
-      seconds += sum(
-          x.stat().st_size for x in restored.iterdir()) / _RESTORE_BYTES_PER_SECOND
+      seconds += (
+        sum(x.stat().st_size for x in restored.iterdir())
+        / _RESTORE_BYTES_PER_SECOND
+      )
     _check_threads()
     _check_port(config.replay.port)
     with _interruptible(seconds):
       server = reverb.Server(
-          [reverb.Table(
-              name=_TABLE,
-              sampler=reverb.selectors.Prioritized(
-                  config.replay.priority_exponent),
-              remover=reverb.selectors.Fifo(),
-              max_size=config.replay.capacity_sequences,
-              rate_limiter=rate_limiter)],
-          port=config.replay.port or None,
-          checkpointer=DefaultCheckpointer(str(scratch)))
+        [
+          reverb.Table(
+            name=_TABLE,
+            sampler=reverb.selectors.Prioritized(
+              config.replay.priority_exponent
+            ),
+            remover=reverb.selectors.Fifo(),
+            max_size=config.replay.capacity_sequences,
+            rate_limiter=rate_limiter,
+          )
+        ],
+        port=config.replay.port or None,
+        checkpointer=DefaultCheckpointer(str(scratch)),
+      )
   except ReplayError:
     raise
   except (OSError, RuntimeError, ValueError) as error:
     if restore_from is not None:
       raise unreadable(restore_from / _SAVED, error) from error
     raise ReplayError(
-        f"the Reverb server does not start: {error}. Is its port taken "
-        f"(replay.port {config.replay.port}, 0 is any), or are memory or threads "
-        "short (`ulimit -v`, `ulimit -u`)? The replay backend 'local' needs no "
-        "server.") from error
+      f"the Reverb server does not start: {error}. Is its port taken "
+      f"(replay.port {config.replay.port}, 0 is any), or are memory or threads "
+      "short (`ulimit -v`, `ulimit -u`)? The replay backend 'local' needs no "
+      "server."
+    ) from error
   finally:
     shutil.rmtree(restored, ignore_errors=True)
   warnings.warn(
-      f"Reverb listens on port {server.port} of every network interface, without "
-      "credentials: whoever reaches it can read and write the replay. Use it in a "
-      "trusted network only, or take the replay backend 'local', which opens no "
-      "port.", stacklevel=3)
+    f"Reverb listens on port {server.port} of every network interface, without "
+    "credentials: whoever reaches it can read and write the replay. Use it in a "
+    "trusted network only, or take the replay backend 'local', which opens no "
+    "port.",
+    stacklevel=3,
+  )
   return server
 
 
@@ -646,8 +705,10 @@ def _check_port(port: int) -> None:
 def _check_threads():
   """Raises ReplayError where a server would wait for threads that don't come."""
   may_end = threading.Event()
-  threads = [threading.Thread(target=may_end.wait, daemon=True)
-             for _ in range(_START_THREADS)]
+  threads = [
+    threading.Thread(target=may_end.wait, daemon=True)
+    for _ in range(_START_THREADS)
+  ]
   started = 0
   try:
     for thread in threads:
@@ -655,9 +716,9 @@ def _check_threads():
       started += 1
   except RuntimeError as error:
     raise ReplayError(
-        f"the Reverb server cannot start: expected room for {_START_THREADS} more "
-        f"threads, {started} could be started. Raise the limits of memory and "
-        "threads (`ulimit -v`, `ulimit -u`), or take the replay backend 'local'."
+      f"the Reverb server cannot start: expected room for {_START_THREADS} more "
+      f"threads, {started} could be started. Raise the limits of memory and "
+      "threads (`ulimit -v`, `ulimit -u`), or take the replay backend 'local'."
     ) from error
   finally:
     may_end.set()
@@ -675,8 +736,10 @@ def _interruptible(seconds: float) -> Iterator[None]:
   """
   before = {}
   if threading.current_thread() is threading.main_thread():
-    before = {number: signal.getsignal(number)
-              for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {
+      number: signal.getsignal(number)
+      for number in (signal.SIGINT, signal.SIGTERM)
+    }
   # Those that are ignored, or not Python's, stay as they are.
   before = {number: x for number, x in before.items() if callable(x)}
   for number in before:
@@ -716,15 +779,20 @@ def _check_whole(checkpoint):
         stream.decompress(data, 2**24)
     if not stream.eof:
       raise ReplayError(
-          f"Reverb could not write all of {path}. Is the disk full?")
+        f"Reverb could not write all of {path}. Is the disk full?"
+      )
 
 
 def _read_counts(checkpoint):
   """What a checkpoint of one table says of itself, {"size", "num_inserted"}."""
   records = tf.data.TFRecordDataset(
-      os.path.join(checkpoint, "tables.tfrecord"), compression_type="ZLIB")
+    os.path.join(checkpoint, "tables.tfrecord"), compression_type="ZLIB"
+  )
   table = checkpoint_pb2.PriorityTableCheckpoint.FromString(
-      next(records.as_numpy_iterator()))
+    next(records.as_numpy_iterator())
+  )
   counts = table.rate_limiter
-  return {"size": counts.insert_count - counts.delete_count,
-          "num_inserted": counts.insert_count}
+  return {
+    "size": counts.insert_count - counts.delete_count,
+    "num_inserted": counts.insert_count,
+  }

@@ -50,13 +50,19 @@ class Block(NamedTuple):
   a_t: np.ndarray  # int32 [R]
   valid_t: np.ndarray  # bool [R], False in padding
   env_id: np.ndarray  # int32 [R]; 0 in padding
-  num_updates: np.ndarray  # int32 [R], of the parameters that acted; 0 in padding
+  num_updates: (
+    np.ndarray
+  )  # int32 [R], of the parameters that acted; 0 in padding
   step: np.ndarray  # int64 [R], environment steps of the run; 0 in padding
-  q_t: np.ndarray  # float32 [R, A]; for initial priorities, not stored in replay
-  core_state: Optional[types.CoreState]  # of one lane, before the first row; None
+  q_t: (
+    np.ndarray
+  )  # float32 [R, A]; for initial priorities, not stored in replay
+  core_state: types.CoreState | None  # of one lane, before the first row; None
   #                                        where no item starts
   uid: int  # unique in this process, increasing
-  row_carry: np.ndarray = np.zeros(0, np.float32)  # [R, units]: the actor's carry
+  row_carry: np.ndarray = np.zeros(
+    0, np.float32
+  )  # [R, units]: the actor's carry
   #   before each row, its leaves side by side, zeros where is_first_t and in
   #   padding; of size 0 where only `core_state` is kept
 
@@ -79,7 +85,7 @@ class ItemRows(NamedTuple):
 
 
 def row_specs(
-    spec: types.EnvSpec, core_state: types.CoreState, row_states: bool
+  spec: types.EnvSpec, core_state: types.CoreState, row_states: bool
 ) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
   """Shape and dtype of one row's fields, as replay stores them.
 
@@ -89,16 +95,16 @@ def row_specs(
     row_states: whether each row keeps the core's carry.
   """
   shape_dtype = {
-      "obs_t": (tuple(spec.obs_shape), spec.obs_dtype),
-      "a_tm1": ((), np.int32),
-      "r_t": ((), np.float32),
-      "discount_t": ((), np.float32),
-      "is_first_t": ((), np.bool_),
-      "a_t": ((), np.int32),
-      "valid_t": ((), np.bool_),
-      "env_id": ((), np.int32),
-      "num_updates": ((), np.int32),
-      "step": ((), np.int64),
+    "obs_t": (tuple(spec.obs_shape), spec.obs_dtype),
+    "a_tm1": ((), np.int32),
+    "r_t": ((), np.float32),
+    "discount_t": ((), np.float32),
+    "is_first_t": ((), np.bool_),
+    "a_t": ((), np.int32),
+    "valid_t": ((), np.bool_),
+    "env_id": ((), np.int32),
+    "num_updates": ((), np.int32),
+    "step": ((), np.int64),
   }
   if row_states:
     dtype = _row_carry_dtype(core_state.carry)
@@ -129,9 +135,14 @@ def with_new_names(saved: dict[str, Any]) -> dict[str, Any]:
   return {k.replace("row_lstm", "row_carry"): x for k, x in saved.items()}
 
 
-def as_sample(rows: dict[str, np.ndarray], core_state: types.CoreState, *,
-              probability: np.ndarray, keys: np.ndarray,
-              times_sampled: np.ndarray) -> types.ReplaySample:
+def as_sample(
+  rows: dict[str, np.ndarray],
+  core_state: types.CoreState,
+  *,
+  probability: np.ndarray,
+  keys: np.ndarray,
+  times_sampled: np.ndarray,
+) -> types.ReplaySample:
   """Puts stored fields [B, L, ...] in the form that learner and metrics read.
 
   Raises:
@@ -141,19 +152,30 @@ def as_sample(rows: dict[str, np.ndarray], core_state: types.CoreState, *,
   # Of an item's rows, some may be padding; the others are of one lane.
   a_row = np.argmax(rows["valid_t"], axis=1)
   return types.ReplaySample(
-      sequence=types.Sequence(
-          inputs=types.AgentInputs(
-              obs_t=rows["obs_t"], a_tm1=rows["a_tm1"], r_t=rows["r_t"],
-              is_first_t=rows["is_first_t"]),
-          a_t=rows["a_t"], discount_t=rows["discount_t"],
-          valid_t=rows["valid_t"], core_state=core_state),
-      probability=probability, keys=keys,
-      origin=types.Origin(
-          env_id=rows["env_id"][np.arange(len(a_row)), a_row],
-          num_updates=rows["num_updates"], step=rows["step"],
-          times_sampled=times_sampled),
-      row_carry=_split_carry(rows["row_carry"], core_state.carry)
-      if "row_carry" in rows else None)
+    sequence=types.Sequence(
+      inputs=types.AgentInputs(
+        obs_t=rows["obs_t"],
+        a_tm1=rows["a_tm1"],
+        r_t=rows["r_t"],
+        is_first_t=rows["is_first_t"],
+      ),
+      a_t=rows["a_t"],
+      discount_t=rows["discount_t"],
+      valid_t=rows["valid_t"],
+      core_state=core_state,
+    ),
+    probability=probability,
+    keys=keys,
+    origin=types.Origin(
+      env_id=rows["env_id"][np.arange(len(a_row)), a_row],
+      num_updates=rows["num_updates"],
+      step=rows["step"],
+      times_sampled=times_sampled,
+    ),
+    row_carry=_split_carry(rows["row_carry"], core_state.carry)
+    if "row_carry" in rows
+    else None,
+  )
 
 
 def _row_carry_dtype(carry: Any) -> np.dtype:
@@ -164,18 +186,22 @@ def _row_carry_dtype(carry: Any) -> np.dtype:
 
 def _row_carry_bytes(carry: Any) -> list[int]:
   """What each leaf [B, ...] takes in one row."""
-  return [math.prod(x.shape[1:]) * np.dtype(x.dtype).itemsize
-          for x in jax.tree.leaves(carry)]
+  return [
+    math.prod(x.shape[1:]) * np.dtype(x.dtype).itemsize
+    for x in jax.tree.leaves(carry)
+  ]
 
 
 def _join_carry(carry: Any, num_lanes: int) -> np.ndarray:
   """The leaves [B, ...] side by side, [B, units]; [B, 0] for a core without."""
   parts = [
-      np.ascontiguousarray(x).reshape(num_lanes, math.prod(x.shape[1:]))
-      for x in jax.tree.leaves(carry)]
+    np.ascontiguousarray(x).reshape(num_lanes, math.prod(x.shape[1:]))
+    for x in jax.tree.leaves(carry)
+  ]
   joined = np.concatenate(
-      [np.zeros((num_lanes, 0), np.uint8), *(x.view(np.uint8) for x in parts)],
-      axis=1)
+    [np.zeros((num_lanes, 0), np.uint8), *(x.view(np.uint8) for x in parts)],
+    axis=1,
+  )
   return joined.view(_row_carry_dtype(carry))
 
 
@@ -184,18 +210,30 @@ def _split_carry(joined: np.ndarray, like: Any) -> Any:
   leaves, structure = jax.tree.flatten(like)
   ends = np.cumsum(_row_carry_bytes(like), dtype=int)[:-1]
   parts = np.split(joined.view(np.uint8), ends, axis=2)
-  return jax.tree.unflatten(structure, [
-      np.ascontiguousarray(part).view(x.dtype).reshape(
-          joined.shape[:2] + x.shape[1:])
-      for part, x in zip(parts, leaves)])
+  return jax.tree.unflatten(
+    structure,
+    [
+      np.ascontiguousarray(part)
+      .view(x.dtype)
+      .reshape(joined.shape[:2] + x.shape[1:])
+      for part, x in zip(parts, leaves)
+    ],
+  )
 
 
 def stack_items(items: list[Item]) -> ItemRows:
   """The rows of items side by side, [B, L, ...], for initial priorities."""
-  return ItemRows(*(
-      np.stack([np.concatenate([getattr(b, name) for b in item.blocks])
-                for item in items])
-      for name in ItemRows._fields))
+  return ItemRows(
+    *(
+      np.stack(
+        [
+          np.concatenate([getattr(b, name) for b in item.blocks])
+          for item in items
+        ]
+      )
+      for name in ItemRows._fields
+    )
+  )
 
 
 class SequenceBuilder:
@@ -221,21 +259,32 @@ class SequenceBuilder:
       of another number of lanes.
   """
 
-  def __init__(self, num_envs: int, *, spec: types.EnvSpec,
-               core_state: types.CoreState, burn_in: int, trace_length: int,
-               overlap: int, lane_ids: Optional[np.ndarray] = None,
-               row_states: bool = False):
+  def __init__(
+    self,
+    num_envs: int,
+    *,
+    spec: types.EnvSpec,
+    core_state: types.CoreState,
+    burn_in: int,
+    trace_length: int,
+    overlap: int,
+    lane_ids: np.ndarray | None = None,
+    row_states: bool = False,
+  ):
     if burn_in < 0 or not 1 <= overlap < trace_length:
       raise ValueError(
-          "expected burn_in >= 0 and 1 <= overlap < trace_length (without an "
-          "overlap the transition between two items is lost); got "
-          f"burn_in={burn_in}, trace_length={trace_length}, overlap={overlap}")
+        "expected burn_in >= 0 and 1 <= overlap < trace_length (without an "
+        "overlap the transition between two items is lost); got "
+        f"burn_in={burn_in}, trace_length={trace_length}, overlap={overlap}"
+      )
     self._lane_ids = np.asarray(
-        np.arange(num_envs) if lane_ids is None else lane_ids)
+      np.arange(num_envs) if lane_ids is None else lane_ids
+    )
     if self._lane_ids.shape != (num_envs,):
       raise ValueError(
-          f"expected one of lane_ids for each of the {num_envs} lanes; got an "
-          f"array of shape {self._lane_ids.shape}")
+        f"expected one of lane_ids for each of the {num_envs} lanes; got an "
+        f"array of shape {self._lane_ids.shape}"
+      )
     self._burn_in = burn_in
     self._period = trace_length - overlap
     self._item_rows = burn_in + trace_length
@@ -244,30 +293,45 @@ class SequenceBuilder:
 
     # The block that each lane is filling. valid_t is made when a block is cut.
     self._specs = row_specs(spec, core_state, row_states) | {
-        "q_t": ((spec.num_actions,), np.dtype(np.float32))}
+      "q_t": ((spec.num_actions,), np.dtype(np.float32))
+    }
     lead = (num_envs, self._block_rows)
-    self._rows = {name: np.zeros(lead + shape, dtype)
-                  for name, (shape, dtype) in self._specs.items()
-                  if name != "valid_t"}
+    self._rows = {
+      name: np.zeros(lead + shape, dtype)
+      for name, (shape, dtype) in self._specs.items()
+      if name != "valid_t"
+    }
     self._core_state = core_state
     # The state before the first row of that block, where an item starts there.
-    self._state = [np.zeros((num_envs,) + x.shape[1:], x.dtype)
-                   for x in core_leaves(core_state)]
+    self._state = [
+      np.zeros((num_envs,) + x.shape[1:], x.dtype)
+      for x in core_leaves(core_state)
+    ]
 
     # Per lane: is an episode running, its rows so far with the padding in front
     # counted, its items so far, its newest blocks.
     self._open = np.zeros(num_envs, np.bool_)
     self._position = np.zeros(num_envs, np.int64)
     self._num_items = np.zeros(num_envs, np.int64)
-    self._history = [collections.deque(maxlen=self._item_blocks)
-                     for _ in range(num_envs)]
+    self._history = [
+      collections.deque(maxlen=self._item_blocks) for _ in range(num_envs)
+    ]
     self._blank = self._make_block(
-        {name: np.zeros((self._block_rows,) + shape, dtype)
-         for name, (shape, dtype) in self._specs.items()},
-        self._core_from([np.zeros_like(x[0]) for x in self._state]))
+      {
+        name: np.zeros((self._block_rows,) + shape, dtype)
+        for name, (shape, dtype) in self._specs.items()
+      },
+      self._core_from([np.zeros_like(x[0]) for x in self._state]),
+    )
 
-  def add(self, timestep: types.Timestep, output: types.ActorOutput, *,
-          num_updates: int = 0, step: int = 0) -> list[Item]:
+  def add(
+    self,
+    timestep: types.Timestep,
+    output: types.ActorOutput,
+    *,
+    num_updates: int = 0,
+    step: int = 0,
+  ) -> list[Item]:
     """Takes the rows that just happened, returns the items that they complete.
 
     A row that is last and first at once closes the old episode (as a row with its
@@ -295,15 +359,15 @@ class SequenceBuilder:
     is_last = np.asarray(timestep.is_last_t, np.bool_)
     self._check_lanes(lanes, is_first)
     batch = {
-        "obs_t": np.asarray(timestep.obs_t),
-        "a_tm1": np.asarray(output.a_tm1),
-        "r_t": np.asarray(timestep.r_t),
-        "discount_t": np.asarray(timestep.discount_t),
-        "a_t": np.asarray(output.a_t),
-        "q_t": np.asarray(output.q_t),
-        "env_id": self._lane_ids[lanes],
-        "num_updates": np.full(lanes.size, num_updates),
-        "step": np.full(lanes.size, step),
+      "obs_t": np.asarray(timestep.obs_t),
+      "a_tm1": np.asarray(output.a_tm1),
+      "r_t": np.asarray(timestep.r_t),
+      "discount_t": np.asarray(timestep.discount_t),
+      "a_t": np.asarray(output.a_t),
+      "q_t": np.asarray(output.q_t),
+      "env_id": self._lane_ids[lanes],
+      "num_updates": np.full(lanes.size, num_updates),
+      "step": np.full(lanes.size, step),
     }
     if "row_carry" in self._specs:
       batch["row_carry"] = _join_carry(output.core_state.carry, lanes.size)
@@ -312,10 +376,13 @@ class SequenceBuilder:
     closing = np.flatnonzero(is_first & is_last & was_open)
     if closing.size:
       self._append(
-          lanes[closing],
-          {name: x[closing] for name, x in batch.items()}
-          | {"is_first_t": np.zeros(closing.size, np.bool_)},
-          closing, output.core_state, items)
+        lanes[closing],
+        {name: x[closing] for name, x in batch.items()}
+        | {"is_first_t": np.zeros(closing.size, np.bool_)},
+        closing,
+        output.core_state,
+        items,
+      )
     for lane in lanes[is_first & was_open]:
       self._end_episode(lane, items)
     for lane in lanes[is_first]:
@@ -324,13 +391,18 @@ class SequenceBuilder:
       batch["row_carry"] = batch["row_carry"].copy()
       batch["row_carry"][is_first] = 0
     self._append(
-        lanes,
-        batch | {
-            "a_tm1": np.where(is_first, 0, batch["a_tm1"]),
-            "r_t": np.where(is_first, 0.0, batch["r_t"]),
-            "discount_t": np.where(is_first, 1.0, batch["discount_t"]),
-            "is_first_t": is_first},
-        np.arange(lanes.size), output.core_state, items)
+      lanes,
+      batch
+      | {
+        "a_tm1": np.where(is_first, 0, batch["a_tm1"]),
+        "r_t": np.where(is_first, 0.0, batch["r_t"]),
+        "discount_t": np.where(is_first, 1.0, batch["discount_t"]),
+        "is_first_t": is_first,
+      },
+      np.arange(lanes.size),
+      output.core_state,
+      items,
+    )
     for lane in lanes[is_last & ~is_first]:
       self._end_episode(lane, items)
     return items
@@ -339,23 +411,27 @@ class SequenceBuilder:
     num_envs = self._open.size
     if lanes.size and not 0 <= lanes.min() <= lanes.max() < num_envs:
       raise ValueError(
-          f"expected env_id in [0, {num_envs}); got {lanes.tolist()}")
+        f"expected env_id in [0, {num_envs}); got {lanes.tolist()}"
+      )
     if np.unique(lanes).size != lanes.size:
       raise ValueError(
-          f"expected each lane at most once per call; got {lanes.tolist()}")
+        f"expected each lane at most once per call; got {lanes.tolist()}"
+      )
     lost = lanes[~(self._open[lanes] | is_first)]
     if lost.size:
       raise ValueError(
-          f"lanes {lost.tolist()}: expected a row with is_first_t after the end "
-          "of an episode and at the start of the stream; got a row in the middle "
-          "of an episode. Feed the rows of `reset` too.")
+        f"lanes {lost.tolist()}: expected a row with is_first_t after the end "
+        "of an episode and at the start of the stream; got a row in the middle "
+        "of an episode. Feed the rows of `reset` too."
+      )
 
   def _begin_episode(self, lane):
     self._open[lane] = True
     self._position[lane] = self._burn_in
     self._num_items[lane] = 0
     self._history[lane].extend(
-        [self._blank] * (self._burn_in // self._block_rows))
+      [self._blank] * (self._burn_in // self._block_rows)
+    )
 
   def _append(self, lanes, batch, index, core_state, items):
     """Writes one row per lane; `index` says where it stands in core_state."""
@@ -412,9 +488,11 @@ class SequenceBuilder:
     if (position > covered) if num_items else has_transition:
       num_blocks = -(-position // self._block_rows)
       history = self._history[lane]
-      skipped = num_blocks - len(history)  # of the episode, no longer in history
+      skipped = num_blocks - len(
+        history
+      )  # of the episode, no longer in history
       first = num_items * self._period // self._block_rows
-      blocks = tuple(history)[first - skipped:]
+      blocks = tuple(history)[first - skipped :]
       blocks += (self._blank,) * (self._item_blocks - len(blocks))
       self._emit(lane, blocks, items)
     self._open[lane] = False
@@ -422,17 +500,25 @@ class SequenceBuilder:
 
   def state_dict(self) -> dict[str, np.ndarray]:
     """Everything as plain arrays: the open episodes and their newest blocks."""
-    state = {"open": self._open.copy(), "position": self._position.copy(),
-             "num_items": self._num_items.copy()}
+    state = {
+      "open": self._open.copy(),
+      "position": self._position.copy(),
+      "num_items": self._num_items.copy(),
+    }
     state |= {f"rows/{k}": v.copy() for k, v in self._rows.items()}
     state |= {f"state/{i}": v.copy() for i, v in enumerate(self._state)}
-    kept = [(lane, block) for lane, history in enumerate(self._history)
-            for block in history]
+    kept = [
+      (lane, block)
+      for lane, history in enumerate(self._history)
+      for block in history
+    ]
     state["block_lane"] = np.array([lane for lane, _ in kept], np.int64)
     state["block_is_blank"] = np.array(
-        [b is self._blank for _, b in kept], np.bool_)
+      [b is self._blank for _, b in kept], np.bool_
+    )
     state["block_has_state"] = np.array(
-        [b.core_state is not None for _, b in kept], np.bool_)
+      [b.core_state is not None for _, b in kept], np.bool_
+    )
     for name, (shape, dtype) in self._specs.items():
       stack = np.zeros((len(kept), self._block_rows) + shape, dtype)
       for i, (_, block) in enumerate(kept):
@@ -453,17 +539,23 @@ class SequenceBuilder:
       ValueError: the state is of other lanes, lengths or shapes.
     """
     state = with_new_names(state)
-    own = ({"open": self._open, "position": self._position,
-            "num_items": self._num_items}
-           | {f"rows/{k}": v for k, v in self._rows.items()}
-           | {f"state/{i}": v for i, v in enumerate(self._state)})
+    own = (
+      {
+        "open": self._open,
+        "position": self._position,
+        "num_items": self._num_items,
+      }
+      | {f"rows/{k}": v for k, v in self._rows.items()}
+      | {f"state/{i}": v for i, v in enumerate(self._state)}
+    )
     for name, array in own.items():
       value = np.asarray(state[name])
       if value.shape != array.shape:
         raise ValueError(
-            f"{name}: expected the shape {array.shape} of this configuration; "
-            f"got {value.shape}. Restore with the lanes and lengths of the run "
-            "that saved it.")
+          f"{name}: expected the shape {array.shape} of this configuration; "
+          f"got {value.shape}. Restore with the lanes and lengths of the run "
+          "that saved it."
+        )
       array[...] = with_dtype(value, array.dtype)
     for history in self._history:
       history.clear()
@@ -474,9 +566,13 @@ class SequenceBuilder:
         core_state = None
         if state["block_has_state"][i]:
           core_state = self._core_from(
-              [np.array(with_dtype(state[f"block_state/{k}"][i], mine.dtype))
-               for k, mine in enumerate(self._state)])
+            [
+              np.array(with_dtype(state[f"block_state/{k}"][i], mine.dtype))
+              for k, mine in enumerate(self._state)
+            ]
+          )
         block = self._make_block(
-            {name: np.array(state[f"block/{name}"][i]) for name in self._specs},
-            core_state)
+          {name: np.array(state[f"block/{name}"][i]) for name in self._specs},
+          core_state,
+        )
       self._history[lane].append(block)

@@ -27,14 +27,14 @@ def find_devices() -> list[jax.Device]:
       raise
     extras = {_EXTRAS.get(name) for name in asked.split(",")} - {None}
     raise ConfigError(
-        f"JAX_PLATFORMS: expected a device of {asked!r}, but JAX finds"
-        f" {_found_without_asking(asked)} here"
-        + (f" ({first_line(error)})" if str(error) else "")
-        + "; unset it"
-        + "".join(
-            f", or install the extra {extra!r}: pip install '.[{extra}]'"
-            for extra in sorted(extras)
-        )
+      f"JAX_PLATFORMS: expected a device of {asked!r}, but JAX finds"
+      f" {_found_without_asking(asked)} here"
+      + (f" ({first_line(error)})" if str(error) else "")
+      + "; unset it"
+      + "".join(
+        f", or install the extra {extra!r}: pip install '.[{extra}]'"
+        for extra in sorted(extras)
+      )
     ) from error
 
 
@@ -42,7 +42,9 @@ def _found_without_asking(asked: str | None) -> str:
   """'cpu': the kinds of devices that JAX finds if nothing is asked for."""
   jax.config.update("jax_platforms", "")
   try:
-    return ", ".join(sorted({device.platform for device in jax.local_devices()}))
+    return ", ".join(
+      sorted({device.platform for device in jax.local_devices()})
+    )
   except RuntimeError:
     return "none"
   finally:
@@ -61,9 +63,9 @@ def num_learner_devices(config: Config) -> int:
   found = len(find_devices())
   if count > found:
     raise ConfigError(
-        f"run.learner_devices: expected at most {found}, the devices that JAX"
-        f" found here ({jax.default_backend()}), got {count}; 0 takes all that"
-        " can split the batch evenly"
+      f"run.learner_devices: expected at most {found}, the devices that JAX"
+      f" found here ({jax.default_backend()}), got {count}; 0 takes all that"
+      " can split the batch evenly"
     )
   return count or max(n for n in range(1, found + 1) if batch_size % n == 0)
 

@@ -1,9 +1,10 @@
 """Evaluation: whole games, in worlds and states of its own."""
 
+from collections.abc import Callable
 import dataclasses
 import pathlib
 import tempfile
-from typing import Any, Callable, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -11,7 +12,8 @@ import numpy as np
 from r2d2_jax.agent.acting import compile_actor
 from r2d2_jax.agent.agent import Agent
 from r2d2_jax.config import Config, FileError
-from r2d2_jax.envs.make import MakeWorld, make_world as make_usual_world
+from r2d2_jax.envs.make import MakeWorld
+from r2d2_jax.envs.make import make_world as make_usual_world
 from r2d2_jax.envs.world import EpisodeReport
 from r2d2_jax.system.storage.csv_log import RunLog, read_log
 from r2d2_jax.types import Array, Params
@@ -43,17 +45,17 @@ def ordinary_player(agent: Agent) -> Player:
 
 
 def evaluate(
-    params: Params,
-    *,
-    agent: Agent,
-    config: Config,
-    num_episodes: int,
-    seed: int,
-    should_stop: Callable[[], bool] = lambda: False,
-    on_progress: Callable[[int], None] = lambda finished: None,
-    player: Player | None = None,
-    on_rows: Callable[[Any, np.ndarray], None] = lambda output, scored: None,
-    make_world: MakeWorld = make_usual_world,
+  params: Params,
+  *,
+  agent: Agent,
+  config: Config,
+  num_episodes: int,
+  seed: int,
+  should_stop: Callable[[], bool] = lambda: False,
+  on_progress: Callable[[int], None] = lambda finished: None,
+  player: Player | None = None,
+  on_rows: Callable[[Any, np.ndarray], None] = lambda output, scored: None,
+  make_world: MakeWorld = make_usual_world,
 ) -> Evaluation:
   """Plays whole games with `evaluation.epsilon`, scored raw.
 
@@ -83,10 +85,10 @@ def evaluate(
   lanes = min(config.evaluation.num_lanes, num_episodes)
   share = [len(range(lane, num_episodes, lanes)) for lane in range(lanes)]
   world = make_world(
-      dataclasses.replace(
-          config.env, num_envs=lanes, batch_size=0, life_loss="ignore"
-      ),
-      seed=seed,
+    dataclasses.replace(
+      config.env, num_envs=lanes, batch_size=0, life_loss="ignore"
+    ),
+    seed=seed,
   )
   try:
     player = player or ordinary_player(agent)
@@ -124,16 +126,16 @@ def check_writable(run_dir: pathlib.Path) -> None:
       tempfile.TemporaryFile(dir=run_dir).close()
   except OSError as error:
     raise FileError(
-        f"{path} cannot be written: {error.strerror or error}"
+      f"{path} cannot be written: {error.strerror or error}"
     ) from error
 
 
 def write_evaluation(
-    run_dir: pathlib.Path,
-    evaluation: Evaluation,
-    *,
-    num_updates: int,
-    steps: int,
+  run_dir: pathlib.Path,
+  evaluation: Evaluation,
+  *,
+  num_updates: int,
+  steps: int,
 ) -> None:
   """Appends the games to the run's evaluation.csv, a row each: all or none.
 
@@ -147,18 +149,20 @@ def write_evaluation(
     FileError: evaluation.csv is no CSV.
     OSError: it cannot be written.
   """
-  open_evaluations(run_dir).write_all([
+  open_evaluations(run_dir).write_all(
+    [
       {
-          "updates": num_updates,
-          "steps": steps,
-          "game": game,
-          # As text, for all its digits: scores go into the millions.
-          "return": f"{episode.episode_return:.12g}",
-          "frames": episode.episode_frames,
-          "truncated": int(episode.truncated),
+        "updates": num_updates,
+        "steps": steps,
+        "game": game,
+        # As text, for all its digits: scores go into the millions.
+        "return": f"{episode.episode_return:.12g}",
+        "frames": episode.episode_frames,
+        "truncated": int(episode.truncated),
       }
       for game, episode in enumerate(evaluation.episodes)
-  ])
+    ]
+  )
 
 
 class PastEvaluation(NamedTuple):
@@ -169,7 +173,7 @@ class PastEvaluation(NamedTuple):
 
 
 def read_last_evaluation(
-    run_dir: pathlib.Path, *, num_updates: int | None = None
+  run_dir: pathlib.Path, *, num_updates: int | None = None
 ) -> PastEvaluation | None:
   """The evaluation that was written last; None if there was none yet.
 
@@ -186,7 +190,7 @@ def read_last_evaluation(
     return None
   if not {"updates", "game", "return"} <= set(log):
     raise FileError(
-        f"{path}: expected columns updates, game and return, got {list(log)}"
+      f"{path}: expected columns updates, game and return, got {list(log)}"
     )
   updates = np.array(log["updates"])
   asked = updates == (updates if num_updates is None else num_updates)
@@ -195,7 +199,7 @@ def read_last_evaluation(
   if not asked.any():
     return None
   games, returns, updates = (
-      np.array(log[name])[asked] for name in ("game", "return", "updates")
+    np.array(log[name])[asked] for name in ("game", "return", "updates")
   )
   # Each evaluation counts its games from 0.
   (starts,) = np.nonzero(games == 0)

@@ -16,15 +16,19 @@ import warnings
 from rich.console import Console
 
 from r2d2_jax.agent.agent import (
-    MakeAgent,
-    make_agent as make_usual_agent,
-    own_agent,
+  MakeAgent,
+  own_agent,
+)
+from r2d2_jax.agent.agent import (
+  make_agent as make_usual_agent,
 )
 from r2d2_jax.config import Config, UserError, validate
 from r2d2_jax.envs.make import (
-    MakeWorld,
-    make_world as make_usual_world,
-    own_world,
+  MakeWorld,
+  own_world,
+)
+from r2d2_jax.envs.make import (
+  make_world as make_usual_world,
 )
 from r2d2_jax.factories import setting_of
 from r2d2_jax.replay.checks import ReplayError
@@ -46,14 +50,14 @@ __all__ = ["RunError", "TrainResult", "train"]
 
 
 def train(
-    config: Config,
-    *,
-    run_dir: str | pathlib.Path,
-    make_world: MakeWorld | None = None,
-    make_agent: MakeAgent | None = None,
-    on_row: Callable[[Columns], None] | None = None,
-    stop: threading.Event | None = None,
-    console: Console | None = None,
+  config: Config,
+  *,
+  run_dir: str | pathlib.Path,
+  make_world: MakeWorld | None = None,
+  make_agent: MakeAgent | None = None,
+  on_row: Callable[[Columns], None] | None = None,
+  stop: threading.Event | None = None,
+  console: Console | None = None,
 ) -> TrainResult:
   """Trains, and at the end evaluates; everything lands in run_dir.
 
@@ -110,17 +114,17 @@ def train(
     config = config.updated({"agent.make_agent": setting_of(make_agent)})
   validate(config)
   doors = {
-      "make_world": own_world(make_world) if make_world else make_usual_world,
-      "make_agent": own_agent(make_agent) if make_agent else make_usual_agent,
+    "make_world": own_world(make_world) if make_world else make_usual_world,
+    "make_agent": own_agent(make_agent) if make_agent else make_usual_agent,
   }
   if console is None:
     tell, console = warnings.warn, Console(quiet=True)
   else:
     tell = functools.partial(
-        console.print, highlight=False, markup=False, soft_wrap=True
+      console.print, highlight=False, markup=False, soft_wrap=True
     )
   say = functools.partial(
-      console.print, highlight=False, markup=False, soft_wrap=True
+    console.print, highlight=False, markup=False, soft_wrap=True
   )
   with contextlib.ExitStack() as closers:
     request = closers.enter_context(heard_signals())
@@ -153,11 +157,11 @@ def _built(config, run_dir, doors, closers, say) -> Parts:
 
 
 def _run(
-    parts: Parts,
-    stop: Stop,
-    console: Console,
-    say: Callable[[str], None],
-    on_row: Callable[[Columns], None] | None,
+  parts: Parts,
+  stop: Stop,
+  console: Console,
+  say: Callable[[str], None],
+  on_row: Callable[[Columns], None] | None,
 ) -> TrainResult:
   """The training, the last save, the evaluation."""
   config, run_dir = parts.config, parts.run_dir
@@ -194,10 +198,10 @@ def _run(
   if is_evaluated and actors_hang:
     monitor.write_last(last_row)
     raise RunError(
-        f"the environments of {config.env.task!r} hang: what they were told to do"
-        f" was not done within {HANG_SECONDS:.0f} seconds. The run is saved in"
-        f" {run_dir}, its end is not evaluated: train again in this directory"
-        " (run.run_dir)"
+      f"the environments of {config.env.task!r} hang: what they were told to do"
+      f" was not done within {HANG_SECONDS:.0f} seconds. The run is saved in"
+      f" {run_dir}, its end is not evaluated: train again in this directory"
+      " (run.run_dir)"
     )
   evaluation = None
   if is_evaluated:
@@ -212,13 +216,13 @@ def _run(
   monitor.plot()
   if stop.asked:
     say(
-        f"interrupted; saved in {run_dir}. To go on, train again in this"
-        " directory (run.run_dir)"
+      f"interrupted; saved in {run_dir}. To go on, train again in this"
+      " directory (run.run_dir)"
     )
   return TrainResult(
-      parts.learner.state(),
-      parts.ratio.env_steps,
-      evaluation,
-      stop.asked,
-      parts.ratio.measured(),
+    parts.learner.state(),
+    parts.ratio.env_steps,
+    evaluation,
+    stop.asked,
+    parts.ratio.measured(),
   )

@@ -35,17 +35,17 @@ def enlarge(image: np.ndarray, box: tuple[int, int]) -> Image.Image:
   factor = min(box[0] / picture.width, box[1] / picture.height)
   if factor >= 1:
     return picture.resize(
-        (picture.width * int(factor), picture.height * int(factor)),
-        Image.Resampling.NEAREST,
+      (picture.width * int(factor), picture.height * int(factor)),
+      Image.Resampling.NEAREST,
     )
   return picture.resize(
-      (int(picture.width * factor), int(picture.height * factor)),
-      Image.Resampling.BOX,
+    (int(picture.width * factor), int(picture.height * factor)),
+    Image.Resampling.BOX,
   )
 
 
 def draw_observation(
-    obs: np.ndarray, box: tuple[int, int], *, task: str
+  obs: np.ndarray, box: tuple[int, int], *, task: str
 ) -> Image.Image:
   """One frame of the agent's observation, at most as large as `box`.
 
@@ -60,7 +60,7 @@ def draw_observation(
   if task.lower().startswith("minigrid-"):
     return _draw_grid(obs, min(box) // obs.shape[0])
   if obs.dtype == np.uint8 and (
-      obs.ndim == 2 or obs.ndim == 3 and obs.shape[-1] == 3
+    obs.ndim == 2 or obs.ndim == 3 and obs.shape[-1] == 3
   ):
     return enlarge(obs, box)
   values = obs.astype(np.float64)
@@ -86,7 +86,7 @@ def _bar_names(count: int, task: str) -> list[str]:
 
 
 def _draw_bars(
-    values: np.ndarray, box: tuple[int, int], names: list[str]
+  values: np.ndarray, box: tuple[int, int], names: list[str]
 ) -> Image.Image:
   """A bar for each number, from 0; names and numbers where there is room."""
   named = box[0] >= 200
@@ -130,14 +130,16 @@ def _draw_cell(
 ) -> None:  # fmt: skip
   def at(*fractions: float) -> tuple[float, ...]:
     """Fractions of the cell, x and y in turn, as pixels."""
-    return tuple((y if i % 2 else x) + f * cell for i, f in enumerate(fractions))
+    return tuple(
+      (y if i % 2 else x) + f * cell for i, f in enumerate(fractions)
+    )
 
   paint = _COLOURS[colour % len(_COLOURS)]
   fill = _CELL_FILLS.get(kind, _CELL_FILLS[1])
   draw.rectangle(
-      (x, y, x + cell - 1, y + cell - 1),
-      fill=fill,
-      outline=_LINES if kind else fill,
+    (x, y, x + cell - 1, y + cell - 1),
+    fill=fill,
+    outline=_LINES if kind else fill,
   )
   line = max(1, cell // 12)
   if kind == _DOOR:  # open, closed, locked
@@ -164,15 +166,13 @@ def _draw_cell(
     draw.ellipse(at(0.3, 0.3, 0.7, 0.7), outline=paint, width=line)
 
 
-def _draw_agent(
-    draw: ImageDraw.ImageDraw, x: int, y: int, cell: int
-) -> None:
+def _draw_agent(draw: ImageDraw.ImageDraw, x: int, y: int, cell: int) -> None:
   """The agent is not in its own view: a small red arrow where it stands."""
   draw.polygon(
-      [
-          (x + 0.5 * cell, y + 0.5 * cell),
-          (x + 0.75 * cell, y + 0.92 * cell),
-          (x + 0.25 * cell, y + 0.92 * cell),
-      ],
-      fill=(255, 0, 0),
+    [
+      (x + 0.5 * cell, y + 0.5 * cell),
+      (x + 0.75 * cell, y + 0.92 * cell),
+      (x + 0.25 * cell, y + 0.92 * cell),
+    ],
+    fill=(255, 0, 0),
   )

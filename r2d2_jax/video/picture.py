@@ -17,12 +17,12 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from r2d2_jax.video.observation_picture import (
-    BACKGROUND,
-    BAR,
-    DIM,
-    TEXT,
-    draw_observation,
-    enlarge,
+  BACKGROUND,
+  BAR,
+  DIM,
+  TEXT,
+  draw_observation,
+  enlarge,
 )
 
 STRIP_STEPS = 200
@@ -68,13 +68,13 @@ class Painter:
   """Draws the pictures of one game, all of one size, in their order."""
 
   def __init__(
-      self, *, title: str, subtitle: str, unit: str, action_names: list[str]
+    self, *, title: str, subtitle: str, unit: str, action_names: list[str]
   ):
     """Args:
-      title: the task.
-      subtitle: who plays.
-      unit: what the values are, said above the bars.
-      action_names: a name for each action.
+    title: the task.
+    subtitle: who plays.
+    unit: what the values are, said above the bars.
+    action_names: a name for each action.
     """
     self._task = title
     self._title = title
@@ -99,8 +99,8 @@ class Painter:
     size = (self._left_width + _PANEL_WIDTH, _HEIGHT)
     picture = Image.new("RGB", size, BACKGROUND)
     picture.paste(
-        left,
-        ((self._left_width - left.width) // 2, (_HEIGHT - left.height) // 2),
+      left,
+      ((self._left_width - left.width) // 2, (_HEIGHT - left.height) // 2),
     )
     draw = ImageDraw.Draw(picture)
     self._max_q.append(float(moment.q.max()))
@@ -135,10 +135,10 @@ class Painter:
     line(_MARGIN + 24, self._subtitle, DIM, self._small)
     y = _MARGIN + 46
     for text, paint in (
-        (f"step {moment.step}", TEXT),
-        (f"score {moment.score:g}", TEXT),
-        (action, colour),
-        (f"max Q {format_value(moment.q.max())}", TEXT),
+      (f"step {moment.step}", TEXT),
+      (f"score {moment.score:g}", TEXT),
+      (action, colour),
+      (f"max Q {format_value(moment.q.max())}", TEXT),
     ):
       line(y, text, paint)
       y += _TEXT_ROW
@@ -166,17 +166,17 @@ class Painter:
       length = (1 - (best - float(moment.q[a])) / scale) * (end - left)
       draw.rectangle((left, top, end, bottom), outline=_FRAME)
       draw.rectangle(
-          (left, top, left + length, bottom),
-          fill=_CHOSEN if a == moment.a else BAR,
+        (left, top, left + length, bottom),
+        fill=_CHOSEN if a == moment.a else BAR,
       )
       if a == moment.greedy:
         draw.polygon(
-            [(x, middle - 4), (x + 8, middle), (x, middle + 4)], fill=_GREEDY
+          [(x, middle - 4), (x + 8, middle), (x, middle + 4)], fill=_GREEDY
         )
       name = _fitted(self._names[a], font, _NAME_WIDTH - 18)
       draw.text((x + 12, middle), name, paint, font, anchor="lm")
       draw.text(
-          (right, middle), format_value(moment.q[a]), paint, font, anchor="rm"
+        (right, middle), format_value(moment.q[a]), paint, font, anchor="rm"
       )
 
   def _draw_strip(self, draw, x: int, right: int) -> None:
@@ -190,18 +190,21 @@ class Painter:
     draw.text((x, _STRIP_TOP - 20), caption, DIM, self._small)
     draw.rectangle((left, _STRIP_TOP, right, _STRIP_BOTTOM), outline=_FRAME)
     for value, at, anchor in (
-        (high, _STRIP_TOP, "ra"),
-        (low, _STRIP_BOTTOM, "rd"),
+      (high, _STRIP_TOP, "ra"),
+      (low, _STRIP_BOTTOM, "rd"),
     ):
       draw.text(
-          (left - 6, at), format_value(value), DIM, self._small, anchor=anchor
+        (left - 6, at), format_value(value), DIM, self._small, anchor=anchor
       )
     low, high = _opened(low, high)
     step = (right - left - 4) / (STRIP_STEPS - 1)
     height = _STRIP_BOTTOM - _STRIP_TOP - 8
     points = [
-        (right - 2 - i * step, _STRIP_BOTTOM - 4 - (q - low) / (high - low) * height)
-        for i, q in enumerate(reversed(self._max_q))
+      (
+        right - 2 - i * step,
+        _STRIP_BOTTOM - 4 - (q - low) / (high - low) * height,
+      )
+      for i, q in enumerate(reversed(self._max_q))
     ]
     draw.line(points * 2 if len(points) == 1 else points, fill=TEXT, width=1)
 

@@ -1,5 +1,6 @@
 """One game of an agent as a video: played, drawn, written picture by picture."""
 
+from collections.abc import Callable, Iterator
 import contextlib
 import dataclasses
 import math
@@ -7,7 +8,7 @@ import os
 import pathlib
 import subprocess
 import tempfile
-from typing import Callable, Iterator, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -16,31 +17,32 @@ from r2d2_jax.agent.acting import compile_actor
 from r2d2_jax.agent.agent import Agent
 from r2d2_jax.agent.targets import rescale_inverse
 from r2d2_jax.config import (
-    AgentConfig,
-    Config,
-    ConfigError,
-    FileError,
-    MissingPackageError,
+  AgentConfig,
+  Config,
+  ConfigError,
+  FileError,
+  MissingPackageError,
 )
 from r2d2_jax.envs.action_names import action_names
-from r2d2_jax.envs.make import MakeWorld, make_world as make_usual_world
+from r2d2_jax.envs.make import MakeWorld
+from r2d2_jax.envs.make import make_world as make_usual_world
 from r2d2_jax.envs.screen import screen
-from r2d2_jax.video.picture import Moment, Painter
 from r2d2_jax.system.storage.agents import SavedAgent
 from r2d2_jax.types import Array, Params
+from r2d2_jax.video.picture import Moment, Painter
 
 # A GIF's delays are hundredths of a second, and players slow down below two.
 MAX_GIF_FPS = 50
 
 _ENCODER_OPTIONS = {
-    # yuv420p: what every player shows.
-    ".mp4": ["-c:v", "libx264", "-crf", "20", "-pix_fmt", "yuv420p"],
-    # A palette for each picture: one for all would need all of them first.
-    ".gif": [
-        "-filter_complex",
-        "split[a][b];[a]palettegen=stats_mode=single[p];"
-        "[b][p]paletteuse=new=1:dither=none",
-    ],
+  # yuv420p: what every player shows.
+  ".mp4": ["-c:v", "libx264", "-crf", "20", "-pix_fmt", "yuv420p"],
+  # A palette for each picture: one for all would need all of them first.
+  ".gif": [
+    "-filter_complex",
+    "split[a][b];[a]palettegen=stats_mode=single[p];"
+    "[b][p]paletteuse=new=1:dither=none",
+  ],
 }
 
 
@@ -55,14 +57,14 @@ class Recording(NamedTuple):
 
 
 def play_game(
-    params: Params,
-    *,
-    agent: Agent,
-    config: Config,
-    seed: int,
-    game: int = 1,
-    max_steps: int = 0,
-    make_world: MakeWorld = make_usual_world,
+  params: Params,
+  *,
+  agent: Agent,
+  config: Config,
+  seed: int,
+  game: int = 1,
+  max_steps: int = 0,
+  make_world: MakeWorld = make_usual_world,
 ) -> Iterator[Moment]:
   """Plays one whole game as evaluation does, and shows each of its rows.
 
@@ -84,10 +86,10 @@ def play_game(
     more than the game has steps.
   """
   world = make_world(
-      dataclasses.replace(
-          config.env, num_envs=1, batch_size=0, life_loss="ignore"
-      ),
-      seed=seed,
+    dataclasses.replace(
+      config.env, num_envs=1, batch_size=0, life_loss="ignore"
+    ),
+    seed=seed,
   )
   try:
     actor = compile_actor(agent.actor_step)
@@ -111,14 +113,14 @@ def play_game(
       state, output = actor(params, state, timestep, epsilon)
       if current == game:
         yield Moment(
-            step=step,
-            score=score,
-            obs=timestep.obs_t[0],
-            screen=screen(world),
-            q=np.asarray(values(output.q_t))[0],
-            greedy=int(np.argmax(output.q_t[0])),
-            a=None if ending else int(output.a_t[0]),
-            ending=ending,
+          step=step,
+          score=score,
+          obs=timestep.obs_t[0],
+          screen=screen(world),
+          q=np.asarray(values(output.q_t))[0],
+          greedy=int(np.argmax(output.q_t[0])),
+          a=None if ending else int(output.a_t[0]),
+          ending=ending,
         )
         if ending:
           return
@@ -140,16 +142,16 @@ def unrescaled(q: Array, *, config: AgentConfig) -> Array:
 
 
 def record(
-    agent: SavedAgent,
-    out: pathlib.Path,
-    *,
-    epsilon: float,
-    seed: int,
-    game: int = 1,
-    max_steps: int = 0,
-    fps: float = 0.0,
-    should_stop: Callable[[], bool] = lambda: False,
-    on_picture: Callable[[Moment], None] = lambda moment: None,
+  agent: SavedAgent,
+  out: pathlib.Path,
+  *,
+  epsilon: float,
+  seed: int,
+  game: int = 1,
+  max_steps: int = 0,
+  fps: float = 0.0,
+  should_stop: Callable[[], bool] = lambda: False,
+  on_picture: Callable[[Moment], None] = lambda moment: None,
 ) -> Recording:
   """Plays a game and writes it into `out`, replacing what is there.
 
@@ -176,21 +178,25 @@ def record(
   check_format(out, fps)
   config = agent.config.updated({"evaluation.epsilon": epsilon})
   painter = Painter(
-      title=config.env.task,
-      subtitle=f"{agent.num_updates} updates, epsilon {epsilon:g}",
-      unit=value_unit(config.agent),
-      action_names=action_names(config.env.task, agent.spec.num_actions),
+    title=config.env.task,
+    subtitle=f"{agent.num_updates} updates, epsilon {epsilon:g}",
+    unit=value_unit(config.agent),
+    action_names=action_names(config.env.task, agent.spec.num_actions),
   )
   pictures = 0
   with contextlib.ExitStack() as stack:
-    moments = stack.enter_context(contextlib.closing(play_game(
-        agent.params,
-        agent=agent.agent,
-        config=config,
-        seed=seed,
-        game=game,
-        max_steps=max_steps,
-    )))
+    moments = stack.enter_context(
+      contextlib.closing(
+        play_game(
+          agent.params,
+          agent=agent.agent,
+          config=config,
+          seed=seed,
+          game=game,
+          max_steps=max_steps,
+        )
+      )
+    )
     moment = next(moments)
     picture = painter.draw(moment)
     write = stack.enter_context(open_video(out, picture.size, fps=fps))
@@ -203,11 +209,11 @@ def record(
       moment = next(moments)
       picture = painter.draw(moment)
   return Recording(
-      pictures=pictures,
-      steps=moment.step,
-      score=moment.score,
-      ending=moment.ending or "interrupted",
-      interrupted=not moment.ending,
+    pictures=pictures,
+    steps=moment.step,
+    score=moment.score,
+    ending=moment.ending or "interrupted",
+    interrupted=not moment.ending,
   )
 
 
@@ -232,19 +238,19 @@ def check_format(out: pathlib.Path, fps: float) -> None:
   """
   if out.suffix.lower() not in _ENCODER_OPTIONS:
     raise ConfigError(
-        f"out: expected a name ending in .mp4 or .gif, got {str(out)!r}"
+      f"out: expected a name ending in .mp4 or .gif, got {str(out)!r}"
     )
   limit = MAX_GIF_FPS if out.suffix.lower() == ".gif" else 240
   if not (math.isfinite(fps) and 0 < fps <= limit):
     raise ConfigError(
-        f"fps: expected more than 0 and at most {limit} for {out.suffix},"
-        f" got {fps:g}"
+      f"fps: expected more than 0 and at most {limit} for {out.suffix},"
+      f" got {fps:g}"
     )
 
 
 @contextlib.contextmanager
 def open_video(
-    out: pathlib.Path, size: tuple[int, int], *, fps: float
+  out: pathlib.Path, size: tuple[int, int], *, fps: float
 ) -> Iterator[Callable[[bytes], None]]:
   """Opens an mp4 or gif for writing; gives the function that takes a picture.
 
@@ -261,10 +267,10 @@ def open_video(
     FileError: the encoder failed: no room, no such directory.
   """
   try:
-    import imageio_ffmpeg  # pylint: disable=g-import-not-at-top
+    import imageio_ffmpeg
   except ImportError as error:
     raise MissingPackageError(
-        "recording needs imageio-ffmpeg: pip install imageio-ffmpeg"
+      "recording needs imageio-ffmpeg: pip install imageio-ffmpeg"
     ) from error
   suffix = out.suffix.lower()
   partial = out.with_name(f".{out.stem}.partial{suffix}").absolute()
@@ -286,7 +292,7 @@ def open_video(
         complaints.seek(0)
         lines = complaints.read().decode(errors="replace").splitlines()
         raise FileError(
-            f"{out} cannot be written: {(lines or ['the encoder died'])[-1]}"
+          f"{out} cannot be written: {(lines or ['the encoder died'])[-1]}"
         ) from error
 
       def write(picture: bytes) -> None:

@@ -10,7 +10,7 @@ from r2d2_jax.types import AgentInputs, EnvSpec, ReplaySample, Sequence
 
 SPEC = EnvSpec((3,), np.dtype(np.float32), 4, 1)
 AGENT = AgentConfig(
-    burn_in=3, trace_length=6, overlap=3, n_step=3, discount=0.9, batch_size=4
+  burn_in=3, trace_length=6, overlap=3, n_step=3, discount=0.9, batch_size=4
 )
 ITEM_ROWS = AGENT.burn_in + AGENT.trace_length
 
@@ -28,7 +28,7 @@ NETWORKS = make_networks(SPEC, config=network_config(frame_stack=2))
 
 
 def random_inputs(
-    rng: np.random.Generator, shape, *, spec=SPEC, first_probability=0.0
+  rng: np.random.Generator, shape, *, spec=SPEC, first_probability=0.0
 ) -> AgentInputs:
   """Rows of any leading shape."""
   full = (*shape, *spec.obs_shape)
@@ -37,48 +37,46 @@ def random_inputs(
   else:
     obs_t = rng.normal(size=full).astype(np.float32)
   return AgentInputs(
-      obs_t=obs_t,
-      a_tm1=rng.integers(spec.num_actions, size=shape).astype(np.int32),
-      r_t=rng.normal(size=shape).astype(np.float32),
-      is_first_t=rng.random(shape) < first_probability,
+    obs_t=obs_t,
+    a_tm1=rng.integers(spec.num_actions, size=shape).astype(np.int32),
+    r_t=rng.normal(size=shape).astype(np.float32),
+    is_first_t=rng.random(shape) < first_probability,
   )
 
 
 def random_core_state(rng: np.random.Generator, networks, batch_size):
   """As `initial_core_state`, but full of numbers."""
   return jax.tree.map(
-      lambda x: jnp.asarray(
-          rng.integers(0, 256, x.shape, np.uint8)
-          if x.dtype == jnp.uint8
-          else rng.normal(size=x.shape),
-          x.dtype,
-      ),
-      networks.initial_core_state(batch_size),
+    lambda x: jnp.asarray(
+      rng.integers(0, 256, x.shape, np.uint8)
+      if x.dtype == jnp.uint8
+      else rng.normal(size=x.shape),
+      x.dtype,
+    ),
+    networks.initial_core_state(batch_size),
   )
 
 
 def random_batch(
-    seed: int, *, networks=NETWORKS, rows=ITEM_ROWS, batch_size=4
+  seed: int, *, networks=NETWORKS, rows=ITEM_ROWS, batch_size=4
 ) -> ReplaySample:
   """Items of `rows` valid rows, in the middle of an episode."""
   rng = np.random.default_rng(seed)
   shape = (batch_size, rows)
   return ReplaySample(
-      Sequence(
-          inputs=random_inputs(rng, shape),
-          a_t=rng.integers(SPEC.num_actions, size=shape).astype(np.int32),
-          discount_t=np.ones(shape, np.float32),
-          valid_t=np.ones(shape, bool),
-          core_state=random_core_state(rng, networks, batch_size),
-      ),
-      probability=rng.uniform(0.01, 0.1, batch_size).astype(np.float32),
-      keys=None,
+    Sequence(
+      inputs=random_inputs(rng, shape),
+      a_t=rng.integers(SPEC.num_actions, size=shape).astype(np.int32),
+      discount_t=np.ones(shape, np.float32),
+      valid_t=np.ones(shape, bool),
+      core_state=random_core_state(rng, networks, batch_size),
+    ),
+    probability=rng.uniform(0.01, 0.1, batch_size).astype(np.float32),
+    keys=None,
   )
 
 
-def pad(
-    batch: ReplaySample, first_padding_row: int, seed: int
-) -> ReplaySample:
+def pad(batch: ReplaySample, first_padding_row: int, seed: int) -> ReplaySample:
   """The items' rows from `first_padding_row` on, as padding full of numbers."""
   rng = np.random.default_rng(seed)
   s = batch.sequence
@@ -91,13 +89,15 @@ def pad(
 
   noise = random_inputs(rng, shape, first_probability=0.3)
   sequence = s._replace(
-      inputs=AgentInputs(*(
-          fill(x, 10 * y if x.dtype == np.float32 else y)
-          for x, y in zip(s.inputs, noise)
-      )),
-      a_t=fill(s.a_t, rng.integers(SPEC.num_actions, size=shape)),
-      discount_t=fill(s.discount_t, rng.integers(2, size=shape)),
-      valid_t=valid_t,
+    inputs=AgentInputs(
+      *(
+        fill(x, 10 * y if x.dtype == np.float32 else y)
+        for x, y in zip(s.inputs, noise)
+      )
+    ),
+    a_t=fill(s.a_t, rng.integers(SPEC.num_actions, size=shape)),
+    discount_t=fill(s.discount_t, rng.integers(2, size=shape)),
+    valid_t=valid_t,
   )
   return batch._replace(sequence=sequence)
 
@@ -114,5 +114,5 @@ def assert_trees_close(x, y, *, atol=1e-5) -> None:
   assert jax.tree.structure(x) == jax.tree.structure(y)
   for a, b in zip(jax.tree.leaves(x), jax.tree.leaves(y)):
     np.testing.assert_allclose(
-        np.asarray(a, np.float64), np.asarray(b, np.float64), rtol=0, atol=atol
+      np.asarray(a, np.float64), np.asarray(b, np.float64), rtol=0, atol=atol
     )

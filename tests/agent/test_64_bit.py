@@ -8,26 +8,26 @@ import pytest
 
 from r2d2_jax.agent.acting import actor_step, init_actor_state
 from r2d2_jax.agent.learning import (
-    init_learner_state,
-    learner_step,
-    make_optimizer,
+  init_learner_state,
+  learner_step,
+  make_optimizer,
 )
 from r2d2_jax.agent.networks import make_networks
 from r2d2_jax.types import (
-    AgentInputs,
-    EnvSpec,
-    ReplaySample,
-    Sequence,
-    Timestep,
+  AgentInputs,
+  EnvSpec,
+  ReplaySample,
+  Sequence,
+  Timestep,
 )
 from tests.agent.small import AGENT, ITEM_ROWS, SPEC, network_config
 
 _IMAGES = EnvSpec((36, 36), np.dtype(np.uint8), 4, 1)
 _CHANNELS = dict(torso_channels=(2, 3, 2), torso_units=5)
 _NETWORKS = {
-    "mlp": (SPEC, network_config(frame_stack=2)),
-    "nature": (_IMAGES, network_config(torso="nature", **_CHANNELS)),
-    "impala": (_IMAGES, network_config(torso="impala", **_CHANNELS)),
+  "mlp": (SPEC, network_config(frame_stack=2)),
+  "nature": (_IMAGES, network_config(torso="nature", **_CHANNELS)),
+  "impala": (_IMAGES, network_config(torso="impala", **_CHANNELS)),
 }
 
 
@@ -46,43 +46,43 @@ def _steps(spec, config):
   array = jax.ShapeDtypeStruct
   shape = (batch, ITEM_ROWS)
   state = jax.eval_shape(
-      lambda: init_learner_state(
-          jax.random.key(0), networks=networks, optimizer=optimizer
-      )
+    lambda: init_learner_state(
+      jax.random.key(0), networks=networks, optimizer=optimizer
+    )
   )
   actor_state = jax.eval_shape(
-      lambda: init_actor_state(jax.random.key(0), batch, networks=networks)
+    lambda: init_actor_state(jax.random.key(0), batch, networks=networks)
   )
   flags = array((batch,), bool)
   timestep = Timestep(
-      env_id=array((batch,), np.int32),
-      obs_t=array((batch, *spec.obs_shape), spec.obs_dtype),
-      r_t=array((batch,), np.float32),
-      discount_t=array((batch,), np.float32),
-      is_first_t=flags,
-      is_last_t=flags,
+    env_id=array((batch,), np.int32),
+    obs_t=array((batch, *spec.obs_shape), spec.obs_dtype),
+    r_t=array((batch,), np.float32),
+    discount_t=array((batch,), np.float32),
+    is_first_t=flags,
+    is_last_t=flags,
   )
   sequence = Sequence(
-      inputs=AgentInputs(
-          obs_t=array((*shape, *spec.obs_shape), spec.obs_dtype),
-          a_tm1=array(shape, np.int32),
-          r_t=array(shape, np.float32),
-          is_first_t=array(shape, bool),
-      ),
-      a_t=array(shape, np.int32),
-      discount_t=array(shape, np.float32),
-      valid_t=array(shape, bool),
-      core_state=actor_state.core_state,
+    inputs=AgentInputs(
+      obs_t=array((*shape, *spec.obs_shape), spec.obs_dtype),
+      a_tm1=array(shape, np.int32),
+      r_t=array(shape, np.float32),
+      is_first_t=array(shape, bool),
+    ),
+    a_t=array(shape, np.int32),
+    discount_t=array(shape, np.float32),
+    valid_t=array(shape, bool),
+    core_state=actor_state.core_state,
   )
   sample = ReplaySample(sequence, array((batch,), np.float32), None)
   act = functools.partial(actor_step, networks=networks)
   learn = functools.partial(
-      learner_step, networks=networks, optimizer=optimizer, config=AGENT
+    learner_step, networks=networks, optimizer=optimizer, config=AGENT
   )
   epsilon = array((batch,), np.float32)
   return [
-      (act, (state.params, actor_state, timestep, epsilon)),
-      (learn, (state, sample)),
+    (act, (state.params, actor_state, timestep, epsilon)),
+    (learn, (state, sample)),
   ]
 
 
@@ -93,7 +93,7 @@ def _product_types(program) -> set[str]:
     if equation.primitive.name in ("dot_general", "conv_general_dilated"):
       found.add(str(equation.outvars[0].aval.dtype))
     for inner in jax.tree.leaves(
-        list(equation.params.values()), is_leaf=lambda x: hasattr(x, "jaxpr")
+      list(equation.params.values()), is_leaf=lambda x: hasattr(x, "jaxpr")
     ):
       inner = getattr(inner, "jaxpr", inner)
       if hasattr(inner, "eqns"):

@@ -6,19 +6,19 @@ import numpy as np
 import pytest
 
 from r2d2_jax.agent.acting import (
-    actor_step,
-    epsilon_ladder,
-    init_actor_state,
-    initial_priorities,
-    make_actor,
+  actor_step,
+  epsilon_ladder,
+  init_actor_state,
+  initial_priorities,
+  make_actor,
 )
 from r2d2_jax.config import AgentConfig
 from r2d2_jax.types import Timestep
 from tests.agent.small import (
-    NETWORKS,
-    assert_trees_close,
-    assert_trees_equal,
-    random_inputs,
+  NETWORKS,
+  assert_trees_close,
+  assert_trees_equal,
+  random_inputs,
 )
 
 N = 5
@@ -28,15 +28,15 @@ PARAMS = jax.jit(NETWORKS.init)(jax.random.key(0))
 
 def _timestep(rng, lanes, first_probability=0.0):
   inputs = random_inputs(
-      rng, (len(lanes),), first_probability=first_probability
+    rng, (len(lanes),), first_probability=first_probability
   )
   return Timestep(
-      obs_t=inputs.obs_t,
-      r_t=inputs.r_t,
-      discount_t=np.ones(len(lanes), np.float32),
-      is_first_t=inputs.is_first_t,
-      is_last_t=np.zeros(len(lanes), bool),
-      env_id=np.array(lanes, np.int32),
+    obs_t=inputs.obs_t,
+    r_t=inputs.r_t,
+    discount_t=np.ones(len(lanes), np.float32),
+    is_first_t=inputs.is_first_t,
+    is_last_t=np.zeros(len(lanes), bool),
+    env_id=np.array(lanes, np.int32),
   )
 
 
@@ -51,7 +51,7 @@ def _state(seed=0):
 def _plain(state):
   """A host copy, keys as numbers."""
   return jax.tree.map(
-      np.array, state._replace(key=jax.random.key_data(state.key))
+    np.array, state._replace(key=jax.random.key_data(state.key))
   )
 
 
@@ -80,7 +80,9 @@ def test_lanes_that_did_not_step_are_untouched():
   for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(after)):
     np.testing.assert_array_equal(a[[0, 2, 4]], b[[0, 2, 4]])
   for lane in (1, 3):
-    assert np.any(before.core_state.carry[0][lane] != after.core_state.carry[0][lane])
+    assert np.any(
+      before.core_state.carry[0][lane] != after.core_state.carry[0][lane]
+    )
     assert np.any(before.key[lane] != after.key[lane])
 
 
@@ -95,16 +97,16 @@ def test_the_output_is_what_was_seen_and_done():
   lanes = [4, 0, 2]
   np.testing.assert_array_equal(output.a_tm1, np.asarray(first.a_t)[lanes])
   assert_trees_equal(
-      output.core_state, jax.tree.map(lambda x: x[lanes], before.core_state)
+    output.core_state, jax.tree.map(lambda x: x[lanes], before.core_state)
   )
   inputs = random_inputs(rng, (3,))._replace(
-      obs_t=timestep.obs_t, a_tm1=output.a_tm1, r_t=timestep.r_t
+    obs_t=timestep.obs_t, a_tm1=output.a_tm1, r_t=timestep.r_t
   )
   q_t, core_state = jax.jit(NETWORKS.step)(PARAMS, inputs, output.core_state)
   assert_trees_close(output.q_t, q_t)
   after = _plain(state)
   assert_trees_close(
-      core_state, jax.tree.map(lambda x: x[lanes], after.core_state)
+    core_state, jax.tree.map(lambda x: x[lanes], after.core_state)
   )
   np.testing.assert_array_equal(after.a_tm1[lanes], output.a_t)
   assert output.a_t.dtype == output.a_tm1.dtype == np.int32
@@ -171,7 +173,7 @@ def test_jitted_and_unjitted_are_equal_and_compiled_once():
   for timestep in timesteps:
     state, output = actor(PARAMS, state, timestep, _epsilon(0.5))
     slow_state, slow_output = actor_step(
-        PARAMS, slow_state, timestep, _epsilon(0.5), networks=NETWORKS
+      PARAMS, slow_state, timestep, _epsilon(0.5), networks=NETWORKS
     )
     assert_trees_close(output, slow_output)
   assert_trees_close(_plain(state), _plain(slow_state))
@@ -188,7 +190,10 @@ def test_an_episode_begins_alike_wherever_it_begins():
   for _ in range(4):
     state, _ = ACTOR(PARAMS, state, _timestep(rng, range(N)), _epsilon(0.5))
   _, later = ACTOR(
-      PARAMS, state, first._replace(r_t=np.full(N, 7.0, np.float32)), _epsilon(0.0)
+    PARAMS,
+    state,
+    first._replace(r_t=np.full(N, 7.0, np.float32)),
+    _epsilon(0.0),
   )
   assert_trees_equal(fresh.q_t, later.q_t)
 
@@ -218,13 +223,13 @@ def _priority(burn_in=0, **changes):
 def test_initial_priority_golden():
   """The bootstrap takes the greedy action's value, not the behaviour's."""
   # td = r + 0.5 max q' - q[a]
-  td = [1 + .5 * 4 - 1.0, 2 + .5 * 8 - 0.0, 3 + .5 * 6 - 0.0]  # 2, 6, 6
+  td = [1 + 0.5 * 4 - 1.0, 2 + 0.5 * 8 - 0.0, 3 + 0.5 * 6 - 0.0]  # 2, 6, 6
   expected = 0.9 * max(td) + 0.1 * sum(td) / 3
   np.testing.assert_allclose(_priority(), [expected], rtol=1e-6)
-  behaviour = [1 + .5 * 0 - 1.0, 2 + .5 * 0 - 0.0, 3 + .5 * 3 - 0.0]
+  behaviour = [1 + 0.5 * 0 - 1.0, 2 + 0.5 * 0 - 0.0, 3 + 0.5 * 3 - 0.0]
   assert abs(expected - (0.9 * 4.5 + 0.1 * sum(behaviour) / 3)) > 1
   # n = 2, greedy only where it bootstraps
-  td = [1 + .5 * 2 + .25 * 8 - 1.0, 2 + .5 * 3 + .25 * 6, 3 + .5 * 6]
+  td = [1 + 0.5 * 2 + 0.25 * 8 - 1.0, 2 + 0.5 * 3 + 0.25 * 6, 3 + 0.5 * 6]
   expected = 0.9 * 6 + 0.1 * sum(td) / 3
   np.testing.assert_allclose(_priority(n_step=2), [expected], rtol=1e-6)
 
@@ -232,7 +237,7 @@ def test_initial_priority_golden():
 def test_initial_priority_leaves_the_burn_in_out_and_the_exponent_to_replay():
   # rows 2 and 3 alone are trained: one transition, td = 6, and not 6^0.9
   np.testing.assert_allclose(
-      _priority(burn_in=2, trace_length=2), [6.0], rtol=1e-6
+    _priority(burn_in=2, trace_length=2), [6.0], rtol=1e-6
   )
 
 
@@ -246,14 +251,14 @@ def test_initial_priority_ignores_padding(n_step):
   def rows(seed):
     noise = np.random.default_rng(seed)
     fill = lambda x, y: np.where(
-        valid.reshape(valid.shape + (1,) * (x.ndim - 2)), x, y
+      valid.reshape(valid.shape + (1,) * (x.ndim - 2)), x, y
     ).astype(x.dtype)
     return (
-        fill(q, 100 * noise.normal(size=q.shape)),
-        fill(a, noise.integers(3, size=a.shape)),
-        fill(r, 100 * noise.normal(size=r.shape)),
-        fill(discount, noise.integers(2, size=r.shape)),
-        valid,
+      fill(q, 100 * noise.normal(size=q.shape)),
+      fill(a, noise.integers(3, size=a.shape)),
+      fill(r, 100 * noise.normal(size=r.shape)),
+      fill(discount, noise.integers(2, size=r.shape)),
+      valid,
     )
 
   q = rng.normal(size=(4, 8, 3)).astype(np.float32)

@@ -9,20 +9,20 @@ import optax
 from r2d2_jax.agent.acting import actor_step, init_actor_state
 from r2d2_jax.agent.agent import make_r2d2_agent
 from r2d2_jax.agent.learning import (
-    init_learner_state,
-    learner_step,
-    make_optimizer,
+  init_learner_state,
+  learner_step,
+  make_optimizer,
 )
 from r2d2_jax.agent.loss import sequence_loss
 from r2d2_jax.config import Config
 from r2d2_jax.types import Timestep
 from tests.agent.small import (
-    AGENT,
-    NETWORKS,
-    SPEC,
-    assert_trees_equal,
-    network_config,
-    random_batch,
+  AGENT,
+  NETWORKS,
+  SPEC,
+  assert_trees_equal,
+  network_config,
+  random_batch,
 )
 
 CONFIG = Config(network=network_config(frame_stack=2), agent=AGENT)
@@ -37,12 +37,12 @@ def test_the_agent_is_the_modules_functions():
   agent = make_r2d2_agent(SPEC, CONFIG)
   optimizer = make_optimizer(AGENT)
   state = init_learner_state(
-      jax.random.key(0), networks=NETWORKS, optimizer=optimizer
+    jax.random.key(0), networks=NETWORKS, optimizer=optimizer
   )
   assert_trees_equal(agent.init(jax.random.key(0)), state)
   batch = random_batch(0)
   step = functools.partial(
-      learner_step, networks=NETWORKS, optimizer=optimizer, config=AGENT
+    learner_step, networks=NETWORKS, optimizer=optimizer, config=AGENT
   )
   assert_trees_equal(_updated(agent, batch), jax.jit(step)(state, batch))
 
@@ -96,10 +96,12 @@ def test_another_optimiser_is_one_argument():
   new_state, output = _updated(agent, random_batch(0))
   # SGD's step is the gradient's, times its rate: no clip, no moments.
   np.testing.assert_allclose(
-      output.metrics["update_norm"], 0.5 * output.metrics["grad_norm"], rtol=1e-5
+    output.metrics["update_norm"], 0.5 * output.metrics["grad_norm"], rtol=1e-5
   )
   assert len(jax.tree.leaves(new_state.opt_state)) == 0
-  assert jax.tree.structure(new_state.params) == jax.tree.structure(state.params)
+  assert jax.tree.structure(new_state.params) == jax.tree.structure(
+    state.params
+  )
 
 
 def test_another_network_is_one_argument():

@@ -7,44 +7,44 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from r2d2_jax.presets import PRESETS
 from r2d2_jax.agent.acting import (
-    init_actor_state,
-    initial_priorities,
-    make_actor,
+  init_actor_state,
+  initial_priorities,
+  make_actor,
 )
 from r2d2_jax.agent.diagnostics import (
-    compare_q,
-    first_and_last_row,
-    init_horizon_state,
-    make_horizon_actor,
-    q_discrepancy,
+  compare_q,
+  first_and_last_row,
+  init_horizon_state,
+  make_horizon_actor,
+  q_discrepancy,
 )
 from r2d2_jax.agent.learning import (
-    init_learner_state,
-    learner_step,
-    make_learner,
-    make_optimizer,
+  init_learner_state,
+  learner_step,
+  make_learner,
+  make_optimizer,
 )
 from r2d2_jax.agent.loss import sequence_loss, start_state
 from r2d2_jax.agent.networks import make_networks
 from r2d2_jax.agent.targets import n_step_td_error
 from r2d2_jax.config import Config
+from r2d2_jax.presets import PRESETS
 from r2d2_jax.types import Timestep
 from tests.agent.small import (
-    AGENT,
-    ITEM_ROWS,
-    NETWORKS,
-    SPEC,
-    assert_trees_equal,
-    random_batch,
+  AGENT,
+  ITEM_ROWS,
+  NETWORKS,
+  SPEC,
+  assert_trees_equal,
+  random_batch,
 )
 
 OPTIMIZER = make_optimizer(AGENT)
 _PARAMS = jax.eval_shape(NETWORKS.init, jax.random.key(0))
 _LEARNER_STATE = jax.eval_shape(
-    lambda key: init_learner_state(key, networks=NETWORKS, optimizer=OPTIMIZER),
-    jax.random.key(0),
+  lambda key: init_learner_state(key, networks=NETWORKS, optimizer=OPTIMIZER),
+  jax.random.key(0),
 )
 _WEIGHTS = np.ones(4, np.float32)
 
@@ -69,8 +69,12 @@ def _zeros(shapes):
 def _item_rows(sequence):
   """What initial priorities are computed from."""
   q_t = np.zeros((*sequence.a_t.shape, 4), np.float32)
-  return q_t, sequence.a_t, sequence.inputs.r_t, sequence.discount_t, (
-      sequence.valid_t
+  return (
+    q_t,
+    sequence.a_t,
+    sequence.inputs.r_t,
+    sequence.discount_t,
+    (sequence.valid_t),
   )
 
 
@@ -105,9 +109,7 @@ def _dq(sequence):
 
 def _unroll(sequence):
   """Wants rows first: it is the other way round."""
-  return _shapes(
-      NETWORKS.unroll, _PARAMS, sequence.inputs, sequence.core_state
-  )
+  return _shapes(NETWORKS.unroll, _PARAMS, sequence.inputs, sequence.core_state)
 
 
 # --- The order of axes -------------------------------------------------------
@@ -133,7 +135,7 @@ def test_items_come_first(call):
 def test_one_swapped_field_is_enough(field):
   batch = random_batch(0)
   sequence = batch.sequence._replace(
-      **{field: getattr(_swapped(batch).sequence, field)}
+    **{field: getattr(_swapped(batch).sequence, field)}
   )
   with pytest.raises(ValueError, match="items first, then rows"):
     _loss(sequence)
@@ -143,17 +145,15 @@ def test_rows_come_first_in_an_unroll():
   sequence = random_batch(0).sequence
   _unroll(_swapped(random_batch(0)).sequence)
   said = (
-      r"rows first, then lanes.*stack of 2 frames; got obs_t \(4, 9, 3\).*"
-      r"core_state.frames \(4, 1, 3\)"
+    r"rows first, then lanes.*stack of 2 frames; got obs_t \(4, 9, 3\).*"
+    r"core_state.frames \(4, 1, 3\)"
   )
   with pytest.raises(ValueError, match=said):
     _unroll(sequence)
   # with neither a stack of frames nor an LSTM nothing else would notice
   plain = make_networks(
-      SPEC,
-      config=dataclasses.replace(
-          PRESETS["smoke"]().network, core="feedforward"
-      ),
+    SPEC,
+    config=dataclasses.replace(PRESETS["smoke"]().network, core="feedforward"),
   )
   params = jax.eval_shape(plain.init, jax.random.key(0))
   with pytest.raises(ValueError, match="rows first"):
@@ -166,7 +166,7 @@ def test_rows_come_first_in_an_unroll():
 
 def test_rows_come_first_in_targets():
   trained = jax.tree.map(
-      lambda x: x[:, AGENT.burn_in :], _item_rows(random_batch(0).sequence)
+    lambda x: x[:, AGENT.burn_in :], _item_rows(random_batch(0).sequence)
   )
   q, *others = trained
   call = lambda q, *x: n_step_td_error(q, q, *x, config=AGENT)
@@ -234,14 +234,14 @@ def test_no_presets_axes_could_be_swapped_unseen(name):
 ])  # fmt: skip
 def test_the_agents_functions_want_the_agents_settings(call):
   with pytest.raises(
-      TypeError, match=r"expected AgentConfig \(config.agent\), got Config"
+    TypeError, match=r"expected AgentConfig \(config.agent\), got Config"
   ):
     call(Config())
 
 
 def test_networks_want_the_networks_settings():
   with pytest.raises(
-      TypeError, match=r"expected NetworkConfig \(config.network\), got Config"
+    TypeError, match=r"expected NetworkConfig \(config.network\), got Config"
   ):
     make_networks(SPEC, config=Config())
 
@@ -251,7 +251,7 @@ def test_networks_want_the_networks_settings():
 
 def _learner(donate):
   learner = make_learner(
-      networks=NETWORKS, optimizer=OPTIMIZER, config=AGENT, donate=donate
+    networks=NETWORKS, optimizer=OPTIMIZER, config=AGENT, donate=donate
   )
   batch = random_batch(0)
   return lambda state: learner(state, batch), _zeros(_LEARNER_STATE)
@@ -259,17 +259,15 @@ def _learner(donate):
 
 def _actor(donate):
   return _acting(
-      make_actor(networks=NETWORKS, donate=donate),
-      init_actor_state(jax.random.key(0), 2, networks=NETWORKS),
+    make_actor(networks=NETWORKS, donate=donate),
+    init_actor_state(jax.random.key(0), 2, networks=NETWORKS),
   )
 
 
 def _horizon_actor(donate):
   return _acting(
-      make_horizon_actor(horizon=1, networks=NETWORKS, donate=donate),
-      init_horizon_state(
-          jax.random.key(0), 2, horizon=1, networks=NETWORKS
-      ),
+    make_horizon_actor(horizon=1, networks=NETWORKS, donate=donate),
+    init_horizon_state(jax.random.key(0), 2, horizon=1, networks=NETWORKS),
   )
 
 
@@ -298,7 +296,7 @@ def test_a_cell_that_runs_twice(make):
 def _numbers(tree):
   is_key = lambda x: jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
   return jax.tree.map(
-      lambda x: jax.random.key_data(x) if is_key(x) else x, tree
+    lambda x: jax.random.key_data(x) if is_key(x) else x, tree
   )
 
 
@@ -306,6 +304,6 @@ def test_other_errors_of_a_compiled_function_are_its_own():
   call, state = _learner(donate=True)
   with pytest.raises(ValueError, match="items first"):
     make_learner(networks=NETWORKS, optimizer=OPTIMIZER, config=AGENT)(
-        state, _swapped(random_batch(0))
+      state, _swapped(random_batch(0))
     )
   call(state)

@@ -9,12 +9,12 @@ import pytest
 from r2d2_jax.agent.cores import CORES, Core
 from r2d2_jax.agent.networks import make_networks
 from tests.agent.small import (
-    SPEC,
-    assert_trees_close,
-    assert_trees_equal,
-    network_config,
-    random_core_state,
-    random_inputs,
+  SPEC,
+  assert_trees_close,
+  assert_trees_equal,
+  network_config,
+  random_core_state,
+  random_inputs,
 )
 
 
@@ -31,7 +31,7 @@ def test_gru_by_its_equations():
   is_first_t = np.array([[0, 0], [0, 1], [0, 0], [1, 0]], bool)
   params = core.init(jax.random.key(0), x, carry, is_first_t)
   params = jax.tree.map(
-      lambda p: rng.normal(size=p.shape).astype(np.float32), params
+    lambda p: rng.normal(size=p.shape).astype(np.float32), params
   )
   y, last = core.apply(params, x, carry, is_first_t)
 
@@ -59,7 +59,10 @@ class _Means(nn.Module):
     def step(carry, row):
       x, is_first = row
       keep = ~is_first[:, None]
-      carry = {"sum": carry["sum"] * keep + x, "count": carry["count"] * keep + 1}
+      carry = {
+        "sum": carry["sum"] * keep + x,
+        "count": carry["count"] * keep + 1,
+      }
       return carry, carry["sum"] / carry["count"]
 
     carry, y = jax.lax.scan(step, carry, (x, is_first_t))
@@ -76,7 +79,9 @@ MEANS = Core(
 
 @pytest.mark.parametrize("core", ["gru", "tests.agent.test_cores:MEANS"])
 def test_another_core_unrolls_as_it_steps(core):
-  networks = make_networks(SPEC, config=network_config(core=core, frame_stack=2))
+  networks = make_networks(
+    SPEC, config=network_config(core=core, frame_stack=2)
+  )
   params = networks.init(jax.random.key(1))
   rng = np.random.default_rng(1)
   inputs = random_inputs(rng, (5, 3), first_probability=0.3)
@@ -84,13 +89,13 @@ def test_another_core_unrolls_as_it_steps(core):
   q, last = networks.unroll(params, inputs, state)
   for t in range(5):
     q_t, state = networks.step(
-        params, jax.tree.map(lambda x, t=t: x[t], inputs), state
+      params, jax.tree.map(lambda x, t=t: x[t], inputs), state
     )
     np.testing.assert_allclose(q_t, q[t], rtol=0, atol=1e-5)
   assert_trees_close(state, last)
   # What came before a first row means nothing, whatever the carry is.
   row = inputs._replace(is_first_t=np.ones_like(inputs.is_first_t))
   assert_trees_equal(
-      networks.unroll(params, row, start)[0],
-      networks.unroll(params, row, networks.initial_core_state(3))[0],
+    networks.unroll(params, row, start)[0],
+    networks.unroll(params, row, networks.initial_core_state(3))[0],
   )

@@ -20,55 +20,55 @@ import numpy as np
 import pytest
 
 from r2d2_jax.agent.learning import (
-    BATCH_AXIS,
-    init_learner_state,
-    learner_shardings,
-    make_learner,
-    make_optimizer,
+  BATCH_AXIS,
+  init_learner_state,
+  learner_shardings,
+  make_learner,
+  make_optimizer,
 )
 from r2d2_jax.agent.networks import make_networks
 from r2d2_jax.types import EnvSpec, ReplaySample, Sequence
 from tests.agent.small import (
-    AGENT,
-    NETWORKS,
-    SPEC,
-    assert_trees_close,
-    assert_trees_equal,
-    network_config,
-    random_core_state,
-    random_inputs,
+  AGENT,
+  NETWORKS,
+  SPEC,
+  assert_trees_close,
+  assert_trees_equal,
+  network_config,
+  random_core_state,
+  random_inputs,
 )
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 UPDATES = 3
 CONFIG = dataclasses.replace(
-    AGENT,
-    batch_size=8,
-    importance_exponent=0.6,
-    # The last update has another target, and goes on from it.
-    target_period_updates=2,
-    learning_rate=1e-2,
-    # Some of the gradients are clipped, others are not.
-    max_grad_norm=0.5,
+  AGENT,
+  batch_size=8,
+  importance_exponent=0.6,
+  # The last update has another target, and goes on from it.
+  target_period_updates=2,
+  learning_rate=1e-2,
+  # Some of the gradients are clipped, others are not.
+  max_grad_norm=0.5,
 )
 OPTIMIZER = make_optimizer(CONFIG)
 
 IMAGES = EnvSpec((36, 36), np.dtype(np.uint8), 3, 1)
 WORLDS = {
-    # The CPU's convolution works on chunks of the rows of all items.
-    "images": (
-        IMAGES,
-        make_networks(
-            IMAGES,
-            config=network_config(
-                torso="nature",
-                torso_channels=(4, 4, 4),
-                torso_units=8,
-                frame_stack=2,
-            ),
-        ),
+  # The CPU's convolution works on chunks of the rows of all items.
+  "images": (
+    IMAGES,
+    make_networks(
+      IMAGES,
+      config=network_config(
+        torso="nature",
+        torso_channels=(4, 4, 4),
+        torso_units=8,
+        frame_stack=2,
+      ),
     ),
-    "numbers": (SPEC, NETWORKS),
+  ),
+  "numbers": (SPEC, NETWORKS),
 }
 # Compiling takes most of the time: not every combination.
 CASES = [("numbers", 1), ("images", 2), ("numbers", 4), ("images", 8)]
@@ -80,7 +80,7 @@ VALID_ROWS = ((0, 9), (3, 9), (0, 6), (3, 5), (0, 9), (0, 4), (2, 9), (0, 8))
 TERMINATED = (2, 3)  # the other short ones were truncated
 # The smallest is the last item's: it is on the last device alone.
 PROBABILITY = np.array(
-    [0.09, 0.05, 0.08, 0.04, 0.07, 0.06, 0.03, 0.01], np.float32
+  [0.09, 0.05, 0.08, 0.04, 0.07, 0.06, 0.03, 0.01], np.float32
 )
 
 
@@ -95,17 +95,17 @@ def items(seed: int, world: str) -> ReplaySample:
   for item in TERMINATED:
     discount_t[item, VALID_ROWS[item][1] - 1] = 0.0
   return ReplaySample(
-      Sequence(
-          inputs=random_inputs(rng, shape, spec=spec)._replace(
-              is_first_t=(row == first) & (first > 0)
-          ),
-          a_t=rng.integers(spec.num_actions, size=shape).astype(np.int32),
-          discount_t=discount_t,
-          valid_t=(first <= row) & (row < end),
-          core_state=random_core_state(rng, networks, 8),
+    Sequence(
+      inputs=random_inputs(rng, shape, spec=spec)._replace(
+        is_first_t=(row == first) & (first > 0)
       ),
-      probability=PROBABILITY,
-      keys=None,
+      a_t=rng.integers(spec.num_actions, size=shape).astype(np.int32),
+      discount_t=discount_t,
+      valid_t=(first <= row) & (row < end),
+      core_state=random_core_state(rng, networks, 8),
+    ),
+    probability=PROBABILITY,
+    keys=None,
   )
 
 
@@ -123,10 +123,10 @@ def run_updates(world: str, num_devices: int) -> dict:
     mesh = Mesh(np.array(jax.devices()[:num_devices]), (BATCH_AXIS,))
     on_all, split = learner_shardings(mesh)
   learner = make_learner(
-      networks=networks, optimizer=OPTIMIZER, config=CONFIG, mesh=mesh
+    networks=networks, optimizer=OPTIMIZER, config=CONFIG, mesh=mesh
   )
   init = functools.partial(
-      init_learner_state, networks=networks, optimizer=OPTIMIZER
+    init_learner_state, networks=networks, optimizer=OPTIMIZER
   )
   state = jax.device_put(jax.jit(init)(jax.random.key(0)), on_all)
   batches = jax.device_put([items(i, world) for i in range(UPDATES)], split)
@@ -140,26 +140,24 @@ def run_updates(world: str, num_devices: int) -> dict:
     donated.append(all(x.is_deleted() for x in jax.tree.leaves(before)))
     outputs.append(jax.device_get(output))
   return {
-      "state": jax.device_get(state),
-      "outputs": outputs,
-      "donated": donated,
-      "replicas": [
-          # Not addressable_data: of what is replicated it only knows the first.
-          jax.tree.map(
-              lambda x, i=i: np.asarray(x.addressable_shards[i].data), state
-          )
-          for i in range(num_devices)
-      ],
-      "num_replicas": {
-          len(x.sharding.device_set)
-          for x in jax.tree.leaves(
-              (state, output.metrics, output.td_abs_by_row)
-          )
-      },
-      "split_sizes": {
-          x.addressable_data(0).shape[0]
-          for x in jax.tree.leaves((batch, output.priorities))
-      },
+    "state": jax.device_get(state),
+    "outputs": outputs,
+    "donated": donated,
+    "replicas": [
+      # Not addressable_data: of what is replicated it only knows the first.
+      jax.tree.map(
+        lambda x, i=i: np.asarray(x.addressable_shards[i].data), state
+      )
+      for i in range(num_devices)
+    ],
+    "num_replicas": {
+      len(x.sharding.device_set)
+      for x in jax.tree.leaves((state, output.metrics, output.td_abs_by_row))
+    },
+    "split_sizes": {
+      x.addressable_data(0).shape[0]
+      for x in jax.tree.leaves((batch, output.priorities))
+    },
   }
 
 
@@ -167,8 +165,8 @@ def main(path: str) -> None:
   """Runs all cases, and each world without a mesh."""
   warnings.simplefilter("error")  # "Some donated buffers were not usable"
   results = {
-      case: run_updates(*case)
-      for case in [*((world, 0) for world in WORLDS), *CASES]
+    case: run_updates(*case)
+    for case in [*((world, 0) for world in WORLDS), *CASES]
   }
   pathlib.Path(path).write_bytes(pickle.dumps(results))
 
@@ -180,18 +178,18 @@ def main(path: str) -> None:
 def _results(tmp_path_factory):
   path = tmp_path_factory.mktemp("data_parallel") / "results"
   flags = (
-      os.environ.get("XLA_FLAGS", "")
-      + " --xla_force_host_platform_device_count=8"
-      # Compiles faster.
-      + " --xla_backend_optimization_level=0"
+    os.environ.get("XLA_FLAGS", "")
+    + " --xla_force_host_platform_device_count=8"
+    # Compiles faster.
+    + " --xla_backend_optimization_level=0"
   )
   child = subprocess.run(
-      [sys.executable, "-m", "tests.agent.test_data_parallel", str(path)],
-      cwd=ROOT,
-      env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
-      capture_output=True,
-      text=True,
-      check=False,
+    [sys.executable, "-m", "tests.agent.test_data_parallel", str(path)],
+    cwd=ROOT,
+    env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+    capture_output=True,
+    text=True,
+    check=False,
   )
   assert child.returncode == 0, child.stderr
   return pickle.loads(path.read_bytes())
@@ -237,7 +235,7 @@ def test_the_items_tell_local_from_global(results):
     result = results[world, num_devices]
     for output in result["outputs"]:
       np.testing.assert_allclose(
-          output.metrics["importance_weight_mean"], weights.mean(), rtol=1e-5
+        output.metrics["importance_weight_mean"], weights.mean(), rtol=1e-5
       )
       np.testing.assert_allclose(
           output.metrics["effective_sample_size"],
@@ -248,7 +246,7 @@ def test_the_items_tell_local_from_global(results):
     # A single update changes the parameters by far more than 1e-5.
     state = result["state"]
     moved = jax.tree.map(
-        lambda x, y: np.abs(x - y).max(), state.params, state.target_params
+      lambda x, y: np.abs(x - y).max(), state.params, state.target_params
     )
     assert max(jax.tree.leaves(moved)) > 1e-3
 

@@ -10,33 +10,33 @@ import pytest
 
 from r2d2_jax.agent.acting import init_actor_state, make_actor
 from r2d2_jax.agent.diagnostics import (
-    compare_q,
-    first_and_last_row,
-    horizon_actor_step,
-    init_horizon_state,
-    make_horizon_actor,
-    q_discrepancy,
+  compare_q,
+  first_and_last_row,
+  horizon_actor_step,
+  init_horizon_state,
+  make_horizon_actor,
+  q_discrepancy,
 )
 from r2d2_jax.agent.networks import Networks, make_networks
 from r2d2_jax.types import (
-    AgentInputs,
-    CoreState,
-    EnvSpec,
-    Sequence,
-    Timestep,
+  AgentInputs,
+  CoreState,
+  EnvSpec,
+  Sequence,
+  Timestep,
 )
 from tests.agent.small import (
-    AGENT,
-    ITEM_ROWS,
-    NETWORKS,
-    SPEC,
-    assert_trees_close,
-    assert_trees_equal,
-    network_config,
-    pad,
-    random_batch,
-    random_core_state,
-    random_inputs,
+  AGENT,
+  ITEM_ROWS,
+  NETWORKS,
+  SPEC,
+  assert_trees_close,
+  assert_trees_equal,
+  network_config,
+  pad,
+  random_batch,
+  random_core_state,
+  random_inputs,
 )
 
 ZERO_START = dataclasses.replace(AGENT, start_state="zero")
@@ -44,14 +44,14 @@ TRAINED_ROWS = np.arange(AGENT.burn_in, ITEM_ROWS)
 STACK_1 = make_networks(SPEC, config=network_config(frame_stack=1))
 STACK_3 = make_networks(SPEC, config=network_config(frame_stack=3))
 FEEDFORWARD = make_networks(
-    SPEC, config=network_config(core="feedforward", frame_stack=2)
+  SPEC, config=network_config(core="feedforward", frame_stack=2)
 )
 IMAGES = EnvSpec((36, 36), np.dtype(np.uint8), 3, 1)
 NATURE = make_networks(
-    IMAGES,
-    config=network_config(
-        torso="nature", torso_channels=(4, 4, 4), torso_units=8, frame_stack=4
-    ),
+  IMAGES,
+  config=network_config(
+    torso="nature", torso_channels=(4, 4, 4), torso_units=8, frame_stack=4
+  ),
 )
 
 
@@ -81,7 +81,7 @@ def _accumulator(decay: float) -> Networks:
 
   def initial_core_state(batch_size):
     return CoreState(
-        jnp.zeros((batch_size, 0, 1)), (jnp.zeros((batch_size, 1)),)
+      jnp.zeros((batch_size, 0, 1)), (jnp.zeros((batch_size, 1)),)
     )
 
   return Networks(None, initial_core_state, step, unroll, unroll)
@@ -91,19 +91,19 @@ def _accumulator_item(obs, stored) -> Sequence:
   """One item of the accumulator's world, which starts from `stored`."""
   shape = (1, len(obs))
   return Sequence(
-      inputs=AgentInputs(
-          obs_t=np.array(obs, np.float32)[None, :, None],
-          a_tm1=np.zeros(shape, np.int32),
-          r_t=np.zeros(shape, np.float32),
-          is_first_t=np.zeros(shape, bool),
-      ),
-      a_t=np.zeros(shape, np.int32),
-      discount_t=np.ones(shape, np.float32),
-      valid_t=np.ones(shape, bool),
-      core_state=CoreState(
-          np.zeros((1, 0, 1), np.float32),
-          (np.array([[stored]], np.float32),),
-      ),
+    inputs=AgentInputs(
+      obs_t=np.array(obs, np.float32)[None, :, None],
+      a_tm1=np.zeros(shape, np.int32),
+      r_t=np.zeros(shape, np.float32),
+      is_first_t=np.zeros(shape, bool),
+    ),
+    a_t=np.zeros(shape, np.int32),
+    discount_t=np.ones(shape, np.float32),
+    valid_t=np.ones(shape, bool),
+    core_state=CoreState(
+      np.zeros((1, 0, 1), np.float32),
+      (np.array([[stored]], np.float32),),
+    ),
   )
 
 
@@ -138,9 +138,9 @@ def _slow_dq(networks, params, sequence, row_carry, config):
     q, _ = step(params, row, CoreState(frames, lstm))
     for b in range(len(q_hat)):
       largest = max(
-          q_hat[b, j].max()
-          for j in range(config.burn_in, q_hat.shape[1])
-          if sequence.valid_t[b, j]
+        q_hat[b, j].max()
+        for j in range(config.burn_in, q_hat.shape[1])
+        if sequence.valid_t[b, j]
       )
       dq[b, t] = np.sqrt(((q_hat[b, t] - q[b]) ** 2).sum()) / abs(largest)
   return dq
@@ -148,9 +148,9 @@ def _slow_dq(networks, params, sequence, row_carry, config):
 
 def _jitted(networks, config):
   return jax.jit(
-      lambda params, sequence, row_carry, rows: q_discrepancy(
-          params, sequence, row_carry, rows, networks=networks, config=config
-      )
+    lambda params, sequence, row_carry, rows: q_discrepancy(
+      params, sequence, row_carry, rows, networks=networks, config=config
+    )
   )
 
 
@@ -167,18 +167,18 @@ def _episodes(networks, spec=SPEC, rows=ITEM_ROWS):
   valid_t[1, :3] = False
   valid_t[3, 7:] = False
   return Sequence(
-      inputs=inputs,
-      a_t=np.zeros(shape, np.int32),
-      discount_t=np.ones(shape, np.float32),
-      valid_t=valid_t,
-      core_state=random_core_state(rng, networks, 4),
+    inputs=inputs,
+    a_t=np.zeros(shape, np.int32),
+    discount_t=np.ones(shape, np.float32),
+    valid_t=valid_t,
+    core_state=random_core_state(rng, networks, 4),
   )
 
 
 @pytest.mark.parametrize(
-    "networks, spec",
-    [(STACK_1, SPEC), (STACK_3, SPEC), (NATURE, IMAGES)],
-    ids=["stack-1", "stack-3", "images"],
+  "networks, spec",
+  [(STACK_1, SPEC), (STACK_3, SPEC), (NATURE, IMAGES)],
+  ids=["stack-1", "stack-3", "images"],
 )
 def test_unchanged_parameters_have_no_discrepancy(networks, spec):
   """At every row, also the first ones, whose frames came with the item."""
@@ -191,7 +191,7 @@ def test_unchanged_parameters_have_no_discrepancy(networks, spec):
   np.testing.assert_allclose(dq, np.zeros((4, ITEM_ROWS)), rtol=0, atol=1e-5)
   # the zero start shows that this is no accident
   dq, _ = _jitted(
-      networks, dataclasses.replace(ZERO_START, burn_in=0, trace_length=9)
+    networks, dataclasses.replace(ZERO_START, burn_in=0, trace_length=9)
   )(params, sequence, states.carry, rows)
   assert (dq[0] > 1e-4).all()
   # ... but not at, or after, the beginning of an episode
@@ -205,18 +205,18 @@ def test_against_a_loop_of_single_steps(networks, config):
   """Parameters have moved on since the actor stored its states."""
   sequence = _episodes(networks)
   _, states = _walk(
-      networks, _params(networks, 1), sequence.inputs, sequence.core_state
+    networks, _params(networks, 1), sequence.inputs, sequence.core_state
   )
   params = _params(networks, 2)
   expected = _slow_dq(networks, params, sequence, states.carry, config)
   assert (expected[:, TRAINED_ROWS] > 1e-3).sum() > 10
   dq, mask = _jitted(networks, config)(
-      params, sequence, states.carry, TRAINED_ROWS
+    params, sequence, states.carry, TRAINED_ROWS
   )
   valid = sequence.valid_t[:, TRAINED_ROWS]
   np.testing.assert_array_equal(mask, valid)
   np.testing.assert_allclose(
-      dq, np.where(valid, expected[:, TRAINED_ROWS], 0), rtol=1e-4, atol=1e-5
+    dq, np.where(valid, expected[:, TRAINED_ROWS], 0), rtol=1e-4, atol=1e-5
   )
   # any rows, other ones for each item, in any order
   rows = np.array([[8, 3], [4, 4], [3, 5], [6, 8]])
@@ -245,11 +245,11 @@ def test_zero_start_by_hand():
 
   zero = {"burn_in": 0, "trace_length": 3, "start_state": "zero"}
   np.testing.assert_allclose(
-      dq([0, 1, 2], **zero), np.sqrt(2) * np.array([[8, 4, 2]]) / 2.5, rtol=1e-6
+    dq([0, 1, 2], **zero), np.sqrt(2) * np.array([[8, 4, 2]]) / 2.5, rtol=1e-6
   )
   # values all below 0: the largest is 2.5 - 10
   np.testing.assert_allclose(
-      dq([0], offset=-10.0, **zero), [[np.sqrt(2) * 8 / 7.5]], rtol=1e-6
+    dq([0], offset=-10.0, **zero), [[np.sqrt(2) * 8 / 7.5]], rtol=1e-6
   )
   # burn-in of one row, with the largest still in the trace; of two rows, without
   for burn_in, largest in [(1, 2.5), (2, 2.25)]:
@@ -258,7 +258,7 @@ def test_zero_start_by_hand():
         [[np.sqrt(2) * 2 / largest]], rtol=1e-6,
     )  # fmt: skip
   np.testing.assert_array_equal(
-      dq([0, 1, 2], burn_in=0, trace_length=3), [[0, 0, 0]]
+    dq([0, 1, 2], burn_in=0, trace_length=3), [[0, 0, 0]]
   )
 
 
@@ -277,7 +277,7 @@ def test_the_maximum_is_that_of_each_items_own_valid_values():
   )  # fmt: skip
   # h_hat is (1, 1) and (-1, .), h is 3 + obs = (4, 3) and (2, .)
   np.testing.assert_allclose(
-      dq, np.sqrt(2) * np.array([[3, 2], [3, 0]]), rtol=1e-6
+    dq, np.sqrt(2) * np.array([[3, 2], [3, 0]]), rtol=1e-6
   )
   np.testing.assert_array_equal(mask, [[True, True], [True, False]])
   # all values 0: a thousandth is divided by
@@ -293,11 +293,11 @@ def test_feed_forward_has_exactly_none():
   """Without asking a network, so that nothing can be rounded."""
   sequence = random_batch(0, networks=FEEDFORWARD).sequence
   silent = dataclasses.replace(
-      FEEDFORWARD, step=None, unroll=None, unroll_without_gradient=None
+    FEEDFORWARD, step=None, unroll=None, unroll_without_gradient=None
   )
   for row_carry in ((), None):  # with replay.row_states and without
     dq, mask = _jitted(silent, ZERO_START)(
-        None, sequence, row_carry, TRAINED_ROWS
+      None, sequence, row_carry, TRAINED_ROWS
     )
     assert dq.shape == (4, 6) and not dq.any() and mask.all()
 
@@ -307,33 +307,35 @@ def test_states_that_are_missing_are_not_states_that_agree():
   sequence = random_batch(0).sequence
   rows = np.zeros((4, ITEM_ROWS, 5), np.float32)
   for row_carry, said in (
-      (None, "got None; replay keeps it with replay.row_states"),
-      ((), "got ()"),
-      ((rows,), "expected the carry of this core"),
-      ((rows, rows[..., :4]), "expected the carry of this core"),
-      ((rows.swapaxes(0, 1),) * 2, "expected the carry of this core"),
+    (None, "got None; replay keeps it with replay.row_states"),
+    ((), "got ()"),
+    ((rows,), "expected the carry of this core"),
+    ((rows, rows[..., :4]), "expected the carry of this core"),
+    ((rows.swapaxes(0, 1),) * 2, "expected the carry of this core"),
   ):
     with pytest.raises(ValueError, match=f"row_carry: .*{re.escape(said)}"):
       _jitted(NETWORKS, AGENT)(None, sequence, row_carry, TRAINED_ROWS)
   without = sequence._replace(core_state=sequence.core_state._replace(carry=()))
-  with pytest.raises(ValueError, match="core_state.carry: expected the carry of this core"):
+  with pytest.raises(
+    ValueError, match="core_state.carry: expected the carry of this core"
+  ):
     _jitted(NETWORKS, AGENT)(
-        _params(NETWORKS), without, (rows, rows), TRAINED_ROWS
+      _params(NETWORKS), without, (rows, rows), TRAINED_ROWS
     )
 
 
 def test_padding_may_hold_anything():
   row_carry = random_core_state(
-      np.random.default_rng(1), NETWORKS, 4 * ITEM_ROWS
+    np.random.default_rng(1), NETWORKS, 4 * ITEM_ROWS
   ).carry
   row_carry = jax.tree.map(lambda x: x.reshape(4, ITEM_ROWS, -1), row_carry)
   results = []
   for seed in (0, 1):
     sequence = pad(random_batch(2), 6, seed).sequence
     results.append(
-        _jitted(NETWORKS, AGENT)(
-            _params(NETWORKS), sequence, row_carry, TRAINED_ROWS
-        )
+      _jitted(NETWORKS, AGENT)(
+        _params(NETWORKS), sequence, row_carry, TRAINED_ROWS
+      )
     )
   assert_trees_equal(*results)
   assert not np.any(results[0][0][:, 3:]) and np.all(results[0][0][:, :3] > 0)
@@ -363,12 +365,12 @@ def _rows(spec, num_rows, *, first=(0,)):
   for t in range(num_rows):
     inputs = random_inputs(rng, (N,), spec=spec)
     yield Timestep(
-        obs_t=inputs.obs_t,
-        r_t=inputs.r_t,
-        discount_t=np.ones(N, np.float32),
-        is_first_t=np.array([t == 0 or t - b in first for b in range(N)]),
-        is_last_t=np.zeros(N, bool),
-        env_id=np.arange(N, dtype=np.int32),
+      obs_t=inputs.obs_t,
+      r_t=inputs.r_t,
+      discount_t=np.ones(N, np.float32),
+      is_first_t=np.array([t == 0 or t - b in first for b in range(N)]),
+      is_last_t=np.zeros(N, bool),
+      env_id=np.arange(N, dtype=np.int32),
     )
 
 
@@ -376,7 +378,7 @@ def _play(networks, params, horizon, timesteps):
   """Outputs [T, ...] of the horizon's actor."""
   actor = make_horizon_actor(horizon=horizon, networks=networks)
   state = init_horizon_state(
-      jax.random.key(3), N, horizon=horizon, networks=networks
+    jax.random.key(3), N, horizon=horizon, networks=networks
   )
   outputs = []
   for timestep in timesteps:
@@ -390,8 +392,8 @@ def _slow_q(networks, params, timesteps, a_t, horizon):
   step = jax.jit(networks.step)
   a_tm1 = np.concatenate([np.zeros((1, N), np.int32), a_t[:-1]])
   inputs = [
-      AgentInputs(x.obs_t, a, x.r_t, x.is_first_t)
-      for x, a in zip(timesteps, a_tm1)
+    AgentInputs(x.obs_t, a, x.r_t, x.is_first_t)
+    for x, a in zip(timesteps, a_tm1)
   ]
   state, frames = networks.initial_core_state(N), []
   for row in inputs:  # the frames before each row, from the whole history
@@ -409,9 +411,9 @@ def _slow_q(networks, params, timesteps, a_t, horizon):
 
 @pytest.mark.parametrize("horizon", [0, 1, 4])
 @pytest.mark.parametrize(
-    "networks, spec",
-    [(STACK_3, SPEC), (NATURE, IMAGES)],
-    ids=["numbers", "images"],
+  "networks, spec",
+  [(STACK_3, SPEC), (NATURE, IMAGES)],
+  ids=["numbers", "images"],
 )
 def test_the_last_k_rows_unrolled_from_zero(networks, spec, horizon):
   params = _params(networks)
@@ -444,7 +446,7 @@ def test_a_horizon_beyond_the_episode_is_ordinary_acting():
     np.testing.assert_allclose(output.q_t[t], expected.q_t, rtol=0, atol=1e-5)
     # two entries of one batched step, whose sums may be in another order
     np.testing.assert_allclose(
-        output.q_t[t], output.q_full[t], rtol=0, atol=1e-6
+      output.q_t[t], output.q_full[t], rtol=0, atol=1e-6
     )
   # random actions are among them: the dice are the same too
   assert (output.a_t != output.q_t.argmax(axis=-1)).any()
@@ -455,9 +457,7 @@ def test_it_acts_on_the_short_memory():
   # of it in mind h stays above 0 and q = (h, -h) says 0; with k = 1 it says 1
   # from row 2 on.
   networks = _accumulator(1.0)
-  state = init_horizon_state(
-      jax.random.key(0), 1, horizon=1, networks=networks
-  )
+  state = init_horizon_state(jax.random.key(0), 1, horizon=1, networks=networks)
   q_t, q_full, a_t = [], [], []
   for t, obs in enumerate([5.0, -1.0, -1.0, -1.0]):
     state, output = horizon_actor_step(
@@ -480,9 +480,7 @@ def test_it_acts_on_the_short_memory():
 def test_lanes_that_did_not_step_are_untouched():
   params = _params(NETWORKS)
   actor = make_horizon_actor(horizon=2, networks=NETWORKS)
-  state = init_horizon_state(
-      jax.random.key(1), N, horizon=2, networks=NETWORKS
-  )
+  state = init_horizon_state(jax.random.key(1), N, horizon=2, networks=NETWORKS)
   first, second = _rows(SPEC, 2)
   state, _ = actor(params, state, first, EPSILON)
   before = jax.tree.map(np.array, state.core_state)
@@ -491,7 +489,7 @@ def test_lanes_that_did_not_step_are_untouched():
   after = state.core_state
   assert output.a_t.shape == (2,)
   assert_trees_equal(
-      *(jax.tree.map(lambda x: x[1], s) for s in (before, after))
+    *(jax.tree.map(lambda x: x[1], s) for s in (before, after))
   )
   for lane in (0, 2):
     assert np.any(before.carry[1][lane] != after.carry[1][lane])
@@ -509,7 +507,7 @@ def test_without_recurrence_nothing_is_forgotten():
 def test_the_torso_runs_once_whatever_the_horizon():
   def flops(horizon):
     state = init_horizon_state(
-        jax.random.key(0), N, horizon=horizon, networks=NATURE
+      jax.random.key(0), N, horizon=horizon, networks=NATURE
     )
     actor = make_horizon_actor(horizon=horizon, networks=NATURE)
     lowered = actor.lower(_params(NATURE), state, *_rows(IMAGES, 1), EPSILON)

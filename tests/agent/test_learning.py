@@ -9,28 +9,28 @@ import numpy as np
 import optax
 
 from r2d2_jax.agent.learning import (
-    init_learner_state,
-    make_learner,
-    make_optimizer,
+  init_learner_state,
+  make_learner,
+  make_optimizer,
 )
-from r2d2_jax.agent.priorities import importance_weights, sequence_priorities
 from r2d2_jax.agent.loss import sequence_loss
+from r2d2_jax.agent.priorities import importance_weights, sequence_priorities
 from tests.agent.small import (
-    AGENT,
-    NETWORKS,
-    assert_trees_close,
-    assert_trees_equal,
-    pad,
-    random_batch,
+  AGENT,
+  NETWORKS,
+  assert_trees_close,
+  assert_trees_equal,
+  pad,
+  random_batch,
 )
 
 CONFIG = dataclasses.replace(
-    AGENT, target_period_updates=3, learning_rate=3e-3, adam_epsilon=1e-5
+  AGENT, target_period_updates=3, learning_rate=3e-3, adam_epsilon=1e-5
 )
 OPTIMIZER = make_optimizer(CONFIG)
 LEARNER = make_learner(networks=NETWORKS, optimizer=OPTIMIZER, config=CONFIG)
 INITIAL = init_learner_state(
-    jax.random.key(0), networks=NETWORKS, optimizer=OPTIMIZER
+  jax.random.key(0), networks=NETWORKS, optimizer=OPTIMIZER
 )
 
 
@@ -45,7 +45,7 @@ def _state():
 
 def test_the_target_starts_as_a_copy():
   state = init_learner_state(
-      jax.random.key(0), networks=NETWORKS, optimizer=OPTIMIZER
+    jax.random.key(0), networks=NETWORKS, optimizer=OPTIMIZER
   )
   assert_trees_equal(state.params, state.target_params)
   assert state.num_updates == 0
@@ -93,9 +93,7 @@ def test_the_state_is_donated_and_the_batch_is_not():
 def test_what_an_update_is_made_of():
   """Loss under importance weights; priorities of the parameters before it."""
   state = _state()
-  state = state._replace(
-      target_params=NETWORKS.init(jax.random.key(5))
-  )
+  state = state._replace(target_params=NETWORKS.init(jax.random.key(5)))
   params, target_params = _copy(state.params), _copy(state.target_params)
   opt_state = _copy(state.opt_state)
   batch = pad(random_batch(2), 8, 0)
@@ -103,10 +101,10 @@ def test_what_an_update_is_made_of():
 
   weights = importance_weights(batch.probability, exponent=0.6)
   (loss, parts), grads = jax.jit(
-      jax.value_and_grad(
-          functools.partial(sequence_loss, networks=NETWORKS, config=CONFIG),
-          has_aux=True,
-      )
+    jax.value_and_grad(
+      functools.partial(sequence_loss, networks=NETWORKS, config=CONFIG),
+      has_aux=True,
+    )
   )(params, target_params, batch.sequence, weights)
   np.testing.assert_allclose(
       output.priorities,
@@ -118,15 +116,15 @@ def test_what_an_update_is_made_of():
   metrics = {k: float(v) for k, v in output.metrics.items()}
   absolute = np.abs(parts.td_error)[np.asarray(parts.mask)]
   expected = {
-      "loss": loss,
-      "grad_norm": optax.global_norm(grads),
-      "update_norm": optax.global_norm(updates),
-      "params_norm": optax.global_norm(new_state.params),
-      "td_abs_mean": absolute.mean(),
-      "td_abs_max": absolute.max(),
-      "q_max_mean": np.asarray(parts.q.max(-1))[:5].mean(),  # valid rows
-      "importance_weight_mean": weights.mean(),
-      "effective_sample_size": weights.sum() ** 2 / (4 * (weights**2).sum()),
+    "loss": loss,
+    "grad_norm": optax.global_norm(grads),
+    "update_norm": optax.global_norm(updates),
+    "params_norm": optax.global_norm(new_state.params),
+    "td_abs_mean": absolute.mean(),
+    "td_abs_max": absolute.max(),
+    "q_max_mean": np.asarray(parts.q.max(-1))[:5].mean(),  # valid rows
+    "importance_weight_mean": weights.mean(),
+    "effective_sample_size": weights.sum() ** 2 / (4 * (weights**2).sum()),
   }
   assert metrics.keys() == expected.keys()
   for name, value in expected.items():
@@ -143,16 +141,14 @@ def test_td_abs_by_row_is_the_mean_over_the_items_that_reach_the_row():
   whole, short = random_batch(3), pad(random_batch(3), 6, 0)
 
   def by_row(first, others):
-    batch = jax.tree.map(
-        lambda x, y: np.concatenate([x[:1], y]), first, others
-    )
+    batch = jax.tree.map(lambda x, y: np.concatenate([x[:1], y]), first, others)
     return np.asarray(LEARNER(_state(), batch)[1].td_abs_by_row)
 
   others = jax.tree.map(lambda x: x[1:], short)
   copies = jax.tree.map(lambda x: np.repeat(x[:1], 3, axis=0), whole)
   # transitions 2 to 4 are in the first item alone
   np.testing.assert_allclose(
-      by_row(whole, others)[2:], by_row(whole, copies)[2:], rtol=1e-4
+    by_row(whole, others)[2:], by_row(whole, copies)[2:], rtol=1e-4
   )
   assert (by_row(short, others)[:2] > 0).all()
   assert (by_row(short, others)[2:] == 0).all()

@@ -11,13 +11,13 @@ from r2d2_jax.agent.loss import burn_in, sequence_loss, start_state
 from r2d2_jax.agent.priorities import sequence_priorities
 from r2d2_jax.agent.targets import n_step_td_error
 from tests.agent.small import (
-    AGENT,
-    ITEM_ROWS,
-    NETWORKS,
-    assert_trees_close,
-    assert_trees_equal,
-    pad,
-    random_batch,
+  AGENT,
+  ITEM_ROWS,
+  NETWORKS,
+  assert_trees_close,
+  assert_trees_equal,
+  pad,
+  random_batch,
 )
 
 WEIGHTS = jnp.array([1.0, 0.5, 0.25, 0.125])
@@ -41,7 +41,7 @@ LOSS_AND_GRAD = jax.jit(jax.value_and_grad(_loss(), has_aux=True))
 def _run(batch, weights=WEIGHTS):
   """Loss, its parts and its gradient."""
   (loss, parts), grads = LOSS_AND_GRAD(
-      PARAMS, TARGET_PARAMS, batch.sequence, weights
+    PARAMS, TARGET_PARAMS, batch.sequence, weights
   )
   return loss, parts, grads
 
@@ -49,7 +49,7 @@ def _run(batch, weights=WEIGHTS):
 def _time_major(sequence):
   swap = lambda x: jnp.swapaxes(x, 0, 1)
   return jax.tree.map(
-      swap, (sequence.inputs, sequence.a_t, sequence.discount_t, sequence.valid_t)
+    swap, (sequence.inputs, sequence.a_t, sequence.discount_t, sequence.valid_t)
   )
 
 
@@ -82,7 +82,7 @@ def test_jitted_and_unjitted_are_equal():
   sequence = random_batch(1).sequence
   loss, parts, _ = _run(random_batch(1))
   assert_trees_close(
-      (loss, parts), _loss()(PARAMS, TARGET_PARAMS, sequence, WEIGHTS)
+    (loss, parts), _loss()(PARAMS, TARGET_PARAMS, sequence, WEIGHTS)
   )
 
 
@@ -91,14 +91,14 @@ def test_weights_scale_their_items():
   parts = [_run(batch, jnp.eye(4)[b]) for b in range(4)]
   loss, _, grads = _run(batch)
   np.testing.assert_allclose(
-      loss, sum(w * p[0] for w, p in zip(WEIGHTS, parts)), rtol=1e-5
+    loss, sum(w * p[0] for w, p in zip(WEIGHTS, parts)), rtol=1e-5
   )
   assert_trees_close(
-      grads,
-      jax.tree.map(
-          lambda *g: sum(w * x for w, x in zip(WEIGHTS, g)),
-          *(p[2] for p in parts),
-      ),
+    grads,
+    jax.tree.map(
+      lambda *g: sum(w * x for w, x in zip(WEIGHTS, g)),
+      *(p[2] for p in parts),
+    ),
   )
 
 
@@ -110,19 +110,17 @@ def test_burn_in_of_no_rows_is_none():
   inputs, *_ = _time_major(sequence)
   no_rows = jax.tree.map(lambda x: x[:0], inputs)
   assert_trees_equal(
-      burn_in(PARAMS, sequence.core_state, no_rows, networks=NETWORKS),
-      sequence.core_state,
+    burn_in(PARAMS, sequence.core_state, no_rows, networks=NETWORKS),
+    sequence.core_state,
   )
   # burning in three rows, or starting three rows later from the state there
   state = jax.jit(
-      lambda rows: burn_in(
-          PARAMS, sequence.core_state, rows, networks=NETWORKS
-      )
+    lambda rows: burn_in(PARAMS, sequence.core_state, rows, networks=NETWORKS)
   )(jax.tree.map(lambda x: x[:3], inputs))
   later = jax.tree.map(lambda x: x[:, 3:], sequence._replace(core_state=()))
   without = dataclasses.replace(AGENT, burn_in=0)
   loss, parts = jax.jit(_loss(without))(
-      PARAMS, PARAMS, later._replace(core_state=state), WEIGHTS
+    PARAMS, PARAMS, later._replace(core_state=state), WEIGHTS
   )
   loss_2, parts_2 = jax.jit(_loss())(PARAMS, PARAMS, sequence, WEIGHTS)
   assert_trees_close((loss, parts), (loss_2, parts_2))
@@ -135,13 +133,13 @@ def _grads_of_inputs(config):
   def loss(obs_t, r_t, core_state, target_params, params):
     s = batch.sequence
     s = s._replace(
-        inputs=s.inputs._replace(obs_t=obs_t, r_t=r_t), core_state=core_state
+      inputs=s.inputs._replace(obs_t=obs_t, r_t=r_t), core_state=core_state
     )
     return _loss(config)(params, target_params, s, WEIGHTS)[0]
 
   s = batch.sequence
   return jax.jit(jax.grad(loss, argnums=(0, 1, 2, 3, 4)))(
-      s.inputs.obs_t, s.inputs.r_t, s.core_state, TARGET_PARAMS, PARAMS
+    s.inputs.obs_t, s.inputs.r_t, s.core_state, TARGET_PARAMS, PARAMS
   )
 
 
@@ -171,8 +169,8 @@ def test_burn_in_reaches_the_values_all_the_same():
   assert loss != loss_2
   # ... nor from a gradient that was lost: each row's own is there
   assert any(
-      np.any(a != b)
-      for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(grads_2))
+    np.any(a != b)
+    for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(grads_2))
   )
 
 
@@ -185,10 +183,10 @@ def test_zero_start_empties_the_lstm_and_keeps_the_frames():
   assert_trees_equal(start_state(stored, config=AGENT), stored)
   sequence = random_batch(6).sequence
   assert_trees_equal(
-      jax.jit(_loss(config))(PARAMS, TARGET_PARAMS, sequence, WEIGHTS),
-      jax.jit(_loss())(
-          PARAMS, TARGET_PARAMS, sequence._replace(core_state=zero), WEIGHTS
-      ),
+    jax.jit(_loss(config))(PARAMS, TARGET_PARAMS, sequence, WEIGHTS),
+    jax.jit(_loss())(
+      PARAMS, TARGET_PARAMS, sequence._replace(core_state=zero), WEIGHTS
+    ),
   )
 
 
@@ -217,16 +215,16 @@ def test_padding_is_the_end_of_a_shorter_item():
   loss, parts, grads = _run(pad(batch, 6, 0))
   short = dataclasses.replace(AGENT, trace_length=3)
   sequence = jax.tree.map(
-      lambda x: x[:, :6], batch.sequence._replace(core_state=())
+    lambda x: x[:, :6], batch.sequence._replace(core_state=())
   )._replace(core_state=batch.sequence.core_state)
   (loss_2, parts_2), grads_2 = jax.jit(
-      jax.value_and_grad(_loss(short), has_aux=True)
+    jax.value_and_grad(_loss(short), has_aux=True)
   )(PARAMS, TARGET_PARAMS, sequence, WEIGHTS)
   assert_trees_close((loss, grads), (loss_2, grads_2))
   np.testing.assert_allclose(
-      parts.td_error[:2], parts_2.td_error, rtol=0, atol=1e-5
+    parts.td_error[:2], parts_2.td_error, rtol=0, atol=1e-5
   )
   assert_trees_close(
-      sequence_priorities(parts.td_error, parts.mask, eta=0.5),
-      sequence_priorities(parts_2.td_error, parts_2.mask, eta=0.5),
+    sequence_priorities(parts.td_error, parts.mask, eta=0.5),
+    sequence_priorities(parts_2.td_error, parts_2.mask, eta=0.5),
   )

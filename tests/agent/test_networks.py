@@ -13,13 +13,13 @@ from r2d2_jax.agent.networks import make_networks
 from r2d2_jax.config import NetworkConfig
 from r2d2_jax.types import EnvSpec
 from tests.agent.small import (
-    NETWORKS,
-    SPEC,
-    assert_trees_close,
-    assert_trees_equal,
-    network_config,
-    random_core_state,
-    random_inputs,
+  NETWORKS,
+  SPEC,
+  assert_trees_close,
+  assert_trees_equal,
+  network_config,
+  random_core_state,
+  random_inputs,
 )
 
 ATARI = EnvSpec((84, 84), np.dtype(np.uint8), 18, 4)
@@ -30,8 +30,8 @@ GRID = EnvSpec((7, 7, 3), np.dtype(np.uint8), 3, 1)
 def _shapes(networks):
   params = jax.eval_shape(networks.init, jax.random.key(0))["params"]
   return {
-      "/".join(str(k.key) for k in path): leaf.shape
-      for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+    "/".join(str(k.key) for k in path): leaf.shape
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params)
   }
 
 
@@ -94,8 +94,8 @@ TORSOS = {
 def test_torsos_run_and_learn(torso, dtype):
   spec, settings = TORSOS[torso]
   networks = make_networks(
-      spec,
-      config=network_config(torso=torso, compute_dtype=dtype, **settings),
+    spec,
+    config=network_config(torso=torso, compute_dtype=dtype, **settings),
   )
   params = jax.jit(networks.init)(jax.random.key(0))
   assert {x.dtype for x in jax.tree.leaves(params)} == {np.dtype(np.float32)}
@@ -118,7 +118,7 @@ def test_torsos_run_and_learn(torso, dtype):
   assert np.isfinite(q).all()
   # acting would compile again, or drift, if the state changed its type
   assert jax.tree.map(lambda x: (x.shape, x.dtype), new_state) == jax.tree.map(
-      lambda x: (x.shape, x.dtype), state
+    lambda x: (x.shape, x.dtype), state
   )
   for path, g in jax.tree_util.tree_leaves_with_path(grads):
     assert np.isfinite(g).all() and np.any(g), path
@@ -136,9 +136,7 @@ def _jitted(networks):
 
 LSTM = _jitted(NETWORKS)
 FEEDFORWARD = _jitted(
-    make_networks(
-        SPEC, config=network_config(core="feedforward", frame_stack=3)
-    )
+  make_networks(SPEC, config=network_config(core="feedforward", frame_stack=3))
 )
 
 
@@ -164,10 +162,10 @@ def test_unroll_in_two_halves():
   state = random_core_state(rng, networks, 4)
   q, last_state = networks.unroll(params, inputs, state)
   q_1, state = networks.unroll(
-      params, jax.tree.map(lambda x: x[:4], inputs), state
+    params, jax.tree.map(lambda x: x[:4], inputs), state
   )
   q_2, state = networks.unroll(
-      params, jax.tree.map(lambda x: x[4:], inputs), state
+    params, jax.tree.map(lambda x: x[4:], inputs), state
   )
   np.testing.assert_allclose(np.concatenate([q_1, q_2]), q, rtol=0, atol=1e-5)
   assert_trees_close(state, last_state)
@@ -193,11 +191,14 @@ def test_what_came_before_a_first_row_means_nothing():
     q_2, new_state_2 = LSTM.step(params, rows, before)
     pick = lambda x: np.asarray(x)[first]
     assert_trees_equal(
-        jax.tree.map(pick, (q, new_state)), jax.tree.map(pick, (q_2, new_state_2))
+      jax.tree.map(pick, (q, new_state)), jax.tree.map(pick, (q_2, new_state_2))
     )
     assert np.any(np.asarray(q)[~first] != np.asarray(q_2)[~first])
   # each of the three alone reaches a row that is not first
-  for rows in (inputs._replace(r_t=noise.r_t), inputs._replace(a_tm1=other.a_tm1)):
+  for rows in (
+    inputs._replace(r_t=noise.r_t),
+    inputs._replace(a_tm1=other.a_tm1),
+  ):
     q_2, _ = LSTM.step(params, rows, state)
     assert np.any(np.asarray(q)[~first] != np.asarray(q_2)[~first])
 
@@ -219,10 +220,8 @@ def test_the_same_in_the_middle_of_an_unroll():
 
 def test_previous_action_and_reward_can_be_left_out():
   networks = make_networks(
-      SPEC,
-      config=network_config(
-          use_previous_action=False, use_previous_reward=False
-      ),
+    SPEC,
+    config=network_config(use_previous_action=False, use_previous_reward=False),
   )
   # torso 6, and 6 + 4 actions + 1 reward with both
   assert _shapes(networks)["core/w_x"] == (6, 4 * 5)
@@ -262,9 +261,9 @@ def _slow_stacks(obs_t, is_first_t, frames):
     for b in range(num_lanes):
       if is_first_t[t, b]:
         kept[b] = [obs_t[t, b]] * len(kept[b])
-    stacks.append([
-        np.stack(kept[b] + [obs_t[t, b]], axis=-1) for b in range(num_lanes)
-    ])
+    stacks.append(
+      [np.stack(kept[b] + [obs_t[t, b]], axis=-1) for b in range(num_lanes)]
+    )
     kept = [(kept[b] + [obs_t[t, b]])[1:] for b in range(num_lanes)]
   return np.array(stacks), np.array(kept)
 
@@ -296,14 +295,14 @@ def test_a_stack_of_one_frame():
 
 
 @pytest.mark.parametrize(
-    "torso, shape, frame_stack",
-    [
-        ("nature", (84, 84), 4),
-        ("nature", (39, 45), 2),  # no multiples of the stride
-        ("nature", (38, 37, 3), 3),
-        ("nature", (36, 36), 1),
-        ("impala", (36, 36), 2),
-    ],
+  "torso, shape, frame_stack",
+  [
+    ("nature", (84, 84), 4),
+    ("nature", (39, 45), 2),  # no multiples of the stride
+    ("nature", (38, 37, 3), 3),
+    ("nature", (36, 36), 1),
+    ("impala", (36, 36), 2),
+  ],
 )
 def test_equals_the_plain_network(torso, shape, frame_stack, monkeypatch):
   """Forward, gradient and state against what accelerators compute."""
@@ -350,7 +349,7 @@ def test_unroll_without_gradient(torso, monkeypatch):
   inputs = random_inputs(rng, (5, 2), spec=IMAGES, first_probability=0.3)
   args = (params, inputs, random_core_state(rng, networks, 2))
   assert_trees_close(
-      networks.unroll_without_gradient(*args), networks.unroll(*args)
+    networks.unroll_without_gradient(*args), networks.unroll(*args)
   )
   # Two chunks, which nobody who needs the gradient goes through.
   for unroll, chunked in (
@@ -358,7 +357,7 @@ def test_unroll_without_gradient(torso, monkeypatch):
   ):  # fmt: skip
     assert ("length=2" in str(jax.make_jaxpr(unroll)(*args))) == chunked
   gradient = jax.grad(
-      lambda p: networks.unroll_without_gradient(p, *args[1:])[0].sum()
+    lambda p: networks.unroll_without_gradient(p, *args[1:])[0].sum()
   )(params)
   assert not any(x.any() for x in jax.tree.leaves(gradient))
 

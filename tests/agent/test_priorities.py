@@ -12,9 +12,9 @@ from r2d2_jax.agent.priorities import importance_weights, sequence_priorities
 
 def _priorities(td_error, mask, eta):
   return np.asarray(
-      sequence_priorities(
-          jnp.array(td_error, jnp.float32).T, jnp.array(mask, bool).T, eta=eta
-      )
+    sequence_priorities(
+      jnp.array(td_error, jnp.float32).T, jnp.array(mask, bool).T, eta=eta
+    )
   )
 
 
@@ -71,7 +71,7 @@ def test_tiny_probabilities_stay_in_range():
 @pytest.mark.parametrize("compile_it", [False, True])
 @pytest.mark.parametrize("exponent", [0.0, 0.6, 1.0, 2.0])
 def test_weights_are_finite_and_above_zero_whatever_the_table_says(
-    exponent, compile_it
+  exponent, compile_it
 ):
   # 1e-44 is below what float32 holds in full, 1e-60 below what it holds at all.
   weigh = functools.partial(importance_weights, exponent=exponent)

@@ -67,7 +67,7 @@ def test_values():
   )  # fmt: skip
   np.testing.assert_allclose(returns, [1 + 1 + 4, 2 + 2 + 8, 4 + 16])
   np.testing.assert_allclose(
-      _rlax.signed_hyperbolic(np.float32([3, -8]), 0.5), [1 + 1.5, -2 - 4]
+    _rlax.signed_hyperbolic(np.float32([3, -8]), 0.5), [1 + 1.5, -2 - 4]
   )
 
 

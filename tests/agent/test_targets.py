@@ -46,7 +46,7 @@ def test_rescale_golden():
   )  # fmt: skip
   # epsilon 0: |y| (|y| + 2)
   np.testing.assert_allclose(
-      rescale_inverse(jnp.array([1.0, -2.0]), epsilon=0.0), [3.0, -8.0]
+    rescale_inverse(jnp.array([1.0, -2.0]), epsilon=0.0), [3.0, -8.0]
   )
 
 
@@ -54,7 +54,7 @@ def test_rescale_agrees_with_float64():
   x = np.concatenate([np.linspace(-1, 1, 2001), np.geomspace(1, 1e6, 500)])
   x = np.concatenate([x, -x]).astype(np.float32)
   np.testing.assert_allclose(
-      rescale(jnp.asarray(x), epsilon=EPSILON), _h64(x), rtol=1e-6, atol=1e-7
+    rescale(jnp.asarray(x), epsilon=EPSILON), _h64(x), rtol=1e-6, atol=1e-7
   )
 
 
@@ -152,7 +152,9 @@ def test_termination_in_row_3_cuts_rewards_and_bootstrap(n, targets):
     (5, [1 + .5 * 2 + .25 * 4 + .125 * 30, 2 + .5 * 4 + .25 * 30, 4 + .5 * 30,
          None, None]),
 ])  # fmt: skip
-def test_truncation_in_row_3_cuts_rewards_and_bootstraps_for_every_n(n, targets):
+def test_truncation_in_row_3_cuts_rewards_and_bootstraps_for_every_n(
+  n, targets
+):
   _check(targets, _rows(num_valid=4), _config(n))
   # The padding is no terminal state, and its content means nothing.
   rows = _rows(discount=(1, 1, 1, 1, 0, 0), num_valid=4)
@@ -169,7 +171,7 @@ def test_life_loss_that_rolls_on_cuts_and_the_next_row_starts_anew(n, targets):
 
 
 def test_padding_in_front_and_an_item_without_transitions():
-  targets = [None, None, 4 + .5 * 8 + .25 * 40, 8 + .5 * 40, None]
+  targets = [None, None, 4 + 0.5 * 8 + 0.25 * 40, 8 + 0.5 * 40, None]
   _check(targets, _rows(first_valid=2, num_valid=5), _config(2))
   _check([None] * 5, _rows(num_valid=1), _config(2))
   _check([None] * 5, _rows(num_valid=0), _config(2))
@@ -217,7 +219,7 @@ def test_rescaling_golden():
   ]  # fmt: skip
   _check(targets, _rows(), _config(2, value_rescaling=True))
   # Terminal: h of the raw reward alone.
-  targets[0], targets[1] = _h64(1 + .5 * 2), _h64(2)
+  targets[0], targets[1] = _h64(1 + 0.5 * 2), _h64(2)
   targets[2:] = [None] * 3
   rows = _rows(discount=(1, 1, 0, 1, 1, 1), num_valid=3)
   _check(targets, rows, _config(2, value_rescaling=True))
@@ -234,12 +236,12 @@ def _random_rows(seed, num_rows=9, batch_size=64, num_actions=3):
   last = rng.integers(3, num_rows + 1, batch_size)
   t = np.arange(num_rows)[:, None]
   return (
-      rng.normal(size=(*shape, num_actions)).astype(np.float32),
-      rng.normal(size=(*shape, num_actions)).astype(np.float32),
-      rng.integers(num_actions, size=shape).astype(np.int32),
-      rng.normal(size=shape).astype(np.float32),
-      (rng.random(shape) < 0.8).astype(np.float32),
-      (t >= first) & (t < last),
+    rng.normal(size=(*shape, num_actions)).astype(np.float32),
+    rng.normal(size=(*shape, num_actions)).astype(np.float32),
+    rng.integers(num_actions, size=shape).astype(np.int32),
+    rng.normal(size=shape).astype(np.float32),
+    (rng.random(shape) < 0.8).astype(np.float32),
+    (t >= first) & (t < last),
   )
 
 
@@ -269,7 +271,7 @@ def test_against_a_slow_loop(n):
   config = _config(n, discount=0.9)
   td_error, mask = _jitted(*rows, config=config)
   np.testing.assert_allclose(
-      td_error, _slow_td_error(*rows, config), rtol=0, atol=1e-5
+    td_error, _slow_td_error(*rows, config), rtol=0, atol=1e-5
   )
   np.testing.assert_array_equal(mask, rows[-1][:-1] & rows[-1][1:])
   assert (np.asarray(td_error)[~np.asarray(mask)] == 0).all()
@@ -308,7 +310,7 @@ def test_the_gradient_flows_through_the_taken_actions_alone(value_rescaling):
   @jax.jit
   def total(q, target_q, r, discount):
     td_error, _ = n_step_td_error(
-        q, target_q, a, r, discount, valid, config=config
+      q, target_q, a, r, discount, valid, config=config
     )
     return td_error.sum()
 
@@ -323,10 +325,8 @@ def test_the_gradient_flows_through_the_taken_actions_alone(value_rescaling):
 def test_wrong_shapes_are_refused():
   q, target_q, a, r, discount, valid = _random_rows(2)
   with pytest.raises(AssertionError):
-    n_step_td_error(
-        q, target_q, a[:-1], r, discount, valid, config=_config(1)
-    )
+    n_step_td_error(q, target_q, a[:-1], r, discount, valid, config=_config(1))
   with pytest.raises(AssertionError):
     n_step_td_error(
-        q, target_q[..., :2], a, r, discount, valid, config=_config(1)
+      q, target_q[..., :2], a, r, discount, valid, config=_config(1)
     )

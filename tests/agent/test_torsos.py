@@ -25,7 +25,7 @@ REFUSING = Torso(make_plain, _refuse)
 
 def test_a_function_is_enough():
   config = network_config(
-      torso="tests.agent.test_torsos:make_plain", torso_units=3
+    torso="tests.agent.test_torsos:make_plain", torso_units=3
   )
   networks = make_networks(SPEC, config=config)
   params = jax.eval_shape(networks.init, jax.random.key(0))["params"]
@@ -40,5 +40,7 @@ def test_its_own_check_is_asked():
 
 
 def test_an_unknown_name_is_refused():
-  with pytest.raises(ConfigError, match="network.torso: expected one of nature"):
+  with pytest.raises(
+    ConfigError, match="network.torso: expected one of nature"
+  ):
     make_networks(SPEC, config=network_config(torso="resnet"))

@@ -4,20 +4,20 @@ import numpy as np
 import pytest
 
 from r2d2_jax.analysis.aggregates import (
-    aggregate,
-    bootstrap_interval,
-    performance_profile,
-    why_not,
+  aggregate,
+  bootstrap_interval,
+  performance_profile,
+  why_not,
 )
 
 pytest.importorskip("rliable")
 
 # Runs of four games; their means: 0.1, 0.5, 1.0, 6.0.
 SCORES = [
-    np.array([0.0, 0.2]),
-    np.array([0.4, 0.6]),
-    np.array([0.5, 1.5]),
-    np.array([2.0, 10.0]),
+  np.array([0.0, 0.2]),
+  np.array([0.4, 0.6]),
+  np.array([0.5, 1.5]),
+  np.array([2.0, 10.0]),
 ]
 
 
@@ -37,16 +37,16 @@ def test_a_game_counts_the_same_whatever_its_number_of_runs():
   # middle of 0.2, 0.3, 0.3, 0.3, 0.4, 0.6 is 0.3, 0.3, 0.3, 0.4.
   np.testing.assert_allclose(aggregate(uneven), [0.35, 0.35, 0.325, 0.65])
   np.testing.assert_allclose(
-      performance_profile(uneven, np.array([0.25, 0.5])),
-      # (1 + 2/3) / 2 and (0 + 1/3) / 2
-      [5 / 6, 1 / 6],
+    performance_profile(uneven, np.array([0.25, 0.5])),
+    # (1 + 2/3) / 2 and (0 + 1/3) / 2
+    [5 / 6, 1 / 6],
   )
 
 
 def test_profile_falls_from_one_to_zero():
   taus = np.array([-1.0, 0.0, 0.5, 1.0, 9.9, 10.0])
   np.testing.assert_allclose(
-      performance_profile(SCORES, taus), [1, 7 / 8, 4 / 8, 3 / 8, 1 / 8, 0]
+    performance_profile(SCORES, taus), [1, 7 / 8, 4 / 8, 3 / 8, 1 / 8, 0]
   )
 
 
@@ -83,7 +83,7 @@ def test_only_runs_are_drawn_anew_and_never_across_games():
   _library()
   scores = [np.array([0.0, 1.0]), np.array([10.0]), np.array([20.0, 20.0])]
   low, high = bootstrap_interval(
-      scores, lambda s: np.array([x.mean() for x in s]), repetitions=200
+    scores, lambda s: np.array([x.mean() for x in s]), repetitions=200
   )
   np.testing.assert_array_equal(low, [0.0, 10.0, 20.0])
   np.testing.assert_array_equal(high, [1.0, 10.0, 20.0])

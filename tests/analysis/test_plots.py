@@ -1,18 +1,15 @@
 """Plots: what is drawn, and how runs are grouped."""
 
-
 import numpy as np
 import pytest
 
+from r2d2_jax.analysis import plots
+from r2d2_jax.analysis.comparison import find_runs, group_runs
 from r2d2_jax.cli import plot as command
 from r2d2_jax.presets import smoke
-from r2d2_jax.analysis import plots
 from r2d2_jax.system.metrics import learning_curve
-from r2d2_jax.analysis.comparison import find_runs, group_runs
-from r2d2_jax.system.storage.rundir import read_config, write_config
 from r2d2_jax.system.storage.csv_log import RunLog, read_log
-
-# pylint: disable=protected-access
+from r2d2_jax.system.storage.rundir import read_config, write_config
 
 
 def make_run(
@@ -20,24 +17,28 @@ def make_run(
     evaluated=True, games=True, exploit=True, settings=None
 ):  # fmt: skip
   config = smoke()
-  config = config.updated({
+  config = config.updated(
+    {
       "env.task": task,
       "network.core": core,
       "run.seed": seed,
       **(settings or {}),
-  })
+    }
+  )
   path.mkdir(parents=True)
   write_config(path, config)
   log = RunLog(path / "log.csv")
   for i in range(rows):
-    log.write({
+    log.write(
+      {
         "minutes": 0.5 * i,
         "steps": 1000 * i // skip,
         "frames": 1000 * i,
         "return_mean": scale * i if i and games else float("nan"),
         "return_exploit": scale * i if games and exploit else float("nan"),
         "eval_return": scale if evaluated and i == rows - 1 else float("nan"),
-    })
+      }
+    )
   return path
 
 
@@ -47,12 +48,12 @@ def _group(runs):
 
 def test_runs_that_differ_in_their_seed_are_one_group(tmp_path):
   runs = [
-      make_run(tmp_path / f"{core}{seed}", seed=seed, core=core)
-      for core in ("lstm", "feedforward")
-      for seed in (0, 1)
+    make_run(tmp_path / f"{core}{seed}", seed=seed, core=core)
+    for core in ("lstm", "feedforward")
+    for seed in (0, 1)
   ]
   assert _group(runs) == {
-      "recall": {"core lstm": runs[:2], "core feedforward": runs[2:]}
+    "recall": {"core lstm": runs[:2], "core feedforward": runs[2:]}
   }
 
 
@@ -63,8 +64,8 @@ def test_runs_that_differ_in_their_seed_are_one_group(tmp_path):
 ])  # fmt: skip
 def test_what_changes_the_training_makes_a_group(tmp_path, setting, value):
   runs = [
-      make_run(tmp_path / "a"),
-      make_run(tmp_path / "b", seed=1, settings={setting: value}),
+    make_run(tmp_path / "a"),
+    make_run(tmp_path / "b", seed=1, settings={setting: value}),
   ]
   usual = smoke().setting(setting)
   name = setting.split(".")[1]
@@ -95,8 +96,8 @@ def test_what_only_shows_makes_none(tmp_path):
 
 def test_runs_are_found_below_a_directory(tmp_path):
   runs = [
-      make_run(tmp_path / name)
-      for name in ("study/recall/zero/seed0", "study/recall/zero/seed1", "b")
+    make_run(tmp_path / name)
+    for name in ("study/recall/zero/seed0", "study/recall/zero/seed1", "b")
   ]
   (runs[0] / "old").mkdir()
   write_config(runs[0] / "old", smoke())  # inside a run: not looked at
@@ -113,13 +114,13 @@ def test_runs_are_found_below_a_directory(tmp_path):
 
 def test_tasks_are_compared_within_themselves(tmp_path):
   runs = [
-      make_run(tmp_path / "a", task="recall"),
-      make_run(tmp_path / "b", task="Pong", core="lstm"),
-      make_run(tmp_path / "c", task="Pong", core="feedforward"),
+    make_run(tmp_path / "a", task="recall"),
+    make_run(tmp_path / "b", task="Pong", core="lstm"),
+    make_run(tmp_path / "c", task="Pong", core="feedforward"),
   ]
   assert _group(runs) == {
-      "recall": {"": runs[:1]},
-      "Pong": {"core lstm": runs[1:2], "core feedforward": runs[2:]},
+    "recall": {"": runs[:1]},
+    "Pong": {"core lstm": runs[1:2], "core feedforward": runs[2:]},
   }
 
 
@@ -140,17 +141,20 @@ def _drawn(monkeypatch):
 
 def test_a_group_is_drawn_as_the_mean_of_its_seeds(tmp_path, drawn):
   runs = [
-      make_run(tmp_path / "a", seed=0, scale=1.0),
-      make_run(tmp_path / "b", seed=1, scale=3.0),
+    make_run(tmp_path / "a", seed=0, scale=1.0),
+    make_run(tmp_path / "b", seed=1, scale=3.0),
   ]
   assert plots.plot_runs(runs, tmp_path / "out.png") == ([], [])
   mean, *circles = drawn["recall"].lines
   np.testing.assert_allclose(
-      mean.get_ydata(), 2.0 * mean.get_xdata() / 1000, atol=1e-9
+    mean.get_ydata(), 2.0 * mean.get_xdata() / 1000, atol=1e-9
   )
   assert mean.get_xdata()[-1] == 4000
   # Evaluations of each run, on the last row: not averaged, and no line.
-  assert [tuple(np.ravel(c.get_data())) for c in circles] == [(4000, 1), (4000, 3)]
+  assert [tuple(np.ravel(c.get_data())) for c in circles] == [
+    (4000, 1),
+    (4000, 3),
+  ]
   assert all(c.get_linestyle() == "None" for c in circles)
   assert drawn["legend"] == [
       "mean of 2 runs", "range of the runs", "evaluation"
@@ -163,12 +167,14 @@ def test_a_group_is_drawn_as_the_mean_of_its_seeds(tmp_path, drawn):
 
 def test_each_task_has_a_panel(tmp_path, drawn):
   runs = [
-      make_run(tmp_path / f"{task}{seed}", task=task, seed=seed)
-      for task, seeds in (("Pong", 2), ("recall", 1), ("Qbert", 3))
-      for seed in range(seeds)
+    make_run(tmp_path / f"{task}{seed}", task=task, seed=seed)
+    for task, seeds in (("Pong", 2), ("recall", 1), ("Qbert", 3))
+    for seed in range(seeds)
   ]
   plots.plot_runs(runs, tmp_path / "out.png", column="return_mean", x="minutes")
-  assert len(drawn["Pong"].lines) == 1 + 2 and len(drawn["Qbert"].lines) == 1 + 3
+  assert (
+    len(drawn["Pong"].lines) == 1 + 2 and len(drawn["Qbert"].lines) == 1 + 3
+  )
   assert drawn["legend"] == [
       "mean of 1 to 3 runs", "range of the runs", "evaluation"
   ]  # fmt: skip
@@ -187,8 +193,8 @@ def test_other_columns_have_no_evaluations_beside(tmp_path, drawn):
 
 def test_frames_are_steps_where_a_task_skips_none(tmp_path, drawn):
   runs = [
-      make_run(tmp_path / "a", task="Pong"),
-      make_run(tmp_path / "b", task="recall", skip=1),
+    make_run(tmp_path / "a", task="Pong"),
+    make_run(tmp_path / "b", task="recall", skip=1),
   ]
   plots.plot_runs(runs, tmp_path / "out.png")
   assert drawn["Pong"].get_xlabel() == "frames"
@@ -197,32 +203,32 @@ def test_frames_are_steps_where_a_task_skips_none(tmp_path, drawn):
 
 def test_how_far_a_mean_goes_is_said(tmp_path, drawn, capsys):
   runs = [
-      make_run(tmp_path / "a", seed=0),
-      make_run(tmp_path / "b", seed=1, rows=3),
-      make_run(tmp_path / "c", seed=0, task="Pong"),
+    make_run(tmp_path / "a", seed=0),
+    make_run(tmp_path / "b", seed=1, rows=3),
+    make_run(tmp_path / "c", seed=0, task="Pong"),
   ]
   out = str(tmp_path / "out.png")
   assert command.main([*map(str, runs), "--out", out]) == 0
   assert drawn["recall"].lines[0].get_xdata()[-1] == 2000
   assert capsys.readouterr().err == (
-      "note: recall: runs of 2k to 4k frames, their mean is drawn as far as the"
-      " shortest goes\n"
+    "note: recall: runs of 2k to 4k frames, their mean is drawn as far as the"
+    " shortest goes\n"
   )
   assert drawn["legend"][0] == (
-      "mean of 1 to 2 runs, as far as the shortest goes"
+    "mean of 1 to 2 runs, as far as the shortest goes"
   )
 
 
 def test_a_copy_is_no_second_seed(tmp_path, drawn):
   runs = [
-      make_run(tmp_path / "a", rows=4),
-      make_run(tmp_path / "copy", settings={"log.period_seconds": 3.0}),
-      make_run(tmp_path / "b", seed=1),
+    make_run(tmp_path / "a", rows=4),
+    make_run(tmp_path / "copy", settings={"log.period_seconds": 3.0}),
+    make_run(tmp_path / "b", seed=1),
   ]
   _, notes = plots.plot_runs(runs, tmp_path / "out.png")
   assert notes == [
-      f"{runs[0]}, {runs[1]}: same seed and settings, one run of them is drawn,"
-      f" {runs[1]}"
+    f"{runs[0]}, {runs[1]}: same seed and settings, one run of them is drawn,"
+    f" {runs[1]}"
   ]
   assert drawn["legend"][0] == "mean of 2 runs"
 
@@ -232,8 +238,8 @@ def test_a_short_run_is_drawn_by_what_it_has(tmp_path, drawn, capsys):
   out = ["--out", str(tmp_path / "out.png")]
   assert command.main([str(tmp_path), *out]) == 0
   assert capsys.readouterr().err == (
-      "note: no run has numbers in return_exploit yet: eval_return is drawn"
-      " instead\n"
+    "note: no run has numbers in return_exploit yet: eval_return is drawn"
+    " instead\n"
   )
   assert drawn["recall"].get_ylabel() == "raw return, evaluations"
   (point, _) = drawn["recall"].lines
@@ -243,8 +249,8 @@ def test_a_short_run_is_drawn_by_what_it_has(tmp_path, drawn, capsys):
   arguments = [str(runs[0]), "--column", "return_exploit", *out]
   assert command.main(arguments) == 2
   assert capsys.readouterr().err == (
-      "error: no log has numbers in column 'return_exploit' yet; these have some:"
-      " minutes, steps, eval_return\n"
+    "error: no log has numbers in column 'return_exploit' yet; these have some:"
+    " minutes, steps, eval_return\n"
   )
   # Lanes that explore have ended games, the others none yet.
   other = make_run(tmp_path / "b", exploit=False)
@@ -254,8 +260,8 @@ def test_a_short_run_is_drawn_by_what_it_has(tmp_path, drawn, capsys):
 
 def test_a_run_that_has_nothing_yet_is_left_out(tmp_path, drawn, capsys):
   runs = [
-      make_run(tmp_path / name, seed=seed)
-      for seed, name in enumerate(("a", "new", "cut"))
+    make_run(tmp_path / name, seed=seed)
+    for seed, name in enumerate(("a", "new", "cut"))
   ]
   (runs[1] / "log.csv").unlink()
   # Of a run that is being written: half a row at the end.
@@ -267,7 +273,7 @@ def test_a_run_that_has_nothing_yet_is_left_out(tmp_path, drawn, capsys):
   assert drawn["legend"][0] == "mean of 2 runs"
   assert command.main([str(runs[1]), "--out", out]) == 2
   assert "no log has numbers in column 'return_exploit' yet" in (
-      capsys.readouterr().err
+    capsys.readouterr().err
   )
 
 

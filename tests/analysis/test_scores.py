@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from r2d2_jax.analysis.scores import (
-    PUBLISHED_AGENTS,
-    game_of_task,
-    human_normalised,
-    published_scores,
+  PUBLISHED_AGENTS,
+  game_of_task,
+  human_normalised,
+  published_scores,
 )
 from r2d2_jax.envs.tasks import atari57_games
 
@@ -34,7 +34,7 @@ def test_normalisation_is_0_for_random_and_100_for_the_human():
   assert human_normalised("pong", -20.7) == 0.0
   assert human_normalised("pong", 14.6) == 100.0
   np.testing.assert_allclose(
-      human_normalised("pong", np.array([-3.05, 14.6])), [50.0, 100.0]
+    human_normalised("pong", np.array([-3.05, 14.6])), [50.0, 100.0]
   )
   with pytest.raises(ValueError, match="not one of the 57"):
     human_normalised("catch", 1.0)

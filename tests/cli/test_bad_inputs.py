@@ -14,28 +14,29 @@ import signal
 import tempfile
 from typing import Literal, get_args, get_origin
 
-from hypothesis import assume, example, given, settings, strategies as st
+from hypothesis import assume, example, given, settings
+from hypothesis import strategies as st
 import pytest
 
 from r2d2_jax.cli import evaluate, plot, record, scoreboard, train
-from r2d2_jax.presets import PRESETS, smoke
 from r2d2_jax.config import (
-    Config,
-    ConfigError,
-    from_dict,
-    to_dict,
-    validate,
+  Config,
+  ConfigError,
+  from_dict,
+  to_dict,
+  validate,
 )
-from r2d2_jax.system.storage import agents as saved
-from r2d2_jax.video import recording
+from r2d2_jax.presets import PRESETS, smoke
 from r2d2_jax.system import train as training
+from r2d2_jax.system.storage import agents as saved
 from r2d2_jax.system.storage.rundir import read_config, write_config
+from r2d2_jax.video import recording
 
 _MANY = settings(max_examples=120)
 _FIELDS = {
-    f"{section.name}.{field.name}": field.type
-    for section in dataclasses.fields(Config)
-    for field in dataclasses.fields(section.type)
+  f"{section.name}.{field.name}": field.type
+  for section in dataclasses.fields(Config)
+  for field in dataclasses.fields(section.type)
 }
 _HELP = {"-h", "--help"}
 
@@ -60,8 +61,10 @@ def _nothing_starts():
 
 def _tree(directory: pathlib.Path) -> dict[str, bytes]:
   return {
-      str(path.relative_to(directory)): path.read_bytes() if path.is_file() else b""
-      for path in directory.rglob("*")
+    str(path.relative_to(directory)): path.read_bytes()
+    if path.is_file()
+    else b""
+    for path in directory.rglob("*")
   }
 
 
@@ -152,15 +155,19 @@ def _wrong_settings(draw) -> tuple[str, list[str]]:
 @_MANY
 @given(wrong=_wrong_settings(), preset=st.sampled_from(sorted(PRESETS)))
 # What was let through, or ended in a traceback, before.
-@example(wrong=("run.max_minutes", ["--run.max-minutes", "nan"]), preset="paper")
+@example(
+  wrong=("run.max_minutes", ["--run.max-minutes", "nan"]), preset="paper"
+)
 @example(wrong=("env.num_envs", ["--env.num-envs", "9" * 17]), preset="paper")
 @example(wrong=("run.seed", ["--run.seed", "9" * 400]), preset="paper")
 @example(wrong=("run.max_minutes", ["--run.max-minutes=1e308"]), preset="paper")
 @example(wrong=("run.run_dir", ["--run.run-dir", "a\0b"]), preset="smoke")
 @example(wrong=("env.task", ["--env.task", "\ud800"]), preset="smoke")
 @example(wrong=("env.num_threads", ["--env.num-threads=9999"]), preset="smoke")
-@example(wrong=("network.torso_channels", ["--network.torso-channels", "8"]),
-         preset="laptop")
+@example(
+  wrong=("network.torso_channels", ["--network.torso-channels", "8"]),
+  preset="laptop",
+)
 def test_a_wrong_setting_is_named(wrong, preset):
   field, arguments = wrong
   with _empty_directory() as directory:
@@ -171,8 +178,10 @@ def test_a_wrong_setting_is_named(wrong, preset):
 
 
 @_MANY
-@given(flag=st.text(max_size=20).map(lambda text: f"--{text}"),
-       place=st.integers(0, 2))
+@given(
+  flag=st.text(max_size=20).map(lambda text: f"--{text}"),
+  place=st.integers(0, 2),
+)
 @example(flag="--agent.nsteps", place=1)
 @example(flag="--agent", place=1)
 @example(flag="--no-run.lock", place=2)
@@ -186,9 +195,9 @@ def test_an_unknown_flag_is_named(flag, place):
   # A frame may break long names, and strip what is blank.
   renamed = "this setting is called" in said  # it is named without its dashes
   assert (
-      renamed
-      or _names("".join(flag.split())[:10], said)
-      or not flag.isprintable()
+    renamed
+    or _names("".join(flag.split())[:10], said)
+    or not flag.isprintable()
   ), said
 
 
@@ -278,14 +287,28 @@ def test_settings_that_exclude_each_other_are_named(wrong, preset):
 
 @pytest.mark.envpool
 @_MANY
-@given(name=st.text(max_size=30)
-       | st.sampled_from(["Pongg", "../../Pong", "/etc/passwd", "$(id)", "[/b]",
-                          "Pong-v4", "A" * 3000, "None", "recall2", "-v5"]))
+@given(
+  name=st.text(max_size=30)
+  | st.sampled_from(
+    [
+      "Pongg",
+      "../../Pong",
+      "/etc/passwd",
+      "$(id)",
+      "[/b]",
+      "Pong-v4",
+      "A" * 3000,
+      "None",
+      "recall2",
+      "-v5",
+    ]
+  )
+)
 @example(name="..")
 def test_an_unknown_game_is_refused(name):
   pytest.importorskip("envpool")
-  from r2d2_jax.envs.tasks import plain_name  # pylint: disable=g-import-not-at-top
-  from r2d2_jax.envs.envpool_world import find_task  # pylint: disable=g-import-not-at-top
+  from r2d2_jax.envs.envpool_world import find_task
+  from r2d2_jax.envs.tasks import plain_name
 
   assume(plain_name(name) != "recall")
   with contextlib.suppress(ValueError):
@@ -293,7 +316,7 @@ def test_an_unknown_game_is_refused(name):
     assume(False)
   with _empty_directory() as directory:
     said = _refusal(
-        train.main, ["--preset=laptop", f"--env.task={name}"], directory
+      train.main, ["--preset=laptop", f"--env.task={name}"], directory
     )
   assert "task" in said
 
@@ -338,23 +361,23 @@ def _places(tmp_path_factory) -> pathlib.Path:
   (top / "whole").mkdir()
   write_config(top / "whole", config.updated({"env.task": "Pong"}))
   (top / "whole" / "log.csv").write_text(
-      "steps,frames,return_exploit,bottleneck\n1,1,1,step\n2,2,2,step\n"
+    "steps,frames,return_exploit,bottleneck\n1,1,1,step\n2,2,2,step\n"
   )
   (top / "whole" / "evaluation.csv").write_text(
-      "updates,game,return,frames,truncated\n5,0,21,4,0\n"
+    "updates,game,return,frames,truncated\n5,0,21,4,0\n"
   )
   for name, text in {
-      "config_empty": b"",
-      "config_text": b"hello",
-      "config_binary": bytes(range(256)),
-      "config_list": b"[]",
-      "config_null": b"null",
-      "config_deep": b"[" * 100_000,
-      "config_wrong_type": b'{"env": {"num_envs": "64"}}',
-      "config_out_of_range": b'{"network": {"core_units": -3}}',
-      "config_nan": b'{"agent": {"discount": NaN}}',
-      "config_unknown": b'{"agent": {"n_steps": 5}}',
-      "config_section": b'{"agent": null}',
+    "config_empty": b"",
+    "config_text": b"hello",
+    "config_binary": bytes(range(256)),
+    "config_list": b"[]",
+    "config_null": b"null",
+    "config_deep": b"[" * 100_000,
+    "config_wrong_type": b'{"env": {"num_envs": "64"}}',
+    "config_out_of_range": b'{"network": {"core_units": -3}}',
+    "config_nan": b'{"agent": {"discount": NaN}}',
+    "config_unknown": b'{"agent": {"n_steps": 5}}',
+    "config_section": b'{"agent": null}',
   }.items():
     (run(name) / "config.json").write_bytes(text)
   (top / "config_is_directory" / "config.json").mkdir(parents=True)
@@ -364,29 +387,36 @@ def _places(tmp_path_factory) -> pathlib.Path:
 
   header = b"minutes,steps,frames,updates,return_exploit\n"
   for name, text in {
-      "log_binary": b"\xff\xfe" * 99,
-      "log_text": b"\n".join([b"hello"] * 9),
-      "log_carriage_return": header + b"1,2\r3,4,5,6\n",
-      "log_long_field": b"x" * 200_000,
-      "log_words": header + b"a,b,c,d,e\n",
-      "log_infinite": header + b"1,inf,inf,1,inf\n",
-      "log_empty": b"",
+    "log_binary": b"\xff\xfe" * 99,
+    "log_text": b"\n".join([b"hello"] * 9),
+    "log_carriage_return": header + b"1,2\r3,4,5,6\n",
+    "log_long_field": b"x" * 200_000,
+    "log_words": header + b"a,b,c,d,e\n",
+    "log_infinite": header + b"1,inf,inf,1,inf\n",
+    "log_empty": b"",
   }.items():
     (run(name) / "log.csv").write_bytes(text)
   header = b"updates,game,return,frames,truncated\n"
   for name, text in {
-      "evaluation_binary": b"\xff\xfe" * 99,
-      "evaluation_columns": b"a,b\n1,2\n",
-      "evaluation_words": header + b"5,0,x,4,0\n",
-      "evaluation_infinite": header + b"inf,0,1,4,0\n",
-      "evaluation_no_start": header + b"5,3,1,4,0\n",
-      "evaluation_long_field": b"x" * 200_000,
+    "evaluation_binary": b"\xff\xfe" * 99,
+    "evaluation_columns": b"a,b\n1,2\n",
+    "evaluation_words": header + b"5,0,x,4,0\n",
+    "evaluation_infinite": header + b"inf,0,1,4,0\n",
+    "evaluation_no_start": header + b"5,3,1,4,0\n",
+    "evaluation_long_field": b"x" * 200_000,
   }.items():
     (run(name) / "evaluation.csv").write_bytes(text)
   return top
 
 
-_NO_RUNS = ["absent", "absent/deeper", "file", "file/deeper", "empty", "foreign"]
+_NO_RUNS = [
+  "absent",
+  "absent/deeper",
+  "file",
+  "file/deeper",
+  "empty",
+  "foreign",
+]
 _CONFIGS = [
     "config_empty", "config_text", "config_binary", "config_list", "config_null",
     "config_deep", "config_wrong_type", "config_out_of_range", "config_nan",
@@ -404,12 +434,12 @@ _EVALUATIONS = [
 
 
 @pytest.mark.parametrize(
-    "place",
-    ["file", "file/deeper", "foreign", "link_to_nowhere", "x" * 300, *_CONFIGS],
+  "place",
+  ["file", "file/deeper", "foreign", "link_to_nowhere", "x" * 300, *_CONFIGS],
 )
 def test_training_leaves_a_directory_that_is_no_runs(place, places):
   said = _refusal(
-      train.main, ["--preset=smoke", f"--run.run-dir={place}"], places
+    train.main, ["--preset=smoke", f"--run.run-dir={place}"], places
   )
   assert place in said
   if not place.startswith("config"):
@@ -547,9 +577,9 @@ def test_a_wrong_value_in_json_is_named(wrong):
 
 
 _JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
-    max_leaves=9,
+  st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+  lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+  max_leaves=9,
 )
 
 

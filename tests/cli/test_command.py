@@ -18,11 +18,14 @@ from tests.help import help_of
 ROOT = pathlib.Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("module, words", [
+@pytest.mark.parametrize(
+  "module, words",
+  [
     ("evaluate", ["--checkpoint", "--episodes", "--epsilon", "--seed"]),
     ("scoreboard", ["--csv", "--plots"]),
     ("plot", ["--out", "--column", "--title"]),
-])
+  ],
+)
 def test_help_imports_no_jax(module, words):
   shown = help_of(f"experiments.{module}", "matplotlib")
   for word in words:
@@ -37,10 +40,15 @@ def _run(error):
   return run_command(function, prog="x", arguments=[])
 
 
-@pytest.mark.parametrize("error", [
-    ConfigError("do this"), FileError("do this"), MissingPackageError("do this"),
+@pytest.mark.parametrize(
+  "error",
+  [
+    ConfigError("do this"),
+    FileError("do this"),
+    MissingPackageError("do this"),
     CheckpointError("do this"),
-])
+  ],
+)
 def test_what_the_user_can_mend_is_one_line(error, capsys):
   assert _run(error) == 2
   assert capsys.readouterr().err == "error: do this\n"
@@ -63,15 +71,17 @@ def test_the_home_directory_is_put_in_for_every_command(monkeypatch):
 
 def test_a_link_to_nowhere_is_no_name_for_a_file(tmp_path):
   (tmp_path / "a.png").symlink_to(tmp_path / "nowhere" / "b.png")
-  with pytest.raises(ConfigError, match="--out: .*a.png: a link to .*not there"):
+  with pytest.raises(
+    ConfigError, match="--out: .*a.png: a link to .*not there"
+  ):
     check_new_file("--out", tmp_path / "a.png", ".png")
   with pytest.raises(ConfigError, match="--out: .*: File name too long"):
     check_new_file("--out", tmp_path / ("x" * 300 + ".png"), ".png")
 
 
-@pytest.mark.parametrize("fault", [
-    RuntimeError, TypeError, ValueError, ImportError, FileNotFoundError
-])
+@pytest.mark.parametrize(
+  "fault", [RuntimeError, TypeError, ValueError, ImportError, FileNotFoundError]
+)
 def test_what_a_program_does_wrong_keeps_its_traceback(fault, capsys):
   with pytest.raises(fault):
     _run(fault("x"))
@@ -88,8 +98,8 @@ def test_other_ends(capsys):
 
 
 @pytest.mark.parametrize(
-    "number",
-    [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1],
+  "number",
+  [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1],
 )
 def test_each_signal_that_asks_to_stop_ends_a_command(number, capsys):
   before = signal.getsignal(number)
@@ -101,7 +111,7 @@ def test_each_signal_that_asks_to_stop_ends_a_command(number, capsys):
 def test_a_command_runs_in_a_thread_that_is_not_the_main_one(capsys):
   codes = []
   thread = threading.Thread(
-      target=lambda: codes.append(exit_code(lambda: print("done")))
+    target=lambda: codes.append(exit_code(lambda: print("done")))
   )
   thread.start()
   thread.join()
@@ -117,7 +127,7 @@ class _Broken(io.StringIO):
 
 
 def test_output_that_cannot_be_written_is_told_once_and_ends_nothing(
-    monkeypatch, capsys
+  monkeypatch, capsys
 ):
   done = []
 
@@ -130,8 +140,8 @@ def test_output_that_cannot_be_written_is_told_once_and_ends_nothing(
   assert exit_code(command) == 0
   assert done == [0, 1, 2]
   assert capsys.readouterr().err == (
-      "warning: output cannot be written ([Errno 28] No space left on device);"
-      " going on\n"
+    "warning: output cannot be written ([Errno 28] No space left on device);"
+    " going on\n"
   )
 
 
@@ -153,13 +163,13 @@ def test_what_cannot_be_encoded_is_written_with_backslashes(monkeypatch):
 
 def test_a_pipe_whose_reader_is_gone_leaves_the_exit_code():
   code = (
-      "import sys\n"
-      "from r2d2_jax.cli.command import exit_code\n"
-      "def command():\n"
-      "  sys.stdin.read()\n"  # until the reader is gone
-      "  for i in range(9): print('x' * 9999)\n"
-      "  return 7\n"
-      "sys.exit(exit_code(command))\n"
+    "import sys\n"
+    "from r2d2_jax.cli.command import exit_code\n"
+    "def command():\n"
+    "  sys.stdin.read()\n"  # until the reader is gone
+    "  for i in range(9): print('x' * 9999)\n"
+    "  return 7\n"
+    "sys.exit(exit_code(command))\n"
   )
   process = subprocess.Popen(
       [sys.executable, "-c", code], cwd=ROOT, text=True,
@@ -171,5 +181,5 @@ def test_a_pipe_whose_reader_is_gone_leaves_the_exit_code():
   process.stderr.close()
   assert process.wait(timeout=60) == 7
   assert said == (
-      "warning: output cannot be written ([Errno 32] Broken pipe); going on\n"
+    "warning: output cannot be written ([Errno 32] Broken pipe); going on\n"
   )

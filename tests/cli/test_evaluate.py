@@ -8,23 +8,27 @@ import jax
 import numpy as np
 import pytest
 
-from r2d2_jax.cli import evaluate as command
-from r2d2_jax.presets import smoke
 from r2d2_jax.agent.learning import init_learner_state, make_optimizer
 from r2d2_jax.agent.networks import make_networks
+from r2d2_jax.cli import evaluate as command
 from r2d2_jax.envs.recall import RecallWorld
+from r2d2_jax.presets import smoke
 from r2d2_jax.system import evaluation
-from r2d2_jax.system.storage.checkpoints import save_checkpoint
 from r2d2_jax.system.evaluation import read_last_evaluation
+from r2d2_jax.system.storage.checkpoints import save_checkpoint
 from r2d2_jax.system.storage.csv_log import read_log
-from r2d2_jax.system.storage.rundir import best_dir, checkpoints_dir, write_config
+from r2d2_jax.system.storage.rundir import (
+  best_dir,
+  checkpoints_dir,
+  write_config,
+)
 
 
 def _config(seed=0):
   config = smoke()
   config = config.updated({"run.seed": seed})
   network = dataclasses.replace(
-      config.network, torso_channels=(4,), core_units=4, head_units=4
+    config.network, torso_channels=(4,), core_units=4, head_units=4
   )
   return dataclasses.replace(config, network=network)
 
@@ -103,7 +107,9 @@ def test_settings_reach_the_games(make_run, monkeypatch):
   evaluate = evaluation.evaluate
 
   def spy(params, *, config, **kwargs):
-    seen.append((config.evaluation.epsilon, config.evaluation.num_lanes, kwargs["seed"]))
+    seen.append(
+      (config.evaluation.epsilon, config.evaluation.num_lanes, kwargs["seed"])
+    )
     return evaluate(params, config=config, **kwargs)
 
   monkeypatch.setattr(evaluation, "evaluate", spy)
@@ -149,12 +155,15 @@ def test_interrupted_in_between_keeps_what_is_whole(make_run, monkeypatch):
 def test_slips_are_told_before_anything_is_played(make_run, tmp_path, capsys):
   run = make_run("a", 1)
   for arguments, words in (
-      ([], "at least one run directory"),
-      ([run, tmp_path / "nowhere"], "holds no run"),
-      ([run, "--episodes", 0], "--episodes: expected a number between 1 and"),
-      ([run, "--epsilon", 1.5], "--epsilon: expected a number between 0 and 1, got 1.5"),
-      ([run, "--seed", -1], "--seed: expected a number between 0 and"),
-      ([run, "--checkpoint", "5"], "expected one of latest, 1"),
+    ([], "at least one run directory"),
+    ([run, tmp_path / "nowhere"], "holds no run"),
+    ([run, "--episodes", 0], "--episodes: expected a number between 1 and"),
+    (
+      [run, "--epsilon", 1.5],
+      "--epsilon: expected a number between 0 and 1, got 1.5",
+    ),
+    ([run, "--seed", -1], "--seed: expected a number between 0 and"),
+    ([run, "--checkpoint", "5"], "expected one of latest, 1"),
   ):
     assert _main(*arguments) == 2
     assert words in capsys.readouterr().err
@@ -162,7 +171,7 @@ def test_slips_are_told_before_anything_is_played(make_run, tmp_path, capsys):
 
 
 def test_scores_of_a_run_that_cannot_be_written_are_announced_and_printed(
-    make_run, monkeypatch, capsys
+  make_run, monkeypatch, capsys
 ):
   run = make_run("a", 3)
 
@@ -175,8 +184,8 @@ def test_scores_of_a_run_that_cannot_be_written_are_announced_and_printed(
   captured = capsys.readouterr()
   before, told = captured.err.splitlines()
   assert before == (
-      f"warning: {run}/evaluation.csv cannot be written: Read-only file system;"
-      " scores are printed only"
+    f"warning: {run}/evaluation.csv cannot be written: Read-only file system;"
+    " scores are printed only"
   )
   monkeypatch.undo()
   assert _main(run, "--episodes", 3, "--epsilon", 0) == 0
@@ -187,7 +196,6 @@ def test_scores_of_a_run_that_cannot_be_written_are_announced_and_printed(
 
 def test_games_are_kept_where_nobody_reads_the_output(make_run, monkeypatch):
   class Pipe(io.StringIO):
-
     def write(self, text):
       raise BrokenPipeError(32, "Broken pipe")
 

@@ -5,16 +5,15 @@ import signal
 import jax
 import pytest
 
-from r2d2_jax.cli import record as command
-from r2d2_jax.presets import smoke
 from r2d2_jax.agent.learning import init_learner_state, make_optimizer
 from r2d2_jax.agent.networks import make_networks
+from r2d2_jax.cli import record as command
 from r2d2_jax.envs.recall import RecallWorld
-from r2d2_jax.video import recording
+from r2d2_jax.presets import smoke
 from r2d2_jax.system.storage.checkpoints import save_checkpoint
 from r2d2_jax.system.storage.rundir import checkpoints_dir, write_config
+from r2d2_jax.video import recording
 from tests.help import help_of
-
 
 # imageio starts its decoder with a fork, which JAX warns of.
 pytestmark = pytest.mark.filterwarnings("ignore:os.fork")
@@ -33,12 +32,18 @@ def _handlers():
 def _run_dir(tmp_path_factory):
   """A run of recall with one checkpoint, before its first update."""
   config = smoke()
-  config = config.updated({"network.torso_channels": (4,), "network.core_units": 4, "network.head_units": 4})
+  config = config.updated(
+    {
+      "network.torso_channels": (4,),
+      "network.core_units": 4,
+      "network.head_units": 4,
+    }
+  )
   networks = make_networks(RecallWorld(1, seed=0).spec, config=config.network)
   state = jax.jit(
-      lambda key: init_learner_state(
-          key, networks=networks, optimizer=make_optimizer(config.agent)
-      )
+    lambda key: init_learner_state(
+      key, networks=networks, optimizer=make_optimizer(config.agent)
+    )
   )(jax.random.key(0))
   run_dir = tmp_path_factory.mktemp("run")
   write_config(run_dir, config)
@@ -75,7 +80,9 @@ def test_a_game_is_written_and_not_overwritten(run_dir, tmp_path, capsys):
   before = out.read_bytes()
   assert command.main(arguments) == 2
   error = capsys.readouterr().err
-  assert error == f"error: --out: {out} exists; give another name, or --overwrite\n"
+  assert (
+    error == f"error: --out: {out} exists; give another name, or --overwrite\n"
+  )
   assert out.read_bytes() == before
 
   cut = [*arguments, "--overwrite", "--max-steps", "2", "--checkpoint", "0"]
@@ -84,21 +91,21 @@ def test_a_game_is_written_and_not_overwritten(run_dir, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "arguments, expected",
-    [
-        (["--out", "x.avi"], "expected a name ending in .mp4 or .gif"),
-        (["--out", "absent/x.mp4"], "a directory that exists, got absent"),
-        (["--out", "x.gif", "--fps", "60"], "at most 50"),
-        (["--epsilon", "1.5"], "--epsilon: expected a number between 0 and 1"),
-        (["--seed", "-1"], "--seed: expected a number between 0 and"),
-        (["--game", "0"], "--game: expected a number between 1 and"),
-        (["--max-steps", "-2"], "--max-steps: expected a number between 0 and"),
-        (["--checkpoint", "7"], "checkpoint: expected one of latest, 0"),
-        (["--checkpoint", "best"], "checkpoint: expected one of latest, 0"),
-    ],
+  "arguments, expected",
+  [
+    (["--out", "x.avi"], "expected a name ending in .mp4 or .gif"),
+    (["--out", "absent/x.mp4"], "a directory that exists, got absent"),
+    (["--out", "x.gif", "--fps", "60"], "at most 50"),
+    (["--epsilon", "1.5"], "--epsilon: expected a number between 0 and 1"),
+    (["--seed", "-1"], "--seed: expected a number between 0 and"),
+    (["--game", "0"], "--game: expected a number between 1 and"),
+    (["--max-steps", "-2"], "--max-steps: expected a number between 0 and"),
+    (["--checkpoint", "7"], "checkpoint: expected one of latest, 0"),
+    (["--checkpoint", "best"], "checkpoint: expected one of latest, 0"),
+  ],
 )
 def test_what_cannot_work_is_refused(
-    run_dir, arguments, expected, tmp_path, monkeypatch, capsys
+  run_dir, arguments, expected, tmp_path, monkeypatch, capsys
 ):
   monkeypatch.chdir(tmp_path)
   assert command.main([str(run_dir), *arguments]) == 2
@@ -117,7 +124,7 @@ def test_a_directory_without_a_run_is_refused(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_keeps_the_pictures_so_far(
-    run_dir, number, tmp_path, monkeypatch, capsys
+  run_dir, number, tmp_path, monkeypatch, capsys
 ):
   """The signal comes in the middle of the third picture, which is finished."""
   iio = pytest.importorskip("imageio.v3")
@@ -139,7 +146,7 @@ def test_an_interrupt_keeps_the_pictures_so_far(
 
 
 def test_an_interrupt_before_the_first_picture_leaves_nothing(
-    run_dir, tmp_path, monkeypatch
+  run_dir, tmp_path, monkeypatch
 ):
   monkeypatch.setattr(
       recording.Painter, "draw",

@@ -8,11 +8,11 @@ import pytest
 from rich.console import Console
 
 from r2d2_jax.analysis import aggregates
-from r2d2_jax.cli import scoreboard as command
 from r2d2_jax.analysis.score_plots import plot_profile
 from r2d2_jax.analysis.score_tables import show, write_csv
 from r2d2_jax.analysis.scores import published_scores
 from r2d2_jax.analysis.standings import read_standings
+from r2d2_jax.cli import scoreboard as command
 from r2d2_jax.config import Config, ConfigError, EnvConfig
 from r2d2_jax.system.storage.rundir import write_config
 
@@ -20,8 +20,8 @@ pytest.importorskip("rliable")
 
 
 FRAMES_NOTE = (
-    "frames: trained on before the evaluation; the published R2D2 has about 10"
-    " billion for each game"
+  "frames: trained on before the evaluation; the published R2D2 has about 10"
+  " billion for each game"
 )
 
 
@@ -47,7 +47,7 @@ def make_run(
     )  # fmt: skip
   rows = [f"{updates},{i},{r},10,0\n" for i, r in enumerate(returns)]
   (path / "evaluation.csv").write_text(
-      "updates,game,return,frames,truncated\n" + "".join(rows)
+    "updates,game,return,frames,truncated\n" + "".join(rows)
   )
   return path
 
@@ -70,8 +70,8 @@ def _no_intervals(monkeypatch):
 
 def test_the_human_gets_100_and_random_play_0(tmp_path):
   runs = [
-      make_run(tmp_path / "a", [14.6, 14.6], task="Pong"),
-      make_run(tmp_path / "b", [227.8], task="alien"),
+    make_run(tmp_path / "a", [14.6, 14.6], task="Pong"),
+    make_run(tmp_path / "b", [227.8], task="alien"),
   ]
   standings = read_standings(runs)
   alien, pong = standings.games
@@ -85,7 +85,9 @@ def test_the_human_gets_100_and_random_play_0(tmp_path):
   # Alien: 100 (40804.9 - 227.8) / 6900 = 588.07; Pong: 100 (20.9 + 20.7) / 35.3 =
   # 117.85.
   assert apex.agent == "Ape-X" and impala.agent == "IMPALA"
-  np.testing.assert_allclose(apex.values[0], (588.0739 + 117.8470) / 2, rtol=1e-6)
+  np.testing.assert_allclose(
+    apex.values[0], (588.0739 + 117.8470) / 2, rtol=1e-6
+  )
   assert r2d2.above_human == 2 and r2d2.values[3] == 0.0
   assert standings.notes == [
       FRAMES_NOTE, "no intervals: they need two seeds or more of a game"
@@ -94,8 +96,8 @@ def test_the_human_gets_100_and_random_play_0(tmp_path):
 
 def test_all_57_give_the_papers_numbers_beside(tmp_path):
   runs = [
-      make_run(tmp_path / game, [scores["r2d2"]], task=game)
-      for game, scores in published_scores().items()
+    make_run(tmp_path / game, [scores["r2d2"]], task=game)
+    for game, scores in published_scores().items()
   ]
   own, _, apex, r2d2 = read_standings(runs).aggregates
   np.testing.assert_allclose(own.values, r2d2.values)
@@ -110,9 +112,9 @@ def test_all_57_give_the_papers_numbers_beside(tmp_path):
 def test_runs_of_a_game_are_its_seeds(tmp_path, no_intervals):
   del no_intervals
   runs = [
-      make_run(tmp_path / "0", [0.0, 2.0], task="Pong"),
-      make_run(tmp_path / "1", [5.0], task="pong-v5", seed=1),
-      make_run(tmp_path / "2", [100.0], task="Breakout"),
+    make_run(tmp_path / "0", [0.0, 2.0], task="Pong"),
+    make_run(tmp_path / "1", [5.0], task="pong-v5", seed=1),
+    make_run(tmp_path / "2", [100.0], task="Breakout"),
   ]
   # The same directory twice, in two spellings, is one run.
   again = [*runs, tmp_path / "0" / ".." / "0"]
@@ -122,8 +124,8 @@ def test_runs_of_a_game_are_its_seeds(tmp_path, no_intervals):
   # The mean of the runs' means 1 and 5; the median of 0, 2, 5.
   assert (pong.score, pong.median, pong.num_games) == (3.0, 2.0, 3)
   assert standings.notes == [
-      FRAMES_NOTE,
-      "no intervals, rliable cannot be imported: pandas is too new"
+    FRAMES_NOTE,
+    "no intervals, rliable cannot be imported: pandas is too new",
   ]
   text = shown(standings)
   assert "over 2 of 57 games, 1 to 2 seeds each" in text
@@ -147,14 +149,14 @@ def test_a_copy_counts_once(tmp_path):
   (pong,) = standings.games
   assert pong.run_means.tolist() == [4.0, 6.0]
   assert standings.notes == [
-      f"{runs[0]}, {runs[1]}: same seed and settings, counted once, as {runs[1]}",
-      FRAMES_NOTE,
+    f"{runs[0]}, {runs[1]}: same seed and settings, counted once, as {runs[1]}",
+    FRAMES_NOTE,
   ]
   # Other lengths are no copies, but no seeds of one agent either.
   assert read_standings(runs[2:]).notes == [
-      "pong: runs are counted as seeds of one agent, but differ in"
-      " run.total_steps",
-      FRAMES_NOTE,
+    "pong: runs are counted as seeds of one agent, but differ in"
+    " run.total_steps",
+    FRAMES_NOTE,
   ]
 
 
@@ -183,9 +185,9 @@ def test_frames_are_shown_beside_the_scores(tmp_path):
 def test_intervals_are_shown_and_written(tmp_path):
   pytest.importorskip("rliable.library", exc_type=ImportError)
   runs = [
-      make_run(tmp_path / f"{game}{seed}", [score + seed], task=game, seed=seed)
-      for game, score in (("pong", 0.0), ("breakout", 20.0))
-      for seed in range(3)
+    make_run(tmp_path / f"{game}{seed}", [score + seed], task=game, seed=seed)
+    for game, score in (("pong", 0.0), ("breakout", 20.0))
+    for seed in range(3)
   ]
   runs.append(make_run(tmp_path / "x", [5.0], task="boxing"))
   standings = read_standings(runs)
@@ -194,11 +196,13 @@ def test_intervals_are_shown_and_written(tmp_path):
   assert (low <= own.values).all() and (own.values <= high).all()
   assert all(row.interval is None for row in published)
   assert standings.notes == [
-      FRAMES_NOTE,
-      "1 of 3 games have one seed and add nothing to the intervals, which are"
-      " too narrow"
+    FRAMES_NOTE,
+    "1 of 3 games have one seed and add nothing to the intervals, which are"
+    " too narrow",
   ]
-  assert f"{own.values[0]:.1f} ({low[0]:.1f} to {high[0]:.1f})" in shown(standings)
+  assert f"{own.values[0]:.1f} ({low[0]:.1f} to {high[0]:.1f})" in shown(
+    standings
+  )
   _, beside = write_csv(standings, tmp_path / "scores.csv")
   with beside.open(newline="") as f:
     rows = list(csv.DictReader(f))
@@ -212,18 +216,18 @@ def test_intervals_are_shown_and_written(tmp_path):
 
 def test_other_tasks_have_raw_scores_only(tmp_path):
   runs = [
-      make_run(tmp_path / "a", [1.0, 0.25], task="recall"),
-      make_run(tmp_path / "b", [0.0], task="recall", core="feedforward"),
-      make_run(tmp_path / "c", [21.0], task="Pong"),
+    make_run(tmp_path / "a", [1.0, 0.25], task="recall"),
+    make_run(tmp_path / "b", [0.0], task="recall", core="feedforward"),
+    make_run(tmp_path / "c", [21.0], task="Pong"),
   ]
   standings = read_standings(runs)
   assert [g.name for g in standings.games] == ["pong", "recall"]
   assert not standings.aggregates  # over one game they would say nothing
   assert standings.notes == [
-      "recall: not among the 57 games, raw score only",
-      "recall: runs are counted as seeds of one agent, but differ in"
-      " network.core",
-      FRAMES_NOTE,
+    "recall: not among the 57 games, raw score only",
+    "recall: runs are counted as seeds of one agent, but differ in"
+    " network.core",
+    FRAMES_NOTE,
   ]
   row = next(l for l in shown(standings).splitlines() if "recall " in l).split()
   assert row == ["recall", "2", "80k", "3", "0.3125", "0.25", *"------"]
@@ -237,12 +241,12 @@ def test_other_tasks_have_raw_scores_only(tmp_path):
 
 def test_other_rules_than_the_published_are_said(tmp_path):
   run = make_run(
-      tmp_path / "a", [1.0], task="Pong", sticky_action_probability=0.25
+    tmp_path / "a", [1.0], task="Pong", sticky_action_probability=0.25
   )
   assert read_standings([run]).notes == [
-      "pong: played with sticky_action_probability 0.25, the published scores"
-      " with 0.0",
-      FRAMES_NOTE,
+    "pong: played with sticky_action_probability 0.25, the published scores"
+    " with 0.0",
+    FRAMES_NOTE,
   ]
 
 
@@ -250,8 +254,8 @@ def test_a_run_without_evaluation_is_named(tmp_path):
   done = make_run(tmp_path / "done", [1.0], task="Pong")
   new = make_run(tmp_path / "new", [], task="Pong")
   assert read_standings([done, new]).notes == [
-      f"not evaluated, left out: {new}",
-      FRAMES_NOTE,
+    f"not evaluated, left out: {new}",
+    FRAMES_NOTE,
   ]
   with pytest.raises(ConfigError, match=f"experiments.evaluate {new}"):
     read_standings([new])
@@ -268,18 +272,21 @@ def test_the_command_writes_table_and_plots(tmp_path, capsys, no_intervals):
   del no_intervals
   # Above, between and below: a score that no human and no agent has.
   runs = [
-      str(make_run(tmp_path / str(i), [score], task=task, seed=i))
-      for i, (task, score) in enumerate(
-          [("pong", 1e6), ("pong", 0.0), ("boxing", 5.0), ("skiing", -30000.0)]
-      )
+    str(make_run(tmp_path / str(i), [score], task=task, seed=i))
+    for i, (task, score) in enumerate(
+      [("pong", 1e6), ("pong", 0.0), ("boxing", 5.0), ("skiing", -30000.0)]
+    )
   ]
   code = command.main(
-      [*runs, "--csv", str(tmp_path / "s.csv"), "--plots", str(tmp_path / "p")]
+    [*runs, "--csv", str(tmp_path / "s.csv"), "--plots", str(tmp_path / "p")]
   )
   assert code == 0
   out = capsys.readouterr().out
   for name in (
-      "s.csv", "s-aggregates.csv", "p/performance_profile.png", "p/games.png"
+    "s.csv",
+    "s-aggregates.csv",
+    "p/performance_profile.png",
+    "p/games.png",
   ):
     assert f"wrote {tmp_path / name}" in out
     assert (tmp_path / name).stat().st_size

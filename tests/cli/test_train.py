@@ -33,7 +33,7 @@ def test_every_setting_is_explained():
   for section in dataclasses.fields(Config):
     for field in dataclasses.fields(getattr(Config(), section.name)):
       assert re.search(
-          rf'^  {field.name}: .*\n  """\S', source, re.MULTILINE
+        rf'^  {field.name}: .*\n  """\S', source, re.MULTILINE
       ), f"{section.name}.{field.name} has no docstring"
 
 
@@ -49,17 +49,17 @@ def test_a_plan_starts_nothing_and_refuses_what_cannot_fit(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "arguments, expected",
-    [
-        (["--preset", "desktop"], "expected one of paper, submission"),
-        (["--preset"], "expected one of paper, submission"),
-        (["--agent.n-step", "-3"], "agent.n_step: expected at least 1, got -3"),
-        (["--replay.min-sequences", "1"], "at least agent.batch_size"),
-        (["--run.lockstep"], "'local' with run.lockstep"),
-    ],
+  "arguments, expected",
+  [
+    (["--preset", "desktop"], "expected one of paper, submission"),
+    (["--preset"], "expected one of paper, submission"),
+    (["--agent.n-step", "-3"], "agent.n_step: expected at least 1, got -3"),
+    (["--replay.min-sequences", "1"], "at least agent.batch_size"),
+    (["--run.lockstep"], "'local' with run.lockstep"),
+  ],
 )
 def test_wrong_values_are_refused_before_anything_starts(
-    arguments, expected, capsys
+  arguments, expected, capsys
 ):
   assert command.main(arguments) == 2
   captured = capsys.readouterr()
@@ -68,8 +68,8 @@ def test_wrong_values_are_refused_before_anything_starts(
 
 
 @pytest.mark.parametrize(
-    "arguments",
-    [["--agent.n-step", "x"], ["--agent.nsteps", "3"], ["--env.life-loss", "no"]],
+  "arguments",
+  [["--agent.n-step", "x"], ["--agent.nsteps", "3"], ["--env.life-loss", "no"]],
 )
 def test_malformed_arguments_exit_with_2(arguments):
   with pytest.raises(SystemExit) as exit_:
@@ -106,7 +106,6 @@ def test_one_that_is_taken_gets_a_number(tmp_path, monkeypatch, capsys):
     raise ConfigError("enough")
 
   class Clock(datetime.datetime):
-
     @classmethod
     def now(cls, tz=None):
       return cls(2026, 11, 26, 14, 18, 32, tzinfo=tz)
@@ -124,7 +123,9 @@ def test_the_home_directory_is_meant_after_an_equals_sign_too(monkeypatch):
   monkeypatch.setenv("HOME", "/home/me")
   for arguments in (["--run.run-dir=~/x"], ["--run.run-dir", "~/x"]):
     assert command.parse_command_line(arguments).run.run_dir == "/home/me/x"
-  assert command.parse_command_line(["--run.run-dir=a~/x"]).run.run_dir == "a~/x"
+  assert (
+    command.parse_command_line(["--run.run-dir=a~/x"]).run.run_dir == "a~/x"
+  )
 
 
 def test_an_unknown_game_is_an_error_with_a_suggestion(tmp_path, capsys):
@@ -140,9 +141,7 @@ def test_an_unknown_game_is_an_error_with_a_suggestion(tmp_path, capsys):
 
 def test_what_may_be_a_runs_is_left_alone(tmp_path, capsys):
   (tmp_path / "log.csv").write_text("mine")
-  code = command.main(
-      ["--preset", "smoke", "--run.run-dir", str(tmp_path)]
-  )
+  code = command.main(["--preset", "smoke", "--run.run-dir", str(tmp_path)])
   assert code == 2
   assert "has log.csv but no config.json" in capsys.readouterr().err
   assert [p.name for p in tmp_path.iterdir()] == ["log.csv"]

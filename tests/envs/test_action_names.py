@@ -18,18 +18,18 @@ def test_pong_has_six_of_its_own_and_eighteen_in_all():
 
 
 @pytest.mark.parametrize(
-    "task, num_actions, expected",
-    [
-        ("MiniGrid-MemoryS7-v0", 3, ["left", "right", "forward"]),
-        ("recall", 4, ["A", "B", "C", "D"]),
-        ("CartPole-v1", 2, ["left", "right"]),
-        ("Catch-v0", 3, ["left", "stay", "right"]),
-        ("Acrobot-v1", 3, ["action 0", "action 1", "action 2"]),
-        ("recall", 2, ["action 0", "action 1"]),
-        # the emulator's list for it is shorter than EnvPool says
-        ("Skiing", 9, [f"action {a}" for a in range(9)]),
-        ("Skiing", 3, ["NOOP", "RIGHT", "LEFT"]),
-    ],
+  "task, num_actions, expected",
+  [
+    ("MiniGrid-MemoryS7-v0", 3, ["left", "right", "forward"]),
+    ("recall", 4, ["A", "B", "C", "D"]),
+    ("CartPole-v1", 2, ["left", "right"]),
+    ("Catch-v0", 3, ["left", "stay", "right"]),
+    ("Acrobot-v1", 3, ["action 0", "action 1", "action 2"]),
+    ("recall", 2, ["action 0", "action 1"]),
+    # the emulator's list for it is shorter than EnvPool says
+    ("Skiing", 9, [f"action {a}" for a in range(9)]),
+    ("Skiing", 3, ["NOOP", "RIGHT", "LEFT"]),
+  ],
 )
 def test_names_of_other_tasks(task, num_actions, expected):
   assert action_names(task, num_actions) == expected
@@ -64,7 +64,7 @@ def test_a_name_means_the_same_among_a_games_own_actions_and_all_18(game):
     return np.stack(seen)
 
   num_own = int(
-      envpool.make_spec(f"{game}-v5", full_action_space=False).action_space.n
+    envpool.make_spec(f"{game}-v5", full_action_space=False).action_space.n
   )
   names, all_names = action_names(game, num_own), action_names(game, 18)
   own = screens(False, list(range(num_own)))

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 pytest.importorskip("envpool")
-# pylint: disable=wrong-import-position
 from r2d2_jax.config import EnvConfig
 from r2d2_jax.envs.child_world import ChildWorld
 from r2d2_jax.envs.envpool_world import EnvPoolWorld
@@ -64,14 +63,19 @@ def test_a_process_that_dies_is_reported():
   world.close()
 
 
-@pytest.mark.parametrize("task, obs_shape, num_actions", [
+@pytest.mark.parametrize(
+  "task, obs_shape, num_actions",
+  [
     pytest.param("D3Battle-v1", (84, 84), 108, marks=pytest.mark.slow),
-    ("HealthGathering-v1", (84, 84, 3), 6)])
+    ("HealthGathering-v1", (84, 84, 3), 6),
+  ],
+)
 def test_vizdoom(task, obs_shape, num_actions):
   files = set(os.listdir())
   try:
     world = make_world(
-        EnvConfig(task=task, num_envs=2, max_episode_frames=80), seed=0)
+      EnvConfig(task=task, num_envs=2, max_episode_frames=80), seed=0
+    )
   except RuntimeError as error:
     pytest.skip(str(error))
   assert isinstance(world, ChildWorld)
@@ -83,6 +87,8 @@ def test_vizdoom(task, obs_shape, num_actions):
     world.send(np.full(2, k % num_actions, np.int32), t.env_id)
   assert t.obs_t.any()
   reports = world.pop_episodes()
-  assert reports and all(r.episode_frames == 4 * r.episode_steps for r in reports)
+  assert reports and all(
+    r.episode_frames == 4 * r.episode_steps for r in reports
+  )
   world.close()
   assert set(os.listdir()) == files  # nothing left in the working directory

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 envpool = pytest.importorskip("envpool")
-# pylint: disable=wrong-import-position
 from r2d2_jax.config import ConfigError, EnvConfig, MissingPackageError
 from r2d2_jax.envs.envpool_world import envpool_seed
 from r2d2_jax.envs.make import make_world
@@ -20,10 +19,13 @@ BREAKOUT = EnvConfig(task="Breakout", num_envs=2, full_action_space=False)
 
 def _actions(num_envs, num_rows, num_actions, seed=0):
   """int32 [num_rows, num_envs]: what lane i does in its row t, in every pool."""
-  return np.stack([
+  return np.stack(
+    [
       np.random.default_rng((seed, i)).integers(num_actions, size=num_rows)
       for i in range(num_envs)
-  ], axis=1).astype(np.int32)
+    ],
+    axis=1,
+  ).astype(np.int32)
 
 
 def _play(config, num_rows, *, seed=0, actions=None):
@@ -43,23 +45,34 @@ def _play(config, num_rows, *, seed=0, actions=None):
       rows[lane].append([field[row] for field in t])
     reports += world.pop_episodes()
   world.close()
-  fields = [np.stack([[rows[i][k][f] for i in range(n)] for k in range(num_rows)])
-            for f in range(len(Timestep._fields))]
+  fields = [
+    np.stack([[rows[i][k][f] for i in range(n)] for k in range(num_rows)])
+    for f in range(len(Timestep._fields))
+  ]
   return Timestep(*fields), reports
 
 
 def _raw(task, num_envs, num_rows, actions, *, seed=0, **options):
   """The same from EnvPool itself: obs, r, terminated, truncated, info, [T, N]."""
-  options = dict(stack_num=1, use_fire_reset=False, max_episode_steps=27000) | options
-  pool = envpool.make(task, env_type="gymnasium", num_envs=num_envs,
-                      seed=envpool_seed(seed), **options)
+  options = (
+    dict(stack_num=1, use_fire_reset=False, max_episode_steps=27000) | options
+  )
+  pool = envpool.make(
+    task,
+    env_type="gymnasium",
+    num_envs=num_envs,
+    seed=envpool_seed(seed),
+    **options,
+  )
   pool.async_reset()
   rows = []
   for k in range(num_rows):
     obs, r, terminated, truncated, info = pool.recv()
     np.testing.assert_array_equal(info["env_id"], np.arange(num_envs))
     names = ("elapsed_step", "lives", "terminated", "reward")
-    rows.append((obs, r, terminated, truncated, *(info[name] for name in names)))
+    rows.append(
+      (obs, r, terminated, truncated, *(info[name] for name in names))
+    )
     pool.send(actions[k], info["env_id"])
   pool.recv()
   pool.close()
@@ -88,8 +101,7 @@ def test_rows_are_those_of_bare_envpool(game, num_rows):
   num_actions = make_world(config, seed=0).spec.num_actions
   actions = _actions(2, num_rows + 1000, num_actions)
   t, reports = _play(config, num_rows, actions=actions)
-  obs, r, terminated, truncated, info = _raw(
-      f"{game}-v5", 2, num_rows, actions)
+  obs, r, terminated, truncated, info = _raw(f"{game}-v5", 2, num_rows, actions)
 
   assert t.obs_t.shape == (num_rows, 2, 84, 84) and t.obs_t.dtype == np.uint8
   assert t.r_t.dtype == t.discount_t.dtype == np.float32
@@ -119,7 +131,9 @@ def test_the_action_of_a_last_row_is_ignored(breakout):
   _equal(t, _play(BREAKOUT, 400, actions=changed)[0])
   lane, row = 0, int(np.flatnonzero(t.is_last_t[:, 0])[0])
   changed[row - 3, lane] = (changed[row - 3, lane] + 1) % 4
-  assert not np.array_equal(t.obs_t, _play(BREAKOUT, 400, actions=changed)[0].obs_t)
+  assert not np.array_equal(
+    t.obs_t, _play(BREAKOUT, 400, actions=changed)[0].obs_t
+  )
 
 
 def test_the_stack_rebuilt_from_single_frames_is_envpools(breakout):
@@ -143,7 +157,8 @@ def test_lanes_do_not_depend_on_pool_order_or_threads():
   _equal(t, _play(dataclasses.replace(four, num_threads=1), 250)[0])
   _equal(t, _play(dataclasses.replace(four, num_threads=3), 250)[0])
   in_turns, reports_too = _play(
-      dataclasses.replace(four, batch_size=2, num_threads=2), 250)
+    dataclasses.replace(four, batch_size=2, num_threads=2), 250
+  )
   _equal(t, in_turns)
   assert reports and set(reports) <= set(reports_too)  # some lanes went further
   two, _ = _play(BREAKOUT, 250)
@@ -153,8 +168,10 @@ def test_lanes_do_not_depend_on_pool_order_or_threads():
 def test_seeds():
   config = dataclasses.replace(BREAKOUT, task="Seaquest", num_envs=3)
   actions = np.zeros((1100, 3), np.int32)
-  runs = [_play(config, 100, seed=seed, actions=actions)[0].obs_t
-          for seed in (0, 0, 1)]
+  runs = [
+    _play(config, 100, seed=seed, actions=actions)[0].obs_t
+    for seed in (0, 0, 1)
+  ]
   np.testing.assert_array_equal(runs[0], runs[1])
   lanes = [run[:, i].tobytes() for run in (runs[0], runs[2]) for i in range(3)]
   # EnvPool seeds lane i with seed + i: without the hash, lane 1 of seed 0 would
@@ -169,7 +186,9 @@ def test_frame_cap_truncates():
   t, reports = _play(dataclasses.replace(BREAKOUT, max_episode_frames=43), 24)
   expected = [k % 11 == 10 for k in range(24)]  # 43 frames are 10 whole steps
   np.testing.assert_array_equal(t.is_last_t[:, 0], expected)
-  np.testing.assert_array_equal(t.is_first_t[:, 0], [k % 11 == 0 for k in range(24)])
+  np.testing.assert_array_equal(
+    t.is_first_t[:, 0], [k % 11 == 0 for k in range(24)]
+  )
   assert (t.discount_t == 1).all()
   assert [r[2:] for r in reports] == [(40, 10, True)] * 4
 
@@ -178,15 +197,19 @@ def test_game_over_at_the_cap_is_game_over(breakout):
   actions, _, reports = breakout
   steps, lane = reports[0].episode_steps, reports[0].env_id
   t, reports = _play(
-      dataclasses.replace(BREAKOUT, max_episode_frames=4 * steps), steps + 1,
-      actions=actions)
+    dataclasses.replace(BREAKOUT, max_episode_frames=4 * steps),
+    steps + 1,
+    actions=actions,
+  )
   assert t.is_last_t[steps, lane] and t.discount_t[steps, lane] == 0
   report = next(r for r in reports if r.env_id == lane)
   assert report.episode_steps == steps and not report.truncated
   # one step less, and it is a truncation
   t, reports = _play(
-      dataclasses.replace(BREAKOUT, max_episode_frames=4 * steps - 1), steps + 1,
-      actions=actions)
+    dataclasses.replace(BREAKOUT, max_episode_frames=4 * steps - 1),
+    steps + 1,
+    actions=actions,
+  )
   assert t.is_last_t[steps - 1, lane] and t.discount_t[steps - 1, lane] == 1
   assert next(r for r in reports if r.env_id == lane).truncated
 
@@ -200,28 +223,37 @@ def test_life_loss_modes(breakout):
   np.testing.assert_array_equal(plain.discount_t, 1 - terminated)
 
   t, reports_roll = _play(
-      dataclasses.replace(BREAKOUT, life_loss="roll"), 400, actions=actions)
-  _equal(t, plain._replace(
-      discount_t=np.where(lost, 0, plain.discount_t)))
+    dataclasses.replace(BREAKOUT, life_loss="roll"), 400, actions=actions
+  )
+  _equal(t, plain._replace(discount_t=np.where(lost, 0, plain.discount_t)))
 
   t, reports_reset = _play(
-      dataclasses.replace(BREAKOUT, life_loss="reset"), 400, actions=actions)
-  _equal(t, plain._replace(
+    dataclasses.replace(BREAKOUT, life_loss="reset"), 400, actions=actions
+  )
+  _equal(
+    t,
+    plain._replace(
       discount_t=np.where(lost, 0, plain.discount_t),
       is_first_t=plain.is_first_t | lost,
-      is_last_t=plain.is_last_t | lost))
+      is_last_t=plain.is_last_t | lost,
+    ),
+  )
   assert reports == reports_roll == reports_reset
 
 
 def test_a_life_lost_at_the_cap_ends_once():
   actions = _actions(2, 1400, 4)
-  t, _ = _play(dataclasses.replace(BREAKOUT, life_loss="reset"), 100,
-               actions=actions)
+  t, _ = _play(
+    dataclasses.replace(BREAKOUT, life_loss="reset"), 100, actions=actions
+  )
   step, lane = (int(x[0]) for x in np.nonzero(t.is_first_t & t.is_last_t))
   t, reports = _play(
-      dataclasses.replace(
-          BREAKOUT, life_loss="reset", max_episode_frames=4 * step),
-      100, actions=actions)
+    dataclasses.replace(
+      BREAKOUT, life_loss="reset", max_episode_frames=4 * step
+    ),
+    100,
+    actions=actions,
+  )
   row = [x[step, lane] for x in t[2:5]]
   assert row == [0.0, False, True]  # discount, is_first, is_last
   assert t.is_first_t[step + 1, lane]
@@ -231,11 +263,12 @@ def test_a_life_lost_at_the_cap_ends_once():
 def test_reports_are_of_the_raw_game(breakout):
   actions, t, plain = breakout
   _, altered = _play(
-      dataclasses.replace(BREAKOUT, life_loss="reset", flicker_probability=0.5),
-      400, actions=actions)
+    dataclasses.replace(BREAKOUT, life_loss="reset", flicker_probability=0.5),
+    400,
+    actions=actions,
+  )
   assert plain == altered and len(plain) >= 2
-  _, _, _, _, info = _raw(
-      "Breakout-v5", 2, 400, actions, reward_clip=True)
+  _, _, _, _, info = _raw("Breakout-v5", 2, 400, actions, reward_clip=True)
   end = int(np.flatnonzero(t.is_last_t[:, 0])[0])
   report = next(r for r in plain if r.env_id == 0)
   assert report.episode_return == info["reward"][: end + 1, 0].sum()
@@ -264,8 +297,16 @@ def test_a_new_game_with_fewer_lives_has_lost_none():
 
 def test_no_ops_are_raw_frames_and_not_counted():
   """A first frame is among those of the first 30 raw frames, one by one."""
-  pool = envpool.make("Seaquest-v5", env_type="gymnasium", num_envs=1, seed=5,
-                      stack_num=1, frame_skip=1, noop_max=1, use_fire_reset=False)
+  pool = envpool.make(
+    "Seaquest-v5",
+    env_type="gymnasium",
+    num_envs=1,
+    seed=5,
+    stack_num=1,
+    frame_skip=1,
+    noop_max=1,
+    use_fire_reset=False,
+  )
   frames = [pool.reset()[0][0, 0].tobytes()]
   for _ in range(30):
     frames.append(pool.step(np.zeros(1, np.int32))[0][0, 0].tobytes())
@@ -275,18 +316,24 @@ def test_no_ops_are_raw_frames_and_not_counted():
   assert len(set(begins)) > 3
   # however many no-ops, the cap counts the agent's steps alone
   assert [r.episode_steps for r in reports] == [10] * 8
-  begins = [frames.index(x.tobytes()) for x in _play(
-      dataclasses.replace(config, noop_max=1), 1)[0].obs_t[0]]
+  begins = [
+    frames.index(x.tobytes())
+    for x in _play(dataclasses.replace(config, noop_max=1), 1)[0].obs_t[0]
+  ]
   assert begins == [0] * 8
 
 
 def test_fire_is_the_agents_own():
   nothing = np.zeros((1400, 2), np.int32)
-  t, _ = _play(dataclasses.replace(BREAKOUT, life_loss="roll"), 200, actions=nothing)
+  t, _ = _play(
+    dataclasses.replace(BREAKOUT, life_loss="roll"), 200, actions=nothing
+  )
   assert (t.discount_t == 1).all()  # nobody served, no ball, no life lost
   t, _ = _play(
-      dataclasses.replace(BREAKOUT, life_loss="roll", fire_on_reset=True), 200,
-      actions=nothing)
+    dataclasses.replace(BREAKOUT, life_loss="roll", fire_on_reset=True),
+    200,
+    actions=nothing,
+  )
   assert (t.discount_t == 0).any()
 
 
@@ -304,12 +351,15 @@ def test_frame_skip_and_action_sets():
   full = make_world(EnvConfig(task="Breakout", num_envs=1), seed=0)
   assert full.spec == ((84, 84), np.uint8, 18, 4)
   few = make_world(
-      dataclasses.replace(BREAKOUT, num_envs=1, frame_skip=2), seed=0)
+    dataclasses.replace(BREAKOUT, num_envs=1, frame_skip=2), seed=0
+  )
   assert few.spec == ((84, 84), np.uint8, 4, 2)
   actions = _actions(2, 1100, 4)
   t, reports = _play(
-      dataclasses.replace(BREAKOUT, frame_skip=2, max_episode_frames=40), 21,
-      actions=actions)
+    dataclasses.replace(BREAKOUT, frame_skip=2, max_episode_frames=40),
+    21,
+    actions=actions,
+  )
   raw, *_ = _raw("Breakout-v5", 2, 21, actions, frame_skip=2)
   np.testing.assert_array_equal(t.obs_t, raw[:, :, 0])
   assert reports[0][2:] == (40, 20, True)
@@ -338,6 +388,7 @@ def test_misuse():
 def test_every_game_of_the_benchmark_is_known():
   known = set(envpool.list_all_envs())
   from r2d2_jax.envs.tasks import resolve_task
+
   tasks = {resolve_task(game, known) for game in atari57_games()}
   assert len(tasks) == 57 and tasks <= known
   assert "MsPacman-v5" in tasks and "UpNDown-v5" in tasks
@@ -374,7 +425,8 @@ def test_minigrid_time_limit_is_its_own_or_the_cap():
   t, reports = _play(config, 300, actions=still)
   assert reports == [(0, 0.0, 256, 256, True)] and (t.discount_t == 1).all()
   _, reports = _play(
-      dataclasses.replace(config, max_episode_frames=20), 30, actions=still)
+    dataclasses.replace(config, max_episode_frames=20), 30, actions=still
+  )
   assert reports[0] == (0, 0.0, 20, 20, True)
 
 
@@ -393,18 +445,40 @@ def test_state_numbers_come_as_one_hot():
   assert (t.obs_t[t.is_first_t][:, 0] == 1).all()
 
 
-@pytest.mark.parametrize("task, options, message", [
+@pytest.mark.parametrize(
+  "task, options, message",
+  [
     ("Pnog", {}, "unknown task 'Pnog': did you mean Pong-v5"),
-    ("Pendulum-v1", {}, "actions float32 .1.: R2D2 chooses one of a discrete set"),
-    ("Minesweeper-v0", {}, "actions int32 .2.: R2D2 chooses one of a discrete set"),
-    ("FingerSpin-v1", {}, "actions float64 .2.: R2D2 chooses one of a discrete set"),
+    (
+      "Pendulum-v1",
+      {},
+      "actions float32 .1.: R2D2 chooses one of a discrete set",
+    ),
+    (
+      "Minesweeper-v0",
+      {},
+      "actions int32 .2.: R2D2 chooses one of a discrete set",
+    ),
+    (
+      "FingerSpin-v1",
+      {},
+      "actions float64 .2.: R2D2 chooses one of a discrete set",
+    ),
     ("Backgammon-v1", {}, "Backgammon-v1 has 2 players"),
     ("IntersectionMultiAgent-v0", {}, "has 2 players"),
-    ("Game2048-v1", {},
-     "several parts .board int32 .4, 4., action_mask bool .4..: the network"),
-    ("VizdoomCustom-v1", {}, "VizdoomCustom-v1 cannot start here.*cfg.*not exist"),
+    (
+      "Game2048-v1",
+      {},
+      "several parts .board int32 .4, 4., action_mask bool .4..: the network",
+    ),
+    (
+      "VizdoomCustom-v1",
+      {},
+      "VizdoomCustom-v1 cannot start here.*cfg.*not exist",
+    ),
     ("Catch-v0", dict(life_loss="roll"), "Catch-v0 has no lives"),
-])
+  ],
+)
 def test_refuses(task, options, message):
   with pytest.raises(ConfigError, match=message):
     make_world(EnvConfig(task=task, num_envs=1, **options), seed=0)

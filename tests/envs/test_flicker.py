@@ -22,8 +22,11 @@ def _play(world, num_recv):
 
 def _blanks(timesteps, lane):
   """Stamped images of lane > 0 are never blank by themselves."""
-  return [bool((t.obs_t[i] == 0).all())
-          for t in timesteps for i in np.flatnonzero(t.env_id == lane)]
+  return [
+    bool((t.obs_t[i] == 0).all())
+    for t in timesteps
+    for i in np.flatnonzero(t.env_id == lane)
+  ]
 
 
 def test_only_the_observation_changes():
@@ -42,8 +45,12 @@ def test_only_the_observation_changes():
 def test_first_and_last_rows_go_blank_too():
   timesteps, _ = _play(FlickerWorld(_script(4), 0.5, seed=1), 200)
   for flag in ("is_first_t", "is_last_t"):
-    seen = {bool(t.obs_t[i].any()) for t in timesteps
-            for i in np.flatnonzero(getattr(t, flag)) if t.env_id[i]}
+    seen = {
+      bool(t.obs_t[i].any())
+      for t in timesteps
+      for i in np.flatnonzero(getattr(t, flag))
+      if t.env_id[i]
+    }
     assert seen == {True, False}
 
 
@@ -60,10 +67,13 @@ def test_a_lane_blinks_alike_in_every_pool_and_order():
 def test_does_not_write_into_the_world_inside():
   class Keeps:
     """Hands out one array again and again."""
+
     spec, num_envs, batch_size = None, 4, 4
     timestep = _play(_script(4), 1)[0][0]
+
     def recv(self):
       return self.timestep
+
   world = Keeps()
   before = world.timestep.obs_t.copy()
   FlickerWorld(world, 1.0, seed=0).recv()

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 pytest.importorskip("envpool")
-# pylint: disable=wrong-import-position
 from r2d2_jax.config import ConfigError, EnvConfig
 from r2d2_jax.envs.envpool_world import EnvPoolWorld
 from r2d2_jax.envs.make import make_world
@@ -29,23 +28,28 @@ def _lanes(config, num_rows, pick=lambda lane, row, n: 0, *, seed=0):
       rows[lane].append([field[row] for field in t])
     reports += world.pop_episodes()
   world.close()
-  return Timestep(*(
+  return Timestep(
+    *(
       np.stack([[lane[k][f] for lane in rows] for k in range(num_rows)])
       for f in range(len(Timestep._fields))
-  )), reports
+    )
+  ), reports
 
 
 def _random(lane, row, num_actions):
   return np.random.default_rng((lane, row)).integers(num_actions)
 
 
-@pytest.mark.parametrize("task", [
+@pytest.mark.parametrize(
+  "task",
+  [
     "CliffWalking-v1",  # EnvPool's own limit does nothing here
     "gfootball/academy_corner-v1",  # one step more than its limit
     "MiniGrid-Empty-8x8-v0",
     "CartPole-v1",
     "Exit-v0",
-])
+  ],
+)
 def test_no_episode_is_longer(task):
   config = EnvConfig(task=task, num_envs=2, max_episode_frames=6)
   t, reports = _lanes(config, 40, _random)
@@ -67,7 +71,8 @@ def test_it_changes_no_reward():
   config = EnvConfig(task="MiniGrid-Empty-5x5-v0", num_envs=4)
   t, _ = _lanes(config, 60, _random)
   capped, _ = _lanes(
-      EnvConfig(task=config.task, num_envs=4, max_episode_frames=59), 60, _random)
+    EnvConfig(task=config.task, num_envs=4, max_episode_frames=59), 60, _random
+  )
   assert t.r_t.max() > 0
   np.testing.assert_array_equal(t.r_t, capped.r_t)
 
@@ -77,7 +82,8 @@ def test_rows_written_out():
   up, right = 0, 1
   config = EnvConfig(task="CliffWalking-v1", num_envs=1, max_episode_frames=3)
   t, reports = _lanes(
-      config, 9, lambda lane, row, n: [up, right, right, right][row % 4])
+    config, 9, lambda lane, row, n: [up, right, right, right][row % 4]
+  )
   # The last row carries the true last observation; then the start again.
   assert t.obs_t[:, 0].argmax(-1).tolist() == [36, 24, 25, 26] * 2 + [36]
   assert t.r_t[:, 0].tolist() == [0, -1, -1, -1] * 2 + [0]
@@ -97,13 +103,16 @@ def test_cut_and_finished_lanes_side_by_side_in_any_order():
   assert (t.obs_t[t.is_first_t][:, 0] == 1).all()  # the start, and only there
   np.testing.assert_array_equal(t.is_first_t[1:], t.is_last_t[:-1])
   for other in (
-      EnvConfig(task=config.task, num_envs=5, max_episode_frames=5, batch_size=2),
-      EnvConfig(task=config.task, num_envs=5, max_episode_frames=5, num_threads=1),
+    EnvConfig(task=config.task, num_envs=5, max_episode_frames=5, batch_size=2),
+    EnvConfig(
+      task=config.task, num_envs=5, max_episode_frames=5, num_threads=1
+    ),
   ):
     for name, x, y in zip(t._fields, t, _lanes(other, 120, _random)[0]):
       np.testing.assert_array_equal(x, y, err_msg=name)
   one, _ = _lanes(
-      EnvConfig(task=config.task, num_envs=1, max_episode_frames=5), 120, _random)
+    EnvConfig(task=config.task, num_envs=1, max_episode_frames=5), 120, _random
+  )
   np.testing.assert_array_equal(one.obs_t, t.obs_t[:, :1])
 
 
@@ -114,8 +123,11 @@ def test_a_game_over_in_the_step_of_the_cap_is_over():
   assert {r[2:] for r in reports} == {(9, 9, False)}
   assert (t.discount_t == np.where(t.is_last_t, 0, 1)).all()
   t, reports = _lanes(
-      EnvConfig(task="Catch-v0", num_envs=2, max_episode_frames=8), 30)
-  assert {r[2:] for r in reports} == {(8, 8, True)} and (t.discount_t == 1).all()
+    EnvConfig(task="Catch-v0", num_envs=2, max_episode_frames=8), 30
+  )
+  assert {r[2:] for r in reports} == {(8, 8, True)} and (
+    t.discount_t == 1
+  ).all()
 
 
 def test_a_reset_in_the_middle_counts_anew():
@@ -161,8 +173,13 @@ def _catch(rows):
 
 
 def _row(*, r=0.0, done=False, shape=(1, 10, 5), dtype=np.float32, rewards=1):
-  return (np.zeros(shape, dtype), np.full(rewards, r, np.float32),
-          np.array([done]), np.array([False]), {"env_id": np.array([0], np.int32)})
+  return (
+    np.zeros(shape, dtype),
+    np.full(rewards, r, np.float32),
+    np.array([done]),
+    np.array([False]),
+    {"env_id": np.array([0], np.int32)},
+  )
 
 
 def test_a_game_that_is_over_as_it_begins_leaves_no_transition():
@@ -176,11 +193,14 @@ def test_a_game_that_is_over_as_it_begins_leaves_no_transition():
   assert world.pop_episodes() == [(0, 1.0, 1, 1, False)]
 
 
-@pytest.mark.parametrize("row, got", [
+@pytest.mark.parametrize(
+  "row, got",
+  [
     (dict(shape=(2, 10, 5)), r"float32 \(2, 10, 5\) and \(1,\)"),
     (dict(shape=(1, 50)), r"float32 \(1, 50\) and \(1,\)"),
     (dict(rewards=2), r"float32 \(1, 10, 5\) and \(2,\)"),
-])
+  ],
+)
 def test_rows_other_than_the_spec_says_are_refused(row, got):
   with pytest.raises(ConfigError, match=rf"Catch-v0.*\(1, 10, 5\).*got {got}"):
     _catch([_row(**row)]).recv()

@@ -9,10 +9,10 @@ from r2d2_jax.envs.make import make_world
 from tests.stamped import StampedWorld
 
 TASKS = [
-    "recall",
-    pytest.param("Catch-v0", marks=pytest.mark.envpool),
-    pytest.param("Pong", marks=pytest.mark.envpool),
-    pytest.param("MiniGrid-MemoryS7-v0", marks=pytest.mark.envpool),
+  "recall",
+  pytest.param("Catch-v0", marks=pytest.mark.envpool),
+  pytest.param("Pong", marks=pytest.mark.envpool),
+  pytest.param("MiniGrid-MemoryS7-v0", marks=pytest.mark.envpool),
 ]
 
 
@@ -46,8 +46,8 @@ def test_a_restored_world_shows_what_the_first_one_shows(task):
   second.load_state_dict(state)
   assert second.pop_episodes() == []  # they were reported before
   for x, y in zip(
-      play(first, 60, np.random.default_rng(1)),
-      play(second, 60, np.random.default_rng(1)),
+    play(first, 60, np.random.default_rng(1)),
+    play(second, 60, np.random.default_rng(1)),
   ):
     for a, b in zip(x, y):
       np.testing.assert_array_equal(a, b)

@@ -13,8 +13,9 @@ from r2d2_jax.envs.recall import RecallWorld
 
 def test_recall_follows_the_settings():
   world = make_world(
-      EnvConfig(task="recall", num_envs=6, batch_size=2, max_episode_frames=3),
-      seed=0)
+    EnvConfig(task="recall", num_envs=6, batch_size=2, max_episode_frames=3),
+    seed=0,
+  )
   assert isinstance(world, RecallWorld)
   assert (world.num_envs, world.batch_size) == (6, 2)
   assert world.spec.frame_skip == 1
@@ -32,21 +33,26 @@ def test_flicker_wraps_any_world():
   assert isinstance(make_world(config, seed=0), FlickerWorld)
 
 
-@pytest.mark.parametrize("options, message", [
+@pytest.mark.parametrize(
+  "options, message",
+  [
     (dict(batch_size=3), "batch_size in .0, num_envs=2., got 3"),
     (dict(life_loss="roll"), "recall has no lives"),
-])
+  ],
+)
 def test_refuses(options, message):
   with pytest.raises(ValueError, match=message):
     make_world(EnvConfig(task="recall", num_envs=2, **options), seed=0)
 
 
 def test_recall_needs_no_envpool():
-  code = ("import sys; sys.modules['envpool'] = None\n"
-          "from r2d2_jax.config import EnvConfig\n"
-          "from r2d2_jax.envs.make import make_world\n"
-          "make_world(EnvConfig(task='recall', num_envs=2), seed=0).reset()\n"
-          "assert 'jax' not in sys.modules")
+  code = (
+    "import sys; sys.modules['envpool'] = None\n"
+    "from r2d2_jax.config import EnvConfig\n"
+    "from r2d2_jax.envs.make import make_world\n"
+    "make_world(EnvConfig(task='recall', num_envs=2), seed=0).reset()\n"
+    "assert 'jax' not in sys.modules"
+  )
   subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -69,9 +69,11 @@ def test_one_episode_row_by_row():
   symbols = np.stack([t.obs_t[0, :K].sum() for t in ts[: last[0] + 1]])
   np.testing.assert_array_equal(symbols, [1] * (delay + 1) + [0, 0, 0])
   np.testing.assert_array_equal(
-      [t.r_t[0] for t in ts[: last[0] + 2]], [0] * last[0] + [1, 0])
+    [t.r_t[0] for t in ts[: last[0] + 2]], [0] * last[0] + [1, 0]
+  )
   np.testing.assert_array_equal(
-      [t.discount_t[0] for t in ts[: last[0] + 2]], [1] * last[0] + [0, 1])
+    [t.discount_t[0] for t in ts[: last[0] + 2]], [1] * last[0] + [0, 1]
+  )
   report = world.pop_episodes()[0]
   assert report == (0, 1.0, last[0], last[0], False)
   assert ts[0].obs_t.dtype == np.float32 and ts[0].r_t.dtype == np.float32
@@ -86,11 +88,12 @@ def test_what_a_memoryless_policy_sees_when_asked_is_always_the_same():
   """The proof of the bound: its inputs in the query row are constant."""
   chooser = np.random.default_rng(0)
   policies = [
-      lambda t, a: np.where(t.is_first_t, np.argmax(t.obs_t[:, :K], -1), a),
-      lambda t, a: chooser.integers(K, size=a.shape),
+    lambda t, a: np.where(t.is_first_t, np.argmax(t.obs_t[:, :K], -1), a),
+    lambda t, a: chooser.integers(K, size=a.shape),
   ]
   for policy in policies:
     seen = set()
+
     def watch(t, a, policy=policy, seen=seen):
       for i in np.flatnonzero(t.obs_t[:, recall.IS_QUERY]):
         seen.add((t.obs_t[i].tobytes(), int(a[i]), float(t.r_t[i])))
@@ -98,6 +101,7 @@ def test_what_a_memoryless_policy_sees_when_asked_is_always_the_same():
       hush = t.obs_t[:, recall.IS_HUSH] > 0
       lucky = hush & (chooser.random(hush.shape) < 0.5)
       return np.where(lucky, 0, policy(t, a)).astype(np.int32)
+
     _play(RecallWorld(64, seed=3), watch, 200)
     assert len(seen) == 1
 
@@ -106,10 +110,12 @@ def test_every_memoryless_policy_stays_below_the_bound():
   """All K x K deterministic ones that matter: by hush and by query action."""
   for hush_action in range(K):
     for query_action in range(K):
+
       def policy(t, a, h=hush_action, q=query_action):
         del a
         is_hush = t.obs_t[:, recall.IS_HUSH] > 0
         return np.where(is_hush, h, q).astype(np.int32)
+
       mean = _mean_return(policy)
       if hush_action:
         assert mean == 0
@@ -121,6 +127,7 @@ def test_every_memoryless_policy_stays_below_the_bound():
     a = np.where(t.obs_t[:, recall.IS_CUE] > 0, cue, a)
     hush = t.obs_t[:, recall.IS_HUSH] > 0
     return np.where(hush, 0, a).astype(np.int32)
+
   assert _mean_return(carries_the_cue_as_its_action) < 1 / K + 0.04
 
 
@@ -144,16 +151,21 @@ def test_cues_delays_and_distractors_are_uniform(task):
 def test_lane_is_the_same_in_a_larger_pool_and_in_turns():
   def by_lane(world, num_recv, num_lanes=3):
     chooser = {i: np.random.default_rng(i) for i in range(world.num_envs)}
+
     def policy(t, a):
       del a
       return np.array([chooser[i].integers(K) for i in t.env_id], np.int32)
+
     ts, _ = _play(world, policy, num_recv)
     out = [[] for _ in range(num_lanes)]
     for t in ts:
       for i, lane in enumerate(t.env_id):
         if lane < num_lanes:
-          out[lane].append((t.obs_t[i].tolist(), *(float(x[i]) for x in t[1:5])))
+          out[lane].append(
+            (t.obs_t[i].tolist(), *(float(x[i]) for x in t[1:5]))
+          )
     return [rows[:60] for rows in out]
+
   small = by_lane(RecallWorld(3, seed=7), 60)
   assert small == by_lane(RecallWorld(8, seed=7), 60)
   assert small == by_lane(RecallWorld(8, seed=7, batch_size=2), 240)
@@ -172,7 +184,8 @@ def test_cap_truncates():
   world = RecallWorld(4, seed=0, max_episode_steps=2)
   ts, _ = _play(world, Oracle(4), 6)
   np.testing.assert_array_equal(
-      [t.is_last_t[0] for t in ts], [0, 0, 1, 0, 0, 1])
+    [t.is_last_t[0] for t in ts], [0, 0, 1, 0, 0, 1]
+  )
   assert all((t.discount_t == 1).all() for t in ts)
   assert world.pop_episodes()[0] == (0, 0.0, 2, 2, True)
 
@@ -193,14 +206,27 @@ def test_misuse():
 
 def test_lane_uniform_golden_and_independent():
   """splitmix64's own first output for seed 0 is 0xE220A8397B1DCDAF."""
-  from r2d2_jax.envs import lane_random  # pylint: disable=import-outside-toplevel
+  from r2d2_jax.envs import lane_random
+
   mixed = lane_random._mix(np.array([lane_random._GOLDEN]))
   assert int(mixed[0]) == 0xE220A8397B1DCDAF
   u = lane_uniform(3, np.arange(100)[:, None], np.arange(200)[None, :])
   assert u.shape == (100, 200) and u.min() >= 0 and u.max() < 1
   assert abs(u.mean() - 0.5) < 0.01 and abs(u.std() - 12**-0.5) < 0.01
   for axis in (0, 1):
-    a, b = np.moveaxis(u, axis, 0)[:-1].ravel(), np.moveaxis(u, axis, 0)[1:].ravel()
+    a, b = (
+      np.moveaxis(u, axis, 0)[:-1].ravel(),
+      np.moveaxis(u, axis, 0)[1:].ravel(),
+    )
     assert abs(np.corrcoef(a, b)[0, 1]) < 0.03
-  assert abs(np.corrcoef(u.ravel(), lane_uniform(
-      4, np.arange(100)[:, None], np.arange(200)[None, :]).ravel())[0, 1]) < 0.03
+  assert (
+    abs(
+      np.corrcoef(
+        u.ravel(),
+        lane_uniform(
+          4, np.arange(100)[:, None], np.arange(200)[None, :]
+        ).ravel(),
+      )[0, 1]
+    )
+    < 0.03
+  )

@@ -21,7 +21,7 @@ def _play(config, look):
     if look:
       screens.append(screen(world))
     world.send(
-        np.array([step % world.spec.num_actions], np.int32), rows[-1].env_id
+      np.array([step % world.spec.num_actions], np.int32), rows[-1].env_id
     )
   world.recv()
   world.close()
@@ -29,18 +29,18 @@ def _play(config, look):
 
 
 @pytest.mark.parametrize(
-    "task, shape, flicker",
-    [
-        ("Pong", (210, 160, 3), 0.0),
-        ("Pong", (210, 160, 3), 1.0),
-        ("MiniGrid-MemoryS7-v0", (224, 224, 3), 0.0),
-        ("CartPole-v1", (400, 600, 3), 0.0),
-    ],
+  "task, shape, flicker",
+  [
+    ("Pong", (210, 160, 3), 0.0),
+    ("Pong", (210, 160, 3), 1.0),
+    ("MiniGrid-MemoryS7-v0", (224, 224, 3), 0.0),
+    ("CartPole-v1", (400, 600, 3), 0.0),
+  ],
 )
 def test_rows_are_the_same_whether_or_not_it_is_looked_at(task, shape, flicker):
   pytest.importorskip("envpool")
   config = EnvConfig(
-      task=task, num_envs=1, full_action_space=False, flicker_probability=flicker
+    task=task, num_envs=1, full_action_space=False, flicker_probability=flicker
   )
   unseen, _ = _play(config, look=False)
   seen, screens = _play(config, look=True)

@@ -22,21 +22,27 @@ def test_rows_written_out():
   ts = _play(world, 5)
   obs = np.stack([t.obs_t for t in ts])
   np.testing.assert_array_equal(
-      obs[:, 0], [[0, 0], [0, 1], [0, 2], [1, 0], [1, 1]])
+    obs[:, 0], [[0, 0], [0, 1], [0, 2], [1, 0], [1, 1]]
+  )
   np.testing.assert_array_equal(
-      obs[:, 1], [[0, 0], [0, 1], [0, 2], [0, 3], [1, 0]])
+    obs[:, 1], [[0, 0], [0, 1], [0, 2], [0, 3], [1, 0]]
+  )
   np.testing.assert_array_equal(
-      [t.r_t for t in ts],
-      [[0, 0], [1.0625, 1.0625], [2.0625, 2.0625], [0, 3.0625], [1.0625, 0]])
+    [t.r_t for t in ts],
+    [[0, 0], [1.0625, 1.0625], [2.0625, 2.0625], [0, 3.0625], [1.0625, 0]],
+  )
   np.testing.assert_array_equal(
-      [t.discount_t for t in ts], [[1, 1], [1, 1], [0, 1], [1, 1], [1, 1]])
+    [t.discount_t for t in ts], [[1, 1], [1, 1], [0, 1], [1, 1], [1, 1]]
+  )
   np.testing.assert_array_equal(
-      [t.is_first_t for t in ts], [[1, 1], [0, 0], [0, 0], [1, 0], [0, 1]])
+    [t.is_first_t for t in ts], [[1, 1], [0, 0], [0, 0], [1, 0], [0, 1]]
+  )
   np.testing.assert_array_equal(
-      [t.is_last_t for t in ts], [[0, 0], [0, 0], [1, 0], [0, 1], [0, 0]])
+    [t.is_last_t for t in ts], [[0, 0], [0, 0], [1, 0], [0, 1], [0, 0]]
+  )
   assert world.pop_episodes() == [
-      EpisodeReport(0, 1.0625 + 2.0625, 2, 2, False),
-      EpisodeReport(1, 1.0625 + 2.0625 + 3.0625, 3, 3, True),
+    EpisodeReport(0, 1.0625 + 2.0625, 2, 2, False),
+    EpisodeReport(1, 1.0625 + 2.0625 + 3.0625, 3, 3, True),
   ]
 
 
@@ -45,10 +51,18 @@ def test_life_loss_boundary_row_is_last_and_first():
   rows = {}
   for mode in ("ignore", "roll", "reset"):
     world = StampedWorld([[4]], life_loss=mode, **kwargs)
-    rows[mode] = [(float(t.discount_t[0]), bool(t.is_first_t[0]),
-                   bool(t.is_last_t[0])) for t in _play(world, 6)]
-  plain = [(1, True, False), (1, False, False), (1, False, False),
-           (1, False, False), (0, False, True), (1, True, False)]
+    rows[mode] = [
+      (float(t.discount_t[0]), bool(t.is_first_t[0]), bool(t.is_last_t[0]))
+      for t in _play(world, 6)
+    ]
+  plain = [
+    (1, True, False),
+    (1, False, False),
+    (1, False, False),
+    (1, False, False),
+    (0, False, True),
+    (1, True, False),
+  ]
   assert rows["ignore"] == plain
   assert rows["roll"] == plain[:2] + [(0, False, False)] + plain[3:]
   assert rows["reset"] == plain[:2] + [(0, True, True)] + plain[3:]

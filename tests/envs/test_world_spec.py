@@ -27,23 +27,28 @@ def test_recall():
 
 
 def test_recall_needs_neither_envpool_nor_jax():
-  code = ("import sys\n"
-          "sys.modules['envpool'] = sys.modules['jax'] = None\n"
-          "from r2d2_jax.config import EnvConfig\n"
-          "from r2d2_jax.envs.make import world_spec\n"
-          "assert world_spec(EnvConfig(task='recall')).num_actions == 4")
+  code = (
+    "import sys\n"
+    "sys.modules['envpool'] = sys.modules['jax'] = None\n"
+    "from r2d2_jax.config import EnvConfig\n"
+    "from r2d2_jax.envs.make import world_spec\n"
+    "assert world_spec(EnvConfig(task='recall')).num_actions == 4"
+  )
   subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.envpool
-@pytest.mark.parametrize("options", [
+@pytest.mark.parametrize(
+  "options",
+  [
     dict(task="Pong"),
     dict(task="ms_pacman", full_action_space=False, frame_skip=2),
     dict(task="MiniGrid-MemoryS7-v0"),
     dict(task="Catch-v0"),
     dict(task="FrozenLake-v1"),
     dict(task="CartPole-v1"),
-])
+  ],
+)
 def test_envpool_tasks(options):
   pytest.importorskip("envpool")
   _same_as_the_world(**options)
@@ -69,7 +74,7 @@ def test_no_lane_is_started(monkeypatch):
 def test_every_task_has_a_spec_or_one_sentence_that_says_why_not():
   """And of each kind that has one, a task shows what its spec says."""
   envpool = pytest.importorskip("envpool")
-  from envpool.registration import registry  # pylint: disable=import-outside-toplevel
+  from envpool.registration import registry
 
   kinds, accepted = {}, collections.Counter()
   for task in envpool.list_all_envs():
@@ -86,8 +91,14 @@ def test_every_task_has_a_spec_or_one_sentence_that_says_why_not():
     accepted[package] += 1
     kinds[package, spec] = task
   for package, least in dict(
-      atari=100, minigrid=60, gfootball=10, highway=10, toy_text=10, vizdoom=10,
-      classic_control=5, box2d=2,
+    atari=100,
+    minigrid=60,
+    gfootball=10,
+    highway=10,
+    toy_text=10,
+    vizdoom=10,
+    classic_control=5,
+    box2d=2,
   ).items():
     assert accepted[package] >= least, accepted
 
@@ -95,7 +106,8 @@ def test_every_task_has_a_spec_or_one_sentence_that_says_why_not():
     if package == "vizdoom":
       continue  # seconds each, see test_child_world.py
     world = make_world(
-        EnvConfig(task=task, num_envs=2, max_episode_frames=8), seed=0)
+      EnvConfig(task=task, num_envs=2, max_episode_frames=8), seed=0
+    )
     world.reset()
     for _ in range(20):
       t = world.recv()

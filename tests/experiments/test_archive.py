@@ -9,17 +9,17 @@ import pytest
 
 from experiments import archive
 from r2d2_jax.config import Config
-from r2d2_jax.system.storage.rundir import read_config, write_config
 from r2d2_jax.system.storage.csv_log import read_log
+from r2d2_jax.system.storage.rundir import read_config, write_config
 
 ROOT = pathlib.Path(__file__).parents[2]
 ARCHIVES = sorted((ROOT / "docs" / "results").rglob(archive.FILE_NAME))
 
 _FILES = {
-    "b/seed1/config.json": b'{\n  "a": "\xc3\xa9\xe2\x80\xa8"\n}\n',
-    "b/seed1/log.csv": b"steps,loss\r\n1,nan\n2,0.",  # half a row at its end
-    "b/seed1/evaluation.csv": b"",
-    "a/config.json": b"{}",
+  "b/seed1/config.json": b'{\n  "a": "\xc3\xa9\xe2\x80\xa8"\n}\n',
+  "b/seed1/log.csv": b"steps,loss\r\n1,nan\n2,0.",  # half a row at its end
+  "b/seed1/evaluation.csv": b"",
+  "a/config.json": b"{}",
 }
 
 
@@ -55,8 +55,8 @@ def test_the_same_bytes_come_back(tmp_path, capsys):
   assert _read(target) == _FILES
   told = capsys.readouterr().out.splitlines()
   assert told == [
-      f"wrote {packed / 'runs.jsonl.gz'}: 2 runs",
-      f"wrote 2 runs into {target}",
+    f"wrote {packed / 'runs.jsonl.gz'}: 2 runs",
+    f"wrote 2 runs into {target}",
   ]
 
 
@@ -108,7 +108,7 @@ def test_where_nothing_is(tmp_path, capsys):
   for source in ("empty", "nowhere", "pipe"):
     assert _main("pack", tmp_path / source, tmp_path / "out") == 2
     assert f"{source} holds no run: expected config.json" in (
-        capsys.readouterr().err
+      capsys.readouterr().err
     )
     assert _main("unpack", tmp_path / source, tmp_path / "out") == 2
     assert "expected an archive of runs at" in capsys.readouterr().err

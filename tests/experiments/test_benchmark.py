@@ -15,9 +15,9 @@ from experiments.benchmark import children, report, results
 from experiments.benchmark.learner import has_torch
 from experiments.benchmark.legs import Settings, measure_leg
 from experiments.benchmark.workload import (
-    learner_flops,
-    random_batch,
-    reference_config,
+  learner_flops,
+  random_batch,
+  reference_config,
 )
 from tests.help import help_of
 
@@ -92,9 +92,9 @@ def test_wrong_arguments_are_refused(tmp_path, capsys):
 
 def test_a_leg_that_breaks_leaves_the_others(tmp_path, monkeypatch, capsys):
   result = results.LegResult(
-      [results.at_least("fast", results.spread([1.0, 2.0]), 1.0)],
-      [results.Table("t", ("a", "b"), [("x", results.spread([3.0]))], "n")],
-      ["something: not there"],
+    [results.at_least("fast", results.spread([1.0, 2.0]), 1.0)],
+    [results.Table("t", ("a", "b"), [("x", results.spread([3.0]))], "n")],
+    ["something: not there"],
   )
 
   def in_child(function, name, settings):
@@ -105,7 +105,7 @@ def test_a_leg_that_breaks_leaves_the_others(tmp_path, monkeypatch, capsys):
 
   monkeypatch.setattr(children, "in_child", in_child)
   code = command.main(
-      ["--toy", "--legs", "acting", "growth", "--output", str(tmp_path)]
+    ["--toy", "--legs", "acting", "growth", "--output", str(tmp_path)]
   )
   assert code == 1
   assert "error: leg acting: no world" in capsys.readouterr().err
@@ -131,8 +131,13 @@ def test_a_leg_that_breaks_leaves_the_others(tmp_path, monkeypatch, capsys):
 def test_tables_are_as_wide_as_they_need_to_be():
   """Through a pipe a console has 80 columns, and cut all of them to two letters."""
   columns = tuple(f"a rather long head of column {i}" for i in range(12))
-  row = ("impala (burn-in 40)", *[results.spread([123456.75 + i]) for i in range(11)])
-  result = results.LegResult([], [results.Table("t", columns, [row])], ["x" * 99])
+  row = (
+    "impala (burn-in 40)",
+    *[results.spread([123456.75 + i]) for i in range(11)],
+  )
+  result = results.LegResult(
+    [], [results.Table("t", columns, [row])], ["x" * 99]
+  )
   text = io.StringIO()
   report.show(rich.console.Console(file=text, width=80), result)
   lines = text.getvalue().splitlines()
@@ -158,7 +163,7 @@ def test_the_command_compares_the_learner_with_torch(tmp_path):
     assert not leg["result"]["skipped"]
     # Same parameters, same batch, same loss: the same work.
     assert float(row["first loss, PyTorch"]) == pytest.approx(
-        float(row["first loss, here"]), rel=1e-4
+      float(row["first loss, here"]), rel=1e-4
     )
   else:
     assert "requirements-bench.txt" in leg["result"]["skipped"][0]
@@ -172,9 +177,7 @@ def test_a_child_that_ends_is_an_error_with_its_last_words():
 
 @pytest.mark.envpool
 @pytest.mark.reverb
-@pytest.mark.parametrize(
-    "leg", ["acting", "replay", "end_to_end", "growth"]
-)
+@pytest.mark.parametrize("leg", ["acting", "replay", "end_to_end", "growth"])
 @pytest.mark.filterwarnings("ignore:Reverb listens")
 def test_leg_runs(leg):
   pytest.importorskip("envpool")

@@ -11,12 +11,12 @@ def _write(path, lines):
 
 def test_logs_in_order(tmp_path):
   _write(
-      tmp_path / "log.csv",
-      ["minutes,steps,updates", "0.1,100,0", "0.2,200,0", "0.3,200,1"],
+    tmp_path / "log.csv",
+    ["minutes,steps,updates", "0.1,100,0", "0.2,200,0", "0.3,200,1"],
   )
   _write(
-      tmp_path / "evaluation.csv",
-      ["updates,steps,game", "1,200,0", "1,200,1", "2,300,0"],
+    tmp_path / "evaluation.csv",
+    ["updates,steps,game", "1,200,0", "1,200,1", "2,300,0"],
   )
   with (tmp_path / "log.csv").open("a") as f:
     f.write("0.1,4")  # half a row, as a kill leaves it

@@ -7,23 +7,32 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from r2d2_jax.presets import smoke
+from experiments.horizon import horizon_bytes, play_with_horizon
 from r2d2_jax.agent.diagnostics import (
-    init_horizon_state,
-    make_horizon_actor,
+  init_horizon_state,
+  make_horizon_actor,
 )
 from r2d2_jax.agent.networks import Networks, make_networks
 from r2d2_jax.envs.recall import DELAYS, RecallWorld
+from r2d2_jax.presets import smoke
 from r2d2_jax.system.evaluation import evaluate
-from experiments.horizon import horizon_bytes, play_with_horizon
 from r2d2_jax.types import CoreState
-from tests.stamped import StampedWorld
 from tests.agents import agent_of
+from tests.stamped import StampedWorld
 
 
 def _config(core="lstm"):
   config = smoke()
-  return config.updated({"network.torso_channels": (8,), "network.core_units": 8, "network.head_units": 8, "network.core": core, "evaluation.epsilon": 0.2, "evaluation.num_lanes": 3})  # fmt: skip
+  return config.updated(
+    {
+      "network.torso_channels": (8,),
+      "network.core_units": 8,
+      "network.head_units": 8,
+      "network.core": core,
+      "evaluation.epsilon": 0.2,
+      "evaluation.num_lanes": 3,
+    }
+  )
 
 
 def _agent(config):
@@ -45,8 +54,11 @@ def test_a_memory_as_long_as_the_game_plays_evaluations_games():
   config = _config()
   networks, params = _agent(config)
   expected = evaluate(
-      params, agent=agent_of(networks, config), config=config, num_episodes=7,
-      seed=4,
+    params,
+    agent=agent_of(networks, config),
+    config=config,
+    num_episodes=7,
+    seed=4,
   )
   assert len({e.episode_steps for e in expected.episodes}) > 2
   progress = []
@@ -79,19 +91,19 @@ def _summing_networks() -> Networks:
 
   def initial_core_state(batch_size):
     return CoreState(
-        jnp.zeros((batch_size, 0, 2)), (jnp.zeros((batch_size, 1)),)
+      jnp.zeros((batch_size, 0, 2)), (jnp.zeros((batch_size, 1)),)
     )
 
   return Networks(None, initial_core_state, step, None, None)
 
 
 @pytest.mark.parametrize(
-    "horizon, gap, same",
-    # Five decisions of lane 0, at steps 0..4. The whole memory's h is
-    # 0, 1, 3, 6, 10, that of k = 1 is 0, 1, 3, 5, 7, that of k = 0 the step. The
-    # largest values are 2.5, 2.5 and then h itself, or 2.5 for k = 0 at step 2,
-    # where 2 < 2.5 changes the choice. Lane 1 decides twice, all alike.
-    [(0, (0.5 + 3 + 6) / 7, 6 / 7), (1, (1 + 3) / 7, 1.0), (None, 0.0, 1.0)],
+  "horizon, gap, same",
+  # Five decisions of lane 0, at steps 0..4. The whole memory's h is
+  # 0, 1, 3, 6, 10, that of k = 1 is 0, 1, 3, 5, 7, that of k = 0 the step. The
+  # largest values are 2.5, 2.5 and then h itself, or 2.5 for k = 0 at step 2,
+  # where 2 < 2.5 changes the choice. Lane 1 decides twice, all alike.
+  [(0, (0.5 + 3 + 6) / 7, 6 / 7), (1, (1 + 3) / 7, 1.0), (None, 0.0, 1.0)],
 )
 def test_by_hand(monkeypatch, horizon, gap, same):
   worlds = []
@@ -113,7 +125,7 @@ def test_by_hand(monkeypatch, horizon, gap, same):
   np.testing.assert_allclose(games.max_q_gap, gap, rtol=1e-6)
   np.testing.assert_allclose(games.same_greedy, same, rtol=1e-6)
   np.testing.assert_allclose(
-      games.max_q, (2.5 + 2.5 + 3 + 6 + 10 + 2 * 2.5) / 7, rtol=1e-6
+    games.max_q, (2.5 + 2.5 + 3 + 6 + 10 + 2 * 2.5) / 7, rtol=1e-6
   )
   assert [e.episode_steps for e in games.evaluation.episodes] == [5, 2]
   # It acts on the short memory, not on the whole one.
@@ -124,20 +136,24 @@ def test_by_hand(monkeypatch, horizon, gap, same):
 @pytest.mark.parametrize("units, head_units", [(64, 64), (64, 16), (16, 256)])
 def test_memory_is_foreseen(units, head_units):
   config = dataclasses.replace(
-      _config().network, core_units=units, head_units=head_units
+    _config().network, core_units=units, head_units=head_units
   )
   lanes, horizon = 4, 500
   world = RecallWorld(lanes, seed=0)
   networks = make_networks(world.spec, config=config)
   world.reset()
-  compiled = make_horizon_actor(horizon=horizon, networks=networks).lower(
+  compiled = (
+    make_horizon_actor(horizon=horizon, networks=networks)
+    .lower(
       jax.eval_shape(networks.init, jax.random.key(0)),
       init_horizon_state(
-          jax.random.key(0), lanes, horizon=horizon, networks=networks
+        jax.random.key(0), lanes, horizon=horizon, networks=networks
       ),
       world.recv(),
       np.zeros(lanes, np.float32),
-  ).compile()
+    )
+    .compile()
+  )
   used = compiled.memory_analysis()
   used = used.temp_size_in_bytes + used.output_size_in_bytes
   foreseen = horizon_bytes(horizon, lanes=lanes, config=config)

@@ -9,23 +9,33 @@ import matplotlib.figure
 import numpy as np
 import pytest
 
+from experiments import horizon
 from experiments import memory_horizon as command
-from r2d2_jax.presets import smoke
 from r2d2_jax.agent.learning import init_learner_state, make_optimizer
 from r2d2_jax.agent.networks import make_networks
+from r2d2_jax.analysis.comparison import group_runs
 from r2d2_jax.config import ConfigError
 from r2d2_jax.envs.recall import RecallWorld
-from experiments import horizon
-from r2d2_jax.system.storage.checkpoints import save_checkpoint
-from r2d2_jax.analysis.comparison import group_runs
+from r2d2_jax.presets import smoke
 from r2d2_jax.system.evaluation import evaluate
-from r2d2_jax.system.storage.rundir import checkpoints_dir, write_config
 from r2d2_jax.system.storage.agents import load_agent
+from r2d2_jax.system.storage.checkpoints import save_checkpoint
+from r2d2_jax.system.storage.rundir import checkpoints_dir, write_config
 
 
 def _config(*, start_state="stored", seed=0, core="lstm", task="recall"):
   config = smoke()
-  return config.updated({"env.task": task, "network.torso_channels": (4,), "network.core_units": 4, "network.head_units": 4, "network.core": core, "agent.start_state": start_state, "run.seed": seed})  # fmt: skip
+  return config.updated(
+    {
+      "env.task": task,
+      "network.torso_channels": (4,),
+      "network.core_units": 4,
+      "network.head_units": 4,
+      "network.core": core,
+      "agent.start_state": start_state,
+      "run.seed": seed,
+    }
+  )
 
 
 @pytest.fixture(name="make_run")
@@ -44,7 +54,7 @@ def _make_run(tmp_path):
     run_dir.mkdir(exist_ok=True)
     write_config(run_dir, config)
     save_checkpoint(
-        checkpoints_dir(run_dir), state, {"steps": 10 * updates}, max_to_keep=9
+      checkpoints_dir(run_dir), state, {"steps": 10 * updates}, max_to_keep=9
     )
     return run_dir
 
@@ -67,7 +77,7 @@ def _played(monkeypatch):
 
 def _main(*arguments):
   return command.main(
-      [*map(str, arguments), "--lanes", "2", "--epsilon", "0.1"]
+    [*map(str, arguments), "--lanes", "2", "--epsilon", "0.1"]
   )
 
 
@@ -83,31 +93,40 @@ def test_a_row_for_each_run_and_horizon(make_run, tmp_path, capsys):
   assert _main(*runs, *arguments, "--horizons", "0, 20,all,0") == 0
   rows = _table(out)
   assert [(r["run"], r["horizon"], r["updates"]) for r in rows] == [
-      (str(run), k, updates)
-      for run, updates in zip(runs, ("7", "5"))
-      for k in ("all", "20", "0")
+    (str(run), k, updates)
+    for run, updates in zip(runs, ("7", "5"))
+    for k in ("all", "20", "0")
   ]
   for run, (whole, long, none) in zip(runs, (rows[:3], rows[3:])):
     # All of the memory is evaluation's, and so is one beyond the game.
     agent = load_agent(run)
-    config = agent.config.updated({"evaluation.num_lanes": 2, "evaluation.epsilon": 0.1})
+    config = agent.config.updated(
+      {"evaluation.num_lanes": 2, "evaluation.epsilon": 0.1}
+    )
     expected = evaluate(
         agent.params, agent=agent.agent, config=config, num_episodes=5,
         seed=2_000_003,
     )  # fmt: skip
     for row in (whole, long):
-      assert [float(x) for x in row["returns"].split()] == list(expected.returns)
+      assert [float(x) for x in row["returns"].split()] == list(
+        expected.returns
+      )
       assert float(row["return_mean"]) == expected.returns.mean()
       assert int(row["frames"]) == sum(
-          e.episode_frames for e in expected.episodes
+        e.episode_frames for e in expected.episodes
       )
       # The two are other programs: on some processors the last bit differs.
       assert float(row["max_q_gap"]) < 1e-7 and row["same_greedy"] == "1"
     gap = {"max_q_gap": long["max_q_gap"]}
     assert whole["max_q_gap"] == "0" and whole | {"horizon": "20"} | gap == long
     assert float(none["max_q_gap"]) > 0
-    assert (none["task"], none["episodes"], none["lanes"], none["epsilon"],
-            none["seed"]) == ("recall", "5", "2", "0.1", "2000003")
+    assert (
+      none["task"],
+      none["episodes"],
+      none["lanes"],
+      none["epsilon"],
+      none["seed"],
+    ) == ("recall", "5", "2", "0.1", "2000003")
   assert (out / "horizon.png").read_bytes()[:4] == b"\x89PNG"
   lines = capsys.readouterr().out.splitlines()
   assert lines[0] == "6 rows of 5 games each, 0 of them there already"
@@ -119,7 +138,7 @@ def test_a_row_for_each_run_and_horizon(make_run, tmp_path, capsys):
 
 
 def test_interrupted_and_resumed_is_the_same(
-    make_run, tmp_path, monkeypatch, capsys
+  make_run, tmp_path, monkeypatch, capsys
 ):
   runs = [make_run("a"), make_run("b", seed=1)]
   arguments = (*runs, "--episodes", 4, "--horizons", "all,1,0")
@@ -148,12 +167,12 @@ def test_interrupted_and_resumed_is_the_same(
   capsys.readouterr()
   assert _main(*arguments, "--out", out) == 0
   assert "6 rows of 4 games each, 3 of them there already\n" in (
-      capsys.readouterr().out
+    capsys.readouterr().out
   )
   assert len(calls) == 4 + 3
   for name in ("horizon.csv", "horizon.png"):
     assert (out / name).read_bytes() == (
-        tmp_path / "whole" / name
+      tmp_path / "whole" / name
     ).read_bytes(), name
   # Nothing is missing now.
   assert _main(*arguments, "--out", out) == 0
@@ -214,7 +233,7 @@ def test_tables_are_not_mixed(make_run, tmp_path, played, capsys):
   before = (out / "horizon.csv").read_bytes()
   assert _main(*arguments, "--episodes", 3) == 2
   assert "holds games with episodes 2, now it is 3; give another --out" in (
-      capsys.readouterr().err
+    capsys.readouterr().err
   )
   assert _main(*arguments, "--episodes", 2, "--seed", 1) == 2
   assert "games with seed 2000003, now it is 1;" in capsys.readouterr().err
@@ -233,13 +252,13 @@ def test_another_table_is_left_alone(make_run, tmp_path, capsys):
   path = out / "horizon.csv"
   header, row = path.read_text().splitlines()
   for text in (
-      "a,b\n1,2\n",
-      f"{header}\n{row},1\n",
-      f"{header}\n{row.rpartition(',')[0]}\n",
-      f"{header}\n{row.replace(',0.1,', ',x,')}\n",
-      f"{header}\n{row.replace(',0.1,', ',nan,')}\n",
-      "\udcff\n",
-      "x" * 200_000 + "\n",
+    "a,b\n1,2\n",
+    f"{header}\n{row},1\n",
+    f"{header}\n{row.rpartition(',')[0]}\n",
+    f"{header}\n{row.replace(',0.1,', ',x,')}\n",
+    f"{header}\n{row.replace(',0.1,', ',nan,')}\n",
+    "\udcff\n",
+    "x" * 200_000 + "\n",
   ):
     data = text.encode(errors="surrogateescape")
     path.write_bytes(data)
@@ -250,7 +269,7 @@ def test_another_table_is_left_alone(make_run, tmp_path, capsys):
 
 
 def test_slips_are_told_before_anything_is_played(
-    make_run, tmp_path, played, capsys
+  make_run, tmp_path, played, capsys
 ):
   run, out = make_run("a"), tmp_path / "out"
   (tmp_path / "file").touch()
@@ -283,8 +302,8 @@ def test_slips_are_told_before_anything_is_played(
 
 def test_sizes():
   small, paper = (
-      command.parse_horizons(command.SIZES[name].horizons)
-      for name in ("small", "paper")
+    command.parse_horizons(command.SIZES[name].horizons)
+    for name in ("small", "paper")
   )
   assert small == [None, 16, 4, 1, 0]
   assert paper == [None, 64, 32, 16, 8, 4, 2, 1, 0]
@@ -294,31 +313,34 @@ def test_sizes():
 
 def test_seeds_are_one_curve_named_after_what_differs():
   configs = {
-      f"runs/{start}-{seed}": _config(start_state=start, seed=seed)
-      for start in ("zero", "stored")
-      for seed in (0, 1)
+    f"runs/{start}-{seed}": _config(start_state=start, seed=seed)
+    for start in ("zero", "stored")
+    for seed in (0, 1)
   }
   configs["runs/pong"] = _config(task="Pong")
   assert group_runs(configs) == {
-      "recall": {
-          "start_state zero": ["runs/zero-0", "runs/zero-1"],
-          "start_state stored": ["runs/stored-0", "runs/stored-1"],
-      },
-      "Pong": {"": ["runs/pong"]},
+    "recall": {
+      "start_state zero": ["runs/zero-0", "runs/zero-1"],
+      "start_state stored": ["runs/stored-0", "runs/stored-1"],
+    },
+    "Pong": {"": ["runs/pong"]},
   }
   # Names that tell the groups of a task apart are taken instead.
   names = {run: run.split("/")[1][:-2] for run in configs}
   assert list(group_runs(configs, names)["recall"]) == ["zero", "stored"]
   names["runs/zero-1"] = "other"
   assert list(group_runs(configs, names)["recall"])[0] == "start_state zero"
-  assert "start_state zero" in group_runs(configs, dict.fromkeys(configs, "a"))["recall"]
+  assert (
+    "start_state zero"
+    in group_runs(configs, dict.fromkeys(configs, "a"))["recall"]
+  )
   # Too much to name; the seeds are still together.
   other = _config(core="feedforward", start_state="zero")
   agent = dataclasses.replace(other.agent, n_step=1, discount=0.9)
   other = dataclasses.replace(other, agent=agent)
   configs = {"a/0": _config(), "a/1": _config(seed=1), "b/0": other}
   assert group_runs(configs) == {
-      "recall": {"a/0": ["a/0", "a/1"], "b/0": ["b/0"]}
+    "recall": {"a/0": ["a/0", "a/1"], "b/0": ["b/0"]}
   }
 
 
@@ -335,17 +357,15 @@ def test_the_plot_shows_the_table(make_run, tmp_path, monkeypatch):
   monkeypatch.setattr(matplotlib.figure.Figure, "savefig", keep)
   out = tmp_path / "out"
   assert _main(*runs, "--episodes=4", "--horizons=all,3,0", "--out", out) == 0
-  value = {
-      (row["run"], row["horizon"]): row for row in _table(out)
-  }
+  value = {(row["run"], row["horizon"]): row for row in _table(out)}
   (figure,) = figures
   assert len(figure.axes) == 3
   for axes, column, factor in zip(
-      figure.axes, ("return_mean", "max_q_gap", "same_greedy"), (1, 1, 100)
+    figure.axes, ("return_mean", "max_q_gap", "same_greedy"), (1, 1, 100)
   ):
     a, b, c = (
-        [factor * float(value[str(run), k][column]) for k in ("0", "3", "all")]
-        for run in runs
+      [factor * float(value[str(run), k][column]) for k in ("0", "3", "all")]
+      for run in runs
     )
     stored, zero = axes.lines
     np.testing.assert_allclose(stored.get_xdata(), [0, 2, 3])

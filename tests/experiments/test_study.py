@@ -15,27 +15,28 @@ import numpy as np
 import pytest
 
 from experiments import (
-    ablations,
-    archive,
-    flicker,
-    parameter_lag,
-    start_state,
+  ablations,
+  archive,
+  flicker,
+  parameter_lag,
+  start_state,
 )
-from r2d2_jax.cli.command import exit_code
-from experiments.drills.drill import KILLED, command as drill_command
+from experiments.drills.drill import KILLED
+from experiments.drills.drill import command as drill_command
 from experiments.studies import command, results, runner
 from experiments.studies.bases import base_config, is_atari
 from experiments.studies.command import Options, run_study
 from experiments.studies.study import Arm, Study, arm_of, changed, make_runs
+from r2d2_jax.analysis.comparison import differing_settings, settings_of
+from r2d2_jax.cli.command import exit_code
 from r2d2_jax.config import ConfigError, from_dict, to_dict, validate
 from r2d2_jax.envs.make import world_spec
 from r2d2_jax.envs.recall import DELAYS
-from r2d2_jax.system.storage.checkpoints import list_checkpoints
-from r2d2_jax.analysis.comparison import differing_settings, settings_of
 from r2d2_jax.system.planning.plan import check_plan, make_plan
 from r2d2_jax.system.planning.words import plan_warnings
-from r2d2_jax.system.storage.rundir import checkpoints_dir, write_config
+from r2d2_jax.system.storage.checkpoints import list_checkpoints
 from r2d2_jax.system.storage.csv_log import RunLog
+from r2d2_jax.system.storage.rundir import checkpoints_dir, write_config
 from tests.help import help_of
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -57,7 +58,7 @@ def _signals_as_they_were():
 
 def _runs(module, size, **options):
   return make_runs(
-      module.study(size), out=pathlib.Path("out"), seeds=1, **options
+    module.study(size), out=pathlib.Path("out"), seeds=1, **options
   )
 
 
@@ -69,8 +70,8 @@ def test_arms_differ_in_what_they_declare(module, size):
     (arm,) = (arm for arm in study.arms if arm.name == run.arm)
     base = study.base(run.task)
     flat = [
-        settings_of(config) | {"run.total_steps": config.run.total_steps}
-        for config in (base, run.config)
+      settings_of(config) | {"run.total_steps": config.run.total_steps}
+      for config in (base, run.config)
     ]
     differing = set(differing_settings(flat))
     assert differing <= set(arm.settings), run.title
@@ -99,7 +100,7 @@ def test_small_fits_into_8_gib(module):
   pytest.importorskip("envpool")
   for run in _runs(module, "small"):
     plan = make_plan(
-        run.config, world_spec(run.config.env), host_limit_bytes=8 * 2**30
+      run.config, world_spec(run.config.env), host_limit_bytes=8 * 2**30
     )
     check_plan(plan)
     warnings = plan_warnings(plan)
@@ -126,8 +127,8 @@ def test_start_state_trains_the_same_rows_in_all_arms():
     for name in ("trace_length", "overlap", "batch_size"):
       assert len({getattr(run.config.agent, name) for run in runs}) == 1
     assert {
-        (run.config.agent.start_state, run.config.agent.burn_in > 0)
-        for run in runs
+      (run.config.agent.start_state, run.config.agent.burn_in > 0)
+      for run in runs
     } == {("zero", False), ("zero", True), ("stored", False), ("stored", True)}
     assert all(run.config.replay.row_states for run in runs)
 
@@ -146,11 +147,13 @@ def test_actors_at_their_own_pace_leave_the_number_of_updates():
 
 def test_life_loss_is_for_games_with_lives():
   arms = lambda task: {
-      run.arm for run in _runs(ablations, "small", tasks=(task,))
+    run.arm for run in _runs(ablations, "small", tasks=(task,))
   }
   lives = {"life_roll", "life_reset"}
   assert arms("ms_pacman") - arms("recall") == lives | {"gamma_0.997"}
-  assert arms("MsPacman") == {arm.name for arm in ablations.ARMS} - {"gamma_0.99"}
+  assert arms("MsPacman") == {arm.name for arm in ablations.ARMS} - {
+    "gamma_0.99"
+  }
 
 
 def test_sequential_updates_hold_whole_episodes():
@@ -158,15 +161,15 @@ def test_sequential_updates_hold_whole_episodes():
   whole = {r.task: r.config for r in runs if r.arm == "drqn_sequential_flicker"}
   assert set(whole) == {"recall", "Catch-v0"}
   for task, config in whole.items():
-    assert config.agent.trace_length >= flicker._EPISODE_ROWS[task]  # pylint: disable=protected-access
+    assert config.agent.trace_length >= flicker._EPISODE_ROWS[task]
   # Cue, distractors, hush, query, the last row.
-  assert flicker._EPISODE_ROWS["recall"] == 1 + DELAYS["recall"][1] + 3  # pylint: disable=protected-access
+  assert flicker._EPISODE_ROWS["recall"] == 1 + DELAYS["recall"][1] + 3
 
 
 @pytest.mark.envpool
 def test_catch_is_as_long_as_thought():
   pytest.importorskip("envpool")
-  from r2d2_jax.envs.make import make_world  # pylint: disable=g-import-not-at-top
+  from r2d2_jax.envs.make import make_world
 
   world = make_world(base_config("Catch-v0", "small").env, seed=0)
   world.reset()
@@ -175,7 +178,7 @@ def test_catch_is_as_long_as_thought():
     world.send(np.zeros(len(timestep.env_id), np.int32), timestep.env_id)
   world.close()
   rows = {episode.episode_steps + 1 for episode in episodes}
-  assert rows == {flicker._EPISODE_ROWS["Catch-v0"]}  # pylint: disable=protected-access
+  assert rows == {flicker._EPISODE_ROWS["Catch-v0"]}
 
 
 def test_random_updates_begin_in_any_row_and_train_as_many():
@@ -273,9 +276,7 @@ def write_log(directory, config, *, until=1.0, level=1.0) -> None:
     row = {
         "minutes": step / 1000, "steps": int(step), "frames": int(4 * step),
         "updates": 10 * (i + 1), "eval_return": float("nan"),
-    } | {
-        name: level * (i + 1) for name in results.LATE_COLUMNS
-    }  # fmt: skip
+    } | dict.fromkeys(results.LATE_COLUMNS, level * (i + 1))  # fmt: skip
     log.write(row | {"dq_first": float("nan") if i == 19 else 0.1 * level})
   if until == 1.0:
     # As training does: the last moment again, with what was evaluated.
@@ -333,7 +334,9 @@ def _table(path):
     return list(csv.DictReader(f))
 
 
-def test_a_crash_is_reported_and_the_others_go_on(tmp_path, monkeypatch, capsys):
+def test_a_crash_is_reported_and_the_others_go_on(
+  tmp_path, monkeypatch, capsys
+):
   assert _run_fake(tmp_path, monkeypatch, crash_arm="zero", seeds=2) == 1
   said = capsys.readouterr().out
   assert "failed: recall zero seed 0, exit code 3" in said
@@ -349,7 +352,7 @@ def test_a_crash_is_reported_and_the_others_go_on(tmp_path, monkeypatch, capsys)
 
 
 def test_finished_runs_are_skipped_and_more_seeds_added(
-    tmp_path, monkeypatch, capsys
+  tmp_path, monkeypatch, capsys
 ):
   assert _run_fake(tmp_path, monkeypatch) == 0
   log = tmp_path / "out" / "recall" / "zero" / "seed0" / "log.csv"
@@ -429,7 +432,7 @@ def test_places(monkeypatch):
 def test_the_environment_of_a_run(tmp_path, monkeypatch, lockstep):
   seen = {}
   monkeypatch.setattr(
-      subprocess, "Popen", lambda command, env, **_: seen.update(env)
+    subprocess, "Popen", lambda command, env, **_: seen.update(env)
   )
   for name in ("JAX_PLATFORMS", "JAX_COMPILATION_CACHE_DIR"):
     monkeypatch.delenv(name, raising=False)
@@ -507,13 +510,15 @@ def test_the_clock_is_not_in_the_tables(tmp_path):
     out = tmp_path / str(pace)
     runs = _write_runs(out, tiny_study())
     records = [
-        r._replace(minutes=pace * r.minutes) for r in results.read_records(runs)
+      r._replace(minutes=pace * r.minutes) for r in results.read_records(runs)
     ]
     results.write_tables(records, out)
-    tables.append([
+    tables.append(
+      [
         (out / name).read_bytes()
         for name in ("results.csv", "summary.csv", "minutes.csv")
-    ])
+      ]
+    )
   assert tables[0][:2] == tables[1][:2]
   assert tables[0][2] != tables[1][2]
 
@@ -525,7 +530,7 @@ def test_report_of_what_is_there(module, share, tmp_path, capsys):
   pytest.importorskip("envpool")
   study = module.study("small")
   study = dataclasses.replace(
-      study, tasks=("recall", "MiniGrid-MemoryS7-v0"), columns=study.columns
+    study, tasks=("recall", "MiniGrid-MemoryS7-v0"), columns=study.columns
   )
   if share:
     runs = _write_runs(tmp_path, study, until=share)
@@ -550,7 +555,7 @@ def _draw_names(records, path):
 
 def _reports(out):
   return {
-      path.name: path.read_bytes() for path in out.iterdir() if path.is_file()
+    path.name: path.read_bytes() for path in out.iterdir() if path.is_file()
   }
 
 
@@ -565,7 +570,10 @@ def test_an_archive_gives_the_same_report(tmp_path, capsys):
   assert "stored  2" in said and f"wrote {packed}" in said
   expected = _reports(there)
   assert set(expected) == {
-      "results.csv", "summary.csv", "minutes.csv", "tiny.png"
+    "results.csv",
+    "summary.csv",
+    "minutes.csv",
+    "tiny.png",
   }
   reports = _reports(packed)
   del reports[archive.FILE_NAME]
@@ -575,12 +583,12 @@ def test_an_archive_gives_the_same_report(tmp_path, capsys):
   # Runs of other settings are told by the names that the user knows.
   assert _report(packed, steps=1000) == 2
   assert f"error: {packed / 'recall/zero/seed0'} holds a run with another" in (
-      capsys.readouterr().err
+    capsys.readouterr().err
   )
 
 
 def test_an_archive_does_not_go_on_until_it_is_unpacked(
-    tmp_path, monkeypatch, capsys
+  tmp_path, monkeypatch, capsys
 ):
   out = tmp_path / "out"
   _write_runs(tmp_path / "there", tiny_study(), seeds=1)
@@ -618,14 +626,16 @@ def test_time_left(tmp_path):
   study = tiny_study()
   runs = make_runs(study, out=tmp_path, seeds=1)
   assert np.isnan(runner.minutes_left(runs, 1))
-  assert "time left: ?" in command._progress(runs, 0, [], 1)  # pylint: disable=protected-access
+  assert "time left: ?" in command._progress(runs, 0, [], 1)
   runs[0].directory.mkdir(parents=True)
   write_log(runs[0].directory, runs[0].config, until=0.5)
   # 1000 steps took a minute; 3000 are to go.
   assert runner.minutes_left(runs, 1) == pytest.approx(3.0)
   assert runner.minutes_left(runs, 2) == pytest.approx(1.5)
-  said = command._progress(runs, 0, runs[:1], 1)  # pylint: disable=protected-access
-  assert "0/2 runs | recall zero seed 0: 50% after 1.0 min | about 3 min" in said
+  said = command._progress(runs, 0, runs[:1], 1)
+  assert (
+    "0/2 runs | recall zero seed 0: 50% after 1.0 min | about 3 min" in said
+  )
 
 
 def test_half_a_row_is_no_row(tmp_path):
@@ -678,7 +688,7 @@ def test_killed_and_resumed_gives_the_same_table(tmp_path, saves):
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(runner, "start", _start_killed(at=18))
     failures = runner.carry_out(
-        runs[:1], jobs=1, show=lambda going: None, ended=lambda *_: None
+      runs[:1], jobs=1, show=lambda going: None, ended=lambda *_: None
     )
   assert [failure.returncode for failure in failures] == [KILLED]
   assert 0 < results.last_log_row(runs[0])[0] < 2000

@@ -12,8 +12,12 @@ from r2d2_jax.ops.convolution import conv2d
 
 def _plain(x, kernel, *, stride, padding="VALID"):
   return lax.conv_general_dilated(
-      x, kernel, (stride, stride), padding,
-      dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    x,
+    kernel,
+    (stride, stride),
+    padding,
+    dimension_numbers=("NHWC", "HWIO", "NHWC"),
+  )
 
 
 def _normal(seed, *shape):
@@ -21,32 +25,37 @@ def _normal(seed, *shape):
 
 
 def _gradients(conv, x, kernel, dy, **kwargs):
-  return jax.jit(lambda x, kernel, dy: jax.vjp(
-      lambda x, kernel: conv(x, kernel, **kwargs), x, kernel)[1](dy))(
-          x, kernel, dy)
+  return jax.jit(
+    lambda x, kernel, dy: jax.vjp(
+      lambda x, kernel: conv(x, kernel, **kwargs), x, kernel
+    )[1](dy)
+  )(x, kernel, dy)
 
 
 def _close(actual, expected, tolerance=1e-5):
   assert actual.shape == expected.shape
   expected = np.asarray(expected, np.float32)
   np.testing.assert_allclose(
-      np.asarray(actual, np.float32), expected, rtol=0,
-      atol=tolerance * np.abs(expected).max())
+    np.asarray(actual, np.float32),
+    expected,
+    rtol=0,
+    atol=tolerance * np.abs(expected).max(),
+  )
 
 
 # images, height, width, channels, window, outputs, stride, padding
 _SHAPES = [
-    (3, 84, 84, 4, (8, 8), 32, 4, "VALID"),  # the torso's layers
-    (3, 20, 20, 32, (4, 4), 64, 2, "VALID"),
-    (3, 9, 9, 64, (3, 3), 64, 1, "VALID"),
-    (2, 10, 13, 3, (4, 2), 5, 2, "VALID"),  # the stride does not divide H, W
-    (2, 11, 11, 2, (4, 4), 3, 4, "VALID"),
-    (2, 9, 7, 2, (3, 3), 5, 2, "VALID"),  # nor the window
-    (2, 9, 7, 3, (3, 3), 5, 1, "SAME"),
-    (2, 7, 9, 3, (3, 5), 64, 1, "SAME"),
-    (2, 9, 10, 3, (4, 4), 5, 2, "SAME"),
-    (1, 5, 5, 1, (1, 1), 1, 1, "VALID"),
-    (2, 7, 7, 2, (2, 2), 3, 2, "SAME"),
+  (3, 84, 84, 4, (8, 8), 32, 4, "VALID"),  # the torso's layers
+  (3, 20, 20, 32, (4, 4), 64, 2, "VALID"),
+  (3, 9, 9, 64, (3, 3), 64, 1, "VALID"),
+  (2, 10, 13, 3, (4, 2), 5, 2, "VALID"),  # the stride does not divide H, W
+  (2, 11, 11, 2, (4, 4), 3, 4, "VALID"),
+  (2, 9, 7, 2, (3, 3), 5, 2, "VALID"),  # nor the window
+  (2, 9, 7, 3, (3, 3), 5, 1, "SAME"),
+  (2, 7, 9, 3, (3, 5), 64, 1, "SAME"),
+  (2, 9, 10, 3, (4, 4), 5, 2, "SAME"),
+  (1, 5, 5, 1, (1, 1), 1, 1, "VALID"),
+  (2, 7, 7, 2, (2, 2), 3, 2, "SAME"),
 ]
 
 
@@ -62,8 +71,10 @@ def test_equals_the_plain_convolution(shape, chunk_bytes, monkeypatch):
   y = _plain(x, kernel, **settings)
   np.testing.assert_array_equal(conv2d(x, kernel, **settings), y)
   dy = _normal(2, *y.shape)
-  for ours, plain in zip(_gradients(conv2d, x, kernel, dy, **settings),
-                         _gradients(_plain, x, kernel, dy, **settings)):
+  for ours, plain in zip(
+    _gradients(conv2d, x, kernel, dy, **settings),
+    _gradients(_plain, x, kernel, dy, **settings),
+  ):
     _close(ours, plain)
 
 
@@ -73,9 +84,11 @@ def test_chunks_with_images_left_over(monkeypatch):
   expected = _gradients(_plain, x, kernel, dy, stride=1)
   for images in (2, 3, 7):
     monkeypatch.setattr(
-        convolution, "_CHUNK_BYTES", images * 4 * 7 * 7 * 3 * 3 * 2)
+      convolution, "_CHUNK_BYTES", images * 4 * 7 * 7 * 3 * 3 * 2
+    )
     for ours, plain in zip(
-        _gradients(conv2d, x, kernel, dy, stride=1), expected):
+      _gradients(conv2d, x, kernel, dy, stride=1), expected
+    ):
       _close(ours, plain)
 
 
@@ -87,7 +100,8 @@ def test_values_by_hand():
   np.testing.assert_array_equal(y[0, :, :, 0], [[27, 37], [57, 67]])
   dx, dkernel = vjp(jnp.ones_like(y))
   np.testing.assert_array_equal(
-      dx[0, :, :, 0], [[1, 3, 2], [4, 10, 6], [3, 7, 4]])
+    dx[0, :, :, 0], [[1, 3, 2], [4, 10, 6], [3, 7, 4]]
+  )
   np.testing.assert_array_equal(dkernel[:, :, 0, 0], [[8, 12], [20, 24]])
 
 
@@ -103,7 +117,8 @@ def test_gradient_to_the_images_costs_nothing_where_nobody_asks():
 
   def flops(argnums):
     grad = jax.grad(
-        lambda x, k: jnp.sum(conv2d(x, k, stride=2)), argnums=argnums)
+      lambda x, k: jnp.sum(conv2d(x, k, stride=2)), argnums=argnums
+    )
     text = jax.jit(grad).lower(x, kernel).compile().as_text()
     return text.count(" dot(") + text.count(" convolution(")
 
@@ -111,8 +126,11 @@ def test_gradient_to_the_images_costs_nothing_where_nobody_asks():
 
 
 def test_same_numbers_every_time():
-  args = (_normal(0, 40, 20, 20, 8), _normal(1, 4, 4, 8, 64),
-          _normal(2, 40, 9, 9, 64))
+  args = (
+    _normal(0, 40, 20, 20, 8),
+    _normal(1, 4, 4, 8, 64),
+    _normal(2, 40, 9, 9, 64),
+  )
   once, again = (_gradients(conv2d, *args, stride=2) for _ in range(2))
   jax.tree.map(np.testing.assert_array_equal, once, again)
 
@@ -124,14 +142,19 @@ def test_bfloat16():
   y = conv2d(*half[:2], stride=2)
   assert y.dtype == jnp.bfloat16
   _close(y, _plain(x, kernel, stride=2), 0.02)
-  for ours, plain in zip(_gradients(conv2d, *half, stride=2),
-                         _gradients(_plain, x, kernel, dy, stride=2)):
+  for ours, plain in zip(
+    _gradients(conv2d, *half, stride=2),
+    _gradients(_plain, x, kernel, dy, stride=2),
+  ):
     assert ours.dtype == jnp.bfloat16
     _close(ours, plain, 0.02)
 
 
 def test_accelerators_get_the_plain_convolution(monkeypatch):
   monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-  text = str(jax.make_jaxpr(lambda x, k: conv2d(x, k, stride=2))(
-      jnp.zeros((2, 8, 8, 3)), jnp.zeros((4, 4, 3, 5))))
+  text = str(
+    jax.make_jaxpr(lambda x, k: conv2d(x, k, stride=2))(
+      jnp.zeros((2, 8, 8, 3)), jnp.zeros((4, 4, 3, 5))
+    )
+  )
   assert "custom_vjp" not in text and "conv_general_dilated" in text

@@ -27,17 +27,22 @@ def _plain(x_proj, w_h, state, is_first_t):
 def _inputs(rows, batch, units, first_probability=0.3):
   r = np.random.RandomState(rows + batch + units)
   normal = lambda *shape: jnp.asarray(r.randn(*shape), jnp.float32)
-  return (normal(rows, batch, 4 * units),
-          normal(units, 4 * units) / np.sqrt(units),
-          (normal(batch, units), normal(batch, units)),
-          jnp.asarray(r.rand(rows, batch) < first_probability))
+  return (
+    normal(rows, batch, 4 * units),
+    normal(units, 4 * units) / np.sqrt(units),
+    (normal(batch, units), normal(batch, units)),
+    jnp.asarray(r.rand(rows, batch) < first_probability),
+  )
 
 
 def _close(actual, expected, tolerance=1e-5):
   jax.tree.map(
-      lambda a, e: np.testing.assert_allclose(
-          a, e, rtol=0, atol=tolerance * float(np.abs(e).max())),
-      actual, expected)
+    lambda a, e: np.testing.assert_allclose(
+      a, e, rtol=0, atol=tolerance * float(np.abs(e).max())
+    ),
+    actual,
+    expected,
+  )
 
 
 def _gradients(unroll, x_proj, w_h, state, is_first_t):
@@ -47,14 +52,15 @@ def _gradients(unroll, x_proj, w_h, state, is_first_t):
     outputs, last = unroll(x_proj, w_h, state, is_first_t)
     parts = jax.tree.leaves((outputs, last))
     return sum(
-        jnp.sum(p * jnp.cos(jnp.arange(p.size).reshape(p.shape)))
-        for p in parts)
+      jnp.sum(p * jnp.cos(jnp.arange(p.size).reshape(p.shape))) for p in parts
+    )
 
   return jax.jit(jax.grad(loss, argnums=(0, 1, 2)))(x_proj, w_h, state)
 
 
 @pytest.mark.parametrize(
-    "rows, batch, units", [(1, 1, 1), (2, 3, 5), (7, 4, 16), (20, 5, 33)])
+  "rows, batch, units", [(1, 1, 1), (2, 3, 5), (7, 4, 16), (20, 5, 33)]
+)
 def test_equals_the_plain_scan(rows, batch, units):
   inputs = _inputs(rows, batch, units)
   _close(lstm_unroll(*inputs), _plain(*inputs))
@@ -68,10 +74,16 @@ def test_one_row_by_hand():
   c = sigmoid(z[1]) * 0.7 + sigmoid(z[0]) * np.tanh(z[2])
   h = sigmoid(z[3]) * np.tanh(c)
   outputs, last = lstm_unroll(
-      jnp.array([[[0.1, 0.2, 0.3, 0.4]]]), jnp.array([[1.0, -1.0, 2.0, 0.5]]),
-      (jnp.array([[0.7]]), jnp.array([[0.5]])), jnp.zeros((1, 1), bool))
-  _close((outputs, last), (np.array([[[h]]]), (np.array([[c]]),
-                                               np.array([[h]]))), 1e-6)
+    jnp.array([[[0.1, 0.2, 0.3, 0.4]]]),
+    jnp.array([[1.0, -1.0, 2.0, 0.5]]),
+    (jnp.array([[0.7]]), jnp.array([[0.5]])),
+    jnp.zeros((1, 1), bool),
+  )
+  _close(
+    (outputs, last),
+    (np.array([[[h]]]), (np.array([[c]]), np.array([[h]]))),
+    1e-6,
+  )
 
 
 def test_a_row_that_is_first_starts_from_zero():
@@ -80,8 +92,11 @@ def test_a_row_that_is_first_starts_from_zero():
   is_first[3, 0] = True
   outputs, last = lstm_unroll(x_proj, w_h, state, jnp.asarray(is_first))
   alone, alone_last = lstm_unroll(
-      x_proj[3:], w_h, jax.tree.map(jnp.zeros_like, state),
-      jnp.zeros((3, 2), bool))
+    x_proj[3:],
+    w_h,
+    jax.tree.map(jnp.zeros_like, state),
+    jnp.zeros((3, 2), bool),
+  )
   np.testing.assert_array_equal(outputs[3:, 0], alone[:, 0])
   for s, s_alone in zip(last, alone_last):
     np.testing.assert_array_equal(s[0], s_alone[0])
@@ -106,8 +121,9 @@ def test_no_gradient_passes_a_reset():
   # Nor to the weights: what came before the reset was infinite.
   huge = tuple(s.at[0].set(jnp.inf) for s in state)
   first = jnp.asarray(is_first).at[0, 0].set(True)
-  dw_h = jax.grad(
-      lambda w: jnp.sum(lstm_unroll(x_proj, w, huge, first)[0]))(w_h)
+  dw_h = jax.grad(lambda w: jnp.sum(lstm_unroll(x_proj, w, huge, first)[0]))(
+    w_h
+  )
   assert np.isfinite(dw_h).all()
 
 
@@ -134,14 +150,17 @@ def test_bfloat16_arithmetic_keeps_a_float32_state():
   dx, dw_h, dstate = _gradients(lstm_unroll, *half, state, is_first)
   assert dx.dtype == dw_h.dtype == jnp.bfloat16
   assert dstate[0].dtype == jnp.float32
-  _close(jax.tree.map(lambda a: a.astype(jnp.float32), (dx, dw_h, dstate)),
-         _gradients(_plain, x_proj, w_h, state, is_first), 0.05)
+  _close(
+    jax.tree.map(lambda a: a.astype(jnp.float32), (dx, dw_h, dstate)),
+    _gradients(_plain, x_proj, w_h, state, is_first),
+    0.05,
+  )
 
 
 def test_all_in_bfloat16():
   inputs = jax.tree.map(
-      lambda a: a if a.dtype == bool else a.astype(jnp.bfloat16),
-      _inputs(3, 2, 4))
+    lambda a: a if a.dtype == bool else a.astype(jnp.bfloat16), _inputs(3, 2, 4)
+  )
   outputs, last = lstm_unroll(*inputs)
   assert {s.dtype for s in (outputs, *last)} == {jnp.dtype(jnp.bfloat16)}
 

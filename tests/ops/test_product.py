@@ -22,10 +22,10 @@ def test_equals_the_plain_product(shape):
   x, w, dy = _normal(0, m, k), _normal(1, k, n), _normal(2, m, n)
   np.testing.assert_array_equal(jax.jit(product)(x, w), jax.jit(jnp.dot)(x, w))
   for ours, plain in zip(
-      _gradients(product, x, w, dy), _gradients(jnp.dot, x, w, dy)
+    _gradients(product, x, w, dy), _gradients(jnp.dot, x, w, dy)
   ):
     np.testing.assert_allclose(
-        ours, plain, rtol=0, atol=1e-5 * np.abs(plain).max()
+      ours, plain, rtol=0, atol=1e-5 * np.abs(plain).max()
     )
 
 
@@ -39,7 +39,10 @@ def test_values_by_hand():
 
 
 def test_bfloat16_stays():
-  x, w = _normal(0, 4, 6).astype(jnp.bfloat16), _normal(1, 6, 5).astype("bfloat16")
+  x, w = (
+    _normal(0, 4, 6).astype(jnp.bfloat16),
+    _normal(1, 6, 5).astype("bfloat16"),
+  )
   y, vjp = jax.vjp(product, x, w)
   assert {a.dtype for a in (y, *vjp(y))} == {jnp.dtype("bfloat16")}
 

@@ -1,6 +1,7 @@
 """A stamped world played into a SequenceBuilder, and items by brute force."""
 
-from typing import Any, Callable, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +12,15 @@ from r2d2_jax.replay.sequences import Item, SequenceBuilder
 from tests.stamped import StampedWorld
 
 NUM_ACTIONS = 4
-SEQUENCE_FIELDS = ("obs_t", "a_tm1", "r_t", "discount_t", "is_first_t", "a_t",
-                   "valid_t")
+SEQUENCE_FIELDS = (
+  "obs_t",
+  "a_tm1",
+  "r_t",
+  "discount_t",
+  "is_first_t",
+  "a_t",
+  "valid_t",
+)
 
 
 class Lengths(NamedTuple):
@@ -47,15 +55,16 @@ class StampingActor:
   """
 
   def __init__(
-      self, world: StampedWorld,
-      make_carry: Callable[[np.ndarray], Any] = lambda c: (c, -c)):
+    self,
+    world: StampedWorld,
+    make_carry: Callable[[np.ndarray], Any] = lambda c: (c, -c),
+  ):
     n = world.num_envs
     self._world = world
     self._make_carry = make_carry
     self._random = np.random.default_rng(0)
     self._a_tm1 = np.zeros(n, np.int32)
-    self._frames = np.zeros(
-        (n, 3) + world.spec.obs_shape, world.spec.obs_dtype)
+    self._frames = np.zeros((n, 3) + world.spec.obs_shape, world.spec.obs_dtype)
 
   def example(self) -> types.CoreState:
     c = np.zeros((self._world.num_envs, 3), np.float32)
@@ -65,14 +74,16 @@ class StampingActor:
     """(output, what the torso saw [B, 4, ...])."""
     lanes = timestep.env_id
     rows = [self._world.rows[lane][-1] for lane in lanes]
-    c = np.array([(lane, row.episode, row.step)
-                  for lane, row in zip(lanes, rows)], np.float32)
+    c = np.array(
+      [(lane, row.episode, row.step) for lane, row in zip(lanes, rows)],
+      np.float32,
+    )
     a_t = self._random.integers(0, NUM_ACTIONS, lanes.size).astype(np.int32)
     q_t = np.concatenate([c, a_t[:, None] + 0.5], axis=1, dtype=np.float32)
     before = self._frames[lanes]
     output = types.ActorOutput(
-        a_t, self._a_tm1[lanes], q_t,
-        types.CoreState(before, self._make_carry(c)))
+      a_t, self._a_tm1[lanes], q_t, types.CoreState(before, self._make_carry(c))
+    )
     seen = before.copy()
     seen[timestep.is_first_t] = timestep.obs_t[timestep.is_first_t, None]
     stack = np.concatenate([seen, timestep.obs_t[:, None]], axis=1)
@@ -81,15 +92,24 @@ class StampingActor:
     return output, stack
 
 
-def make_builder(
-    world, actor, lengths: Lengths, **kwargs) -> SequenceBuilder:
+def make_builder(world, actor, lengths: Lengths, **kwargs) -> SequenceBuilder:
   return SequenceBuilder(
-      world.num_envs, spec=world.spec, core_state=actor.example(),
-      **lengths._asdict(), **kwargs)
+    world.num_envs,
+    spec=world.spec,
+    core_state=actor.example(),
+    **lengths._asdict(),
+    **kwargs,
+  )
 
 
-def play(world: StampedWorld, lengths: Lengths, num_steps: int, *,
-         actor: StampingActor | None = None, **kwargs) -> Tape:
+def play(
+  world: StampedWorld,
+  lengths: Lengths,
+  num_steps: int,
+  *,
+  actor: StampingActor | None = None,
+  **kwargs,
+) -> Tape:
   """Plays `num_steps` calls of recv."""
   actor = actor or StampingActor(world)
   builder = make_builder(world, actor, lengths, **kwargs)
@@ -101,7 +121,8 @@ def play(world: StampedWorld, lengths: Lengths, num_steps: int, *,
     output, stack = actor.step(timestep)
     origin = 1 + call // 10, 2**40 + call
     for item in builder.add(
-        timestep, output, num_updates=origin[0], step=origin[1]):
+      timestep, output, num_updates=origin[0], step=origin[1]
+    ):
       items[lane_of(item)].append(item)
     for lane, frames in zip(timestep.env_id, stack):
       row = world.rows[lane][-1]
@@ -147,7 +168,7 @@ def expected_items(world: StampedWorld, lane: int, lengths: Lengths):
     trained_until = 0  # the last row so far that ends a trained transition
     start = 0
     while trained_until < len(rows) - 1:
-      item = padded[start:start + lengths.item_rows]
+      item = padded[start : start + lengths.item_rows]
       if len(item) < lengths.item_rows and not over:
         break
       yield item + [None] * (lengths.item_rows - len(item))
@@ -157,14 +178,14 @@ def expected_items(world: StampedWorld, lane: int, lengths: Lengths):
 
 # Carries of other cores: an array, as a GRU's; leaves of several shapes and dtypes.
 CARRIES = {
-    "gru": lambda c: c,
-    "dict": lambda c: {
-        "sum": c.astype(np.float32),
-        "half": (-c).astype(jnp.bfloat16),
-        "image": np.stack([c, 2 * c], axis=2).astype(np.float64),
-        "inner": {"step": c[:, 2].astype(np.int32), "seen": c > 0},
-        "nothing": (),
-    },
+  "gru": lambda c: c,
+  "dict": lambda c: {
+    "sum": c.astype(np.float32),
+    "half": (-c).astype(jnp.bfloat16),
+    "image": np.stack([c, 2 * c], axis=2).astype(np.float64),
+    "inner": {"step": c[:, 2].astype(np.int32), "seen": c > 0},
+    "nothing": (),
+  },
 }
 
 

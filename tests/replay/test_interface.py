@@ -15,15 +15,19 @@ METHODS = {
 
 def _methods(cls):
   return {
-      name: value for name, value in vars(cls).items()
-      if inspect.isfunction(value) and not name.startswith("_")
+    name: value
+    for name, value in vars(cls).items()
+    if inspect.isfunction(value) and not name.startswith("_")
   }
 
 
-@pytest.mark.parametrize("module, name", [
+@pytest.mark.parametrize(
+  "module, name",
+  [
     ("local", "LocalReplay"),
     pytest.param("reverb", "ReverbReplay", marks=pytest.mark.reverb),
-])
+  ],
+)
 def test_a_memory_has_the_methods_of_the_interface(module, name):
   if module == "reverb":
     pytest.importorskip("reverb")
@@ -31,6 +35,8 @@ def test_a_memory_has_the_methods_of_the_interface(module, name):
   interface, own = _methods(Replay), _methods(cls)
   assert interface.keys() == own.keys() == METHODS
   for method, described in interface.items():
-    assert inspect.signature(own[method]) == inspect.signature(described), method
+    assert inspect.signature(own[method]) == inspect.signature(described), (
+      method
+    )
     assert own[method].__doc__ == "See `Replay`."
     assert described.__doc__

@@ -11,22 +11,34 @@ from r2d2_jax.replay.checks import ReplayError
 from r2d2_jax.replay.local import LocalReplay, SumTree
 from r2d2_jax.replay.sequences import as_sample
 from tests.replay.tape import NUM_ACTIONS, SEQUENCE_FIELDS, StampingActor
-from tests.replay.test_replay import (  # pylint: disable=unused-import
-    LENGTHS, assert_same_rows, _items, make_config, make_world, stamp, stamps)
+from tests.replay.test_replay import (
+  LENGTHS,
+  _items,
+  assert_same_rows,
+  make_config,
+  make_world,
+  stamp,
+  stamps,
+)
 
 WAIT_SECONDS = 1.0
 
 
 def make_local(capacity=1000, seed=0, restore_from=None):
   world = make_world()
-  return LocalReplay(make_config(capacity), world.spec,
-                     StampingActor(world).example(), seed=seed,
-                     restore_from=restore_from)
+  return LocalReplay(
+    make_config(capacity),
+    world.spec,
+    StampingActor(world).example(),
+    seed=seed,
+    restore_from=restore_from,
+  )
 
 
 @pytest.mark.parametrize("num_before", [0, 6, 13, 40])
 def test_a_restored_replay_goes_on_with_the_same_samples(
-    items, num_before, tmp_path):
+  items, num_before, tmp_path
+):
   replay = make_local(capacity=8)
   for item in items[:num_before]:
     replay.insert([item], np.ones(1))
@@ -48,7 +60,8 @@ def test_a_restored_replay_goes_on_with_the_same_samples(
     np.testing.assert_array_equal(one.keys, two.keys)
     np.testing.assert_array_equal(one.probability, two.probability)
     np.testing.assert_array_equal(
-        one.origin.times_sampled, two.origin.times_sampled)
+      one.origin.times_sampled, two.origin.times_sampled
+    )
     by_stamp = {stamp(item): item for item in items}
     assert stamps(one) == stamps(two)
     for i, s in enumerate(stamps(two)):
@@ -74,7 +87,7 @@ def test_restored_blocks_are_freed_one_by_one(items, tmp_path):
   replay.insert(items[:20], np.ones(20))
   replay.save(tmp_path)
   restored = make_local(capacity=20, restore_from=tmp_path)
-  block = restored._items[0].blocks[0]  # pylint: disable=protected-access
+  block = restored._items[0].blocks[0]
   assert all(getattr(block, name).base is None for name in SEQUENCE_FIELDS)
 
 
@@ -83,8 +96,9 @@ def test_the_seed_decides_the_samples(items):
   for seed in (0, 0, 1):
     replay = make_local(seed=seed)
     replay.insert(items, np.ones(len(items)))
-    keys.append([replay.sample(8, WAIT_SECONDS).keys.tolist()
-                 for _ in range(3)])
+    keys.append(
+      [replay.sample(8, WAIT_SECONDS).keys.tolist() for _ in range(3)]
+    )
   assert keys[0] == keys[1] != keys[2]
   assert keys[0][0] != keys[0][1]
 
@@ -110,12 +124,15 @@ def test_what_comes_during_a_save_is_not_in_it(items, tmp_path, monkeypatch):
   np.testing.assert_allclose(batch.probability, 1 / 8)
 
 
-@pytest.mark.parametrize("damage, message", [
+@pytest.mark.parametrize(
+  "damage, message",
+  [
     (lambda file: file.unlink(), "got no file"),
     (lambda file: os.truncate(file, 200), "got 200"),
     (lambda file: file.write_bytes(b"?" * file.stat().st_size), "pickle"),
     (lambda file: np.save(file, np.load(file).reshape(-1)[::-1]), "expected"),
-])
+  ],
+)
 def test_a_damaged_file_is_named(items, tmp_path, damage, message):
   replay = make_local()
   replay.insert(items[:20], np.ones(20))
@@ -127,23 +144,29 @@ def test_a_damaged_file_is_named(items, tmp_path, damage, message):
 
 def replaced(value, place=-1):
   """Sets one value, the size of the file staying as it is."""
+
   def damage(file):
     array = np.load(file)
     array.reshape(-1)[place] = value
     np.save(file, array)
+
   return damage
 
 
 def header(text):
   """Puts another header, as long as before, in front of the values."""
+
   def damage(file):
     data = bytearray(file.read_bytes())
-    data[10:10 + len(text)] = text.encode()
+    data[10 : 10 + len(text)] = text.encode()
     file.write_bytes(data)
+
   return damage
 
 
-@pytest.mark.parametrize("name, damage, message", [
+@pytest.mark.parametrize(
+  "name, damage, message",
+  [
     ("weights.npy", replaced(np.nan), "weights in .*, got nan"),
     ("weights.npy", replaced(np.inf), "weights in .*, got inf"),
     ("weights.npy", replaced(-1.0), "weights in .*, got -1.0"),
@@ -159,16 +182,34 @@ def header(text):
     ("num_updates.npy", replaced(-1), "num_updates in .* from -1"),
     ("step.npy", replaced(-1), "step in .* from -1"),
     ("discount_t.npy", replaced(np.nan), "discount_t in .* nan"),
-    ("valid_t.npy", lambda file: file.write_bytes(
-        file.read_bytes()[:-1] + b"\2"), "valid_t in .* to 2"),
+    (
+      "valid_t.npy",
+      lambda file: file.write_bytes(file.read_bytes()[:-1] + b"\2"),
+      "valid_t in .* to 2",
+    ),
     ("weights.npy", header("{" * 50), "weights.npy"),
-    ("weights.npy", header("{'descr': '<f8', 'fortran_order': False, 'shape': "
-                           "(35184372088832,), }"), "weights.npy"),
-    ("weights.npy", header("{'descr': '<f8', 'fortran_order': False, 'shape': "
-                           "(" + 22 * "9" + ",), }"), "weights.npy"),
-    ("weights.npy", header("{'descr': '|O', 'fortran_order': False, 'shape': "
-                           "(20,), } "), "weights.npy"),
-])
+    (
+      "weights.npy",
+      header(
+        "{'descr': '<f8', 'fortran_order': False, 'shape': (35184372088832,), }"
+      ),
+      "weights.npy",
+    ),
+    (
+      "weights.npy",
+      header(
+        "{'descr': '<f8', 'fortran_order': False, 'shape': "
+        "(" + 22 * "9" + ",), }"
+      ),
+      "weights.npy",
+    ),
+    (
+      "weights.npy",
+      header("{'descr': '|O', 'fortran_order': False, 'shape': (20,), } "),
+      "weights.npy",
+    ),
+  ],
+)
 def test_absurd_contents_are_refused(items, tmp_path, name, damage, message):
   replay = make_local()
   replay.insert(items[:20], np.ones(20))
@@ -224,12 +265,28 @@ def test_weights_of_zero_are_restored(items, tmp_path):
 
 @pytest.mark.parametrize("probability", [0.0, np.nan, np.inf, -0.5])
 def test_a_batch_of_a_damaged_table_names_the_item(items, probability):
-  rows = {name: np.zeros((2, 3), np.int32) for name in (
-      "obs_t", "a_tm1", "r_t", "is_first_t", "a_t", "discount_t", "valid_t",
-      "env_id", "num_updates", "step")}
+  rows = {
+    name: np.zeros((2, 3), np.int32)
+    for name in (
+      "obs_t",
+      "a_tm1",
+      "r_t",
+      "is_first_t",
+      "a_t",
+      "discount_t",
+      "valid_t",
+      "env_id",
+      "num_updates",
+      "step",
+    )
+  }
   draw = lambda p: as_sample(
-      rows, items[0].core_state, probability=np.array([0.5, p]),
-      keys=np.array([7, 8], np.uint64), times_sampled=np.ones(2, np.int32))
+    rows,
+    items[0].core_state,
+    probability=np.array([0.5, p]),
+    keys=np.array([7, 8], np.uint64),
+    times_sampled=np.ones(2, np.int32),
+  )
   draw(1e-60)
   with pytest.raises(ReplayError, match=f"got {probability} of item 8\\."):
     draw(probability)
@@ -249,7 +306,7 @@ def test_sum_tree_agrees_with_cumulative_sums(size):
   random = np.random.default_rng(size)
   tree, weights = SumTree(size), np.zeros(size)
   for _ in range(20):
-    index = random.permutation(size)[:random.integers(1, size + 1)]
+    index = random.permutation(size)[: random.integers(1, size + 1)]
     values = random.integers(0, 4, index.size).astype(np.float64)
     tree.set(index, values)
     weights[index] = values
@@ -258,9 +315,9 @@ def test_sum_tree_agrees_with_cumulative_sums(size):
     if tree.total:
       uniform = random.random(50)
       np.testing.assert_array_equal(
-          tree.find(uniform),
-          np.searchsorted(np.cumsum(weights), uniform * tree.total,
-                          side="right"))
+        tree.find(uniform),
+        np.searchsorted(np.cumsum(weights), uniform * tree.total, side="right"),
+      )
 
 
 def test_sum_tree_never_finds_an_empty_leaf():
@@ -271,6 +328,10 @@ def test_sum_tree_never_finds_an_empty_leaf():
 
 
 def test_local_needs_neither_reverb_nor_tensorflow():
-  code = ("import sys, r2d2_jax.replay.make; "
-          "sys.exit(bool({'reverb', 'tensorflow'} & set(sys.modules)))")
-  assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+  code = (
+    "import sys, r2d2_jax.replay.make; "
+    "sys.exit(bool({'reverb', 'tensorflow'} & set(sys.modules)))"
+  )
+  assert (
+    subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+  )

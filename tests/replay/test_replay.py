@@ -11,60 +11,88 @@ import pytest
 
 from r2d2_jax import types
 from r2d2_jax.config import (
-    AgentConfig, Config, EnvConfig, ReplayConfig, validate)
+  AgentConfig,
+  Config,
+  EnvConfig,
+  ReplayConfig,
+  validate,
+)
 from r2d2_jax.replay.checks import ReplayError
 from r2d2_jax.replay.local import LocalReplay
 from r2d2_jax.replay.sequences import SequenceBuilder
 from tests.replay.tape import (
-    CARRIES, NUM_ACTIONS, SEQUENCE_FIELDS, Lengths, StampingActor,
-    assert_same_tree, column, expected_carry, lane_of, play)
+  CARRIES,
+  NUM_ACTIONS,
+  SEQUENCE_FIELDS,
+  Lengths,
+  StampingActor,
+  assert_same_tree,
+  column,
+  expected_carry,
+  lane_of,
+  play,
+)
 from tests.stamped import StampedWorld
 
 LENGTHS = Lengths(4, 8, 4)
-WAIT_SECONDS = 30.0  # for what comes at once on a machine that is not overloaded
+WAIT_SECONDS = (
+  30.0  # for what comes at once on a machine that is not overloaded
+)
 PREFETCHED_BATCHES = 10  # more than any backend draws ahead
 
 
 def make_world():
   return StampedWorld(
-      [[150, 3], [20, 1, 9, 40]], num_actions=NUM_ACTIONS, obs="image")
+    [[150, 3], [20, 1, 9, 40]], num_actions=NUM_ACTIONS, obs="image"
+  )
 
 
 def make_config(capacity=1000, num_envs=2, row_states=False):
   return Config(
-      env=EnvConfig(num_envs=num_envs),
-      agent=AgentConfig(**LENGTHS._asdict()),
-      replay=ReplayConfig(capacity_sequences=capacity, priority_exponent=0.9,
-                          row_states=row_states))
+    env=EnvConfig(num_envs=num_envs),
+    agent=AgentConfig(**LENGTHS._asdict()),
+    replay=ReplayConfig(
+      capacity_sequences=capacity, priority_exponent=0.9, row_states=row_states
+    ),
+  )
 
 
 @pytest.fixture(name="items", scope="module")
 def _items():
   """Items in the order in which they came; the padded ones among them."""
-  return [item for lane in play(make_world(), LENGTHS, 160).items
-          for item in lane]
+  return [
+    item for lane in play(make_world(), LENGTHS, 160).items for item in lane
+  ]
 
 
-@pytest.fixture(name="make", params=[
-    "local", pytest.param("reverb", marks=pytest.mark.reverb)])
+@pytest.fixture(
+  name="make",
+  params=["local", pytest.param("reverb", marks=pytest.mark.reverb)],
+)
 def _make(request):
   """Makes a replay of the backend under test and closes it afterwards."""
   made = []
 
   def make(capacity=1000, num_envs=2, config=None, core_state=None, **kwargs):
     world = make_world()
-    arguments = (config or make_config(capacity, num_envs), world.spec,
-                 core_state or StampingActor(world).example())
+    arguments = (
+      config or make_config(capacity, num_envs),
+      world.spec,
+      core_state or StampingActor(world).example(),
+    )
     if request.param == "local":
       made.append(LocalReplay(*arguments, seed=0, **kwargs))
     else:
       pytest.importorskip("reverb")
       from r2d2_jax.replay.reverb import ReverbReplay
+
       with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         made.append(ReverbReplay(*arguments, **kwargs))
-      assert any(re.search("without credentials.*'local'", str(w.message))
-                 for w in caught)
+      assert any(
+        re.search("without credentials.*'local'", str(w.message))
+        for w in caught
+      )
     return made[-1]
 
   yield make
@@ -86,7 +114,9 @@ def stamps(batch):
 
 
 def stamp(item):
-  return tuple(column(item, "obs_t")[column(item, "valid_t")][-1, 0, :4].tolist())
+  return tuple(
+    column(item, "obs_t")[column(item, "valid_t")][-1, 0, :4].tolist()
+  )
 
 
 def counts(batches, items):
@@ -109,13 +139,14 @@ def assert_same_rows(sequence, index, item):
     assert got.dtype == want.dtype, name
     np.testing.assert_array_equal(got, want, err_msg=name)
   assert_same_tree(
-      jax.tree.map(lambda x: x[index], sequence.core_state), item.core_state)
+    jax.tree.map(lambda x: x[index], sequence.core_state), item.core_state
+  )
 
 
 def test_items_come_back_bit_for_bit(make, items):
   replay = make()
   for i in range(0, len(items), 5):
-    replay.insert(items[i:i + 5], np.ones(len(items[i:i + 5])))
+    replay.insert(items[i : i + 5], np.ones(len(items[i : i + 5])))
   assert replay.size() == replay.num_inserted() == len(items) > 40
   by_stamp = {stamp(item): item for item in items}
   assert len(by_stamp) == len(items)
@@ -145,7 +176,8 @@ def test_samples_know_where_they_come_from(make, items):
       assert origin.env_id[i] == lane_of(by_stamp[s])
       for name in ("num_updates", "step"):
         np.testing.assert_array_equal(
-            getattr(origin, name)[i], column(by_stamp[s], name))
+          getattr(origin, name)[i], column(by_stamp[s], name)
+        )
   assert {lane_of(item) for item in items} == {0, 1}
 
 
@@ -164,7 +196,8 @@ def test_row_states_come_back_with_their_rows(make, tmp_path):
       assert c.shape == h.shape == (32, LENGTHS.item_rows, 3)
       for i, s in enumerate(stamps(batch)):
         np.testing.assert_array_equal(
-            np.concatenate([c[i], h[i]], axis=1), by_stamp[s])
+          np.concatenate([c[i], h[i]], axis=1), by_stamp[s]
+        )
   assert sum(np.count_nonzero(x) for x in by_stamp.values()) > 300
 
 
@@ -173,8 +206,12 @@ def test_row_states_of_a_core_without(make, tmp_path, row_states, expected):
   stateless = lambda n: types.CoreState(np.zeros((n, 0, 84, 84), np.uint8), ())
   world = make_world()
   builder = SequenceBuilder(
-      2, spec=world.spec, core_state=stateless(1), row_states=row_states,
-      **LENGTHS._asdict())
+    2,
+    spec=world.spec,
+    core_state=stateless(1),
+    row_states=row_states,
+    **LENGTHS._asdict(),
+  )
   actor, items = StampingActor(world), []
   world.reset()
   for _ in range(30):
@@ -203,15 +240,18 @@ def test_whatever_a_core_carries_comes_back(make, tmp_path, core, row_states):
   replay.insert(items, np.ones(len(items)))
   replay.save(tmp_path)
   restored = make(
-      config=config, core_state=actor.example(), restore_from=tmp_path)
+    config=config, core_state=actor.example(), restore_from=tmp_path
+  )
   for source in (replay, restored):
     for batch in sample_many(source, 5):
       for i, s in enumerate(stamps(batch)):
         of_item = lambda x, i=i: x[i]
         rows = expected_carry(by_stamp[s], CARRIES[core])
         assert_same_rows(batch.sequence, i, by_stamp[s])
-        assert_same_tree(jax.tree.map(of_item, batch.sequence.core_state.carry),
-                         jax.tree.map(lambda x: x[0], rows))
+        assert_same_tree(
+          jax.tree.map(of_item, batch.sequence.core_state.carry),
+          jax.tree.map(lambda x: x[0], rows),
+        )
         if row_states:
           assert_same_tree(jax.tree.map(of_item, batch.row_carry), rows)
         else:
@@ -221,13 +261,15 @@ def test_whatever_a_core_carries_comes_back(make, tmp_path, core, row_states):
 def test_draws_of_an_item_are_counted_with_this_one(make, items):
   replay = make(capacity=4)
   for k in range(2):  # those of an item that left don't count
-    replay.insert(items[4 * k:4 * k + 4], np.ones(4))
+    replay.insert(items[4 * k : 4 * k + 4], np.ones(4))
     batches = sample_many(replay, 3, batch_size=5)
     seen = {}
     for batch in batches:
       for s, times in zip(stamps(batch), batch.origin.times_sampled):
         seen.setdefault(s, []).append(times)
-    for times in seen.values():  # what was prefetched counts, and is in any order
+    for (
+      times
+    ) in seen.values():  # what was prefetched counts, and is in any order
       assert len(set(times)) == len(times)
       assert 1 <= min(times) and max(times) <= 5 * (3 + PREFETCHED_BATCHES)
 
@@ -255,16 +297,21 @@ def _random_lengths():
     trace, burn_in = random.integers(2, 9), random.integers(0, 8)
     overlap = random.integers(1, trace)
     episodes = random.integers(2, (burn_in + trace) * block_rows + 2, 6)
-    yield Lengths(*(int(x) * block_rows for x in (burn_in, trace, overlap))), (
-        episodes.tolist())
+    yield (
+      Lengths(*(int(x) * block_rows for x in (burn_in, trace, overlap))),
+      (episodes.tolist()),
+    )
 
 
 @pytest.mark.parametrize("lengths, episodes", list(_random_lengths()))
 def test_items_of_short_episodes_come_back_whatever_the_lengths(
-    make, lengths, episodes):
-  config = Config(env=EnvConfig(num_envs=1), agent=AgentConfig(
-      **lengths._asdict(), batch_size=4), replay=ReplayConfig(
-          min_sequences=4, capacity_sequences=1000))
+  make, lengths, episodes
+):
+  config = Config(
+    env=EnvConfig(num_envs=1),
+    agent=AgentConfig(**lengths._asdict(), batch_size=4),
+    replay=ReplayConfig(min_sequences=4, capacity_sequences=1000),
+  )
   validate(config)
   world = StampedWorld([episodes], num_actions=NUM_ACTIONS, obs="image")
   [items] = play(world, lengths, sum(episodes) + 2 * len(episodes)).items
@@ -287,14 +334,15 @@ def test_frequencies_are_proportional_to_priority_to_the_exponent(make, items):
   replay = make()
   priorities = np.array([0.0, 0.1, 0.5, 1.0, 1.0, 3.0, 10.0, 40.0])
   replay.insert(items[:8], priorities)
-  probability = priorities ** 0.9 / np.sum(priorities ** 0.9)
+  probability = priorities**0.9 / np.sum(priorities**0.9)
   batches = sample_many(replay, 100)
   # 6 degrees of freedom: 38 is exceeded once in a million runs.
   assert chi_square(counts(batches, items[:8]), probability) < 38
   by_stamp = {stamp(item): p for item, p in zip(items, probability)}
   for batch in batches:
     np.testing.assert_allclose(
-        batch.probability, [by_stamp[s] for s in stamps(batch)], rtol=1e-6)
+      batch.probability, [by_stamp[s] for s in stamps(batch)], rtol=1e-6
+    )
 
 
 def test_updates_change_frequencies_by_the_same_exponent(make, items):  # 18
@@ -309,12 +357,13 @@ def test_updates_change_frequencies_by_the_same_exponent(make, items):  # 18
   replay.update_priorities(keys, priorities)
   sample_many(replay, PREFETCHED_BATCHES)
   batches = sample_many(replay, 100)
-  probability = priorities ** 0.9 / np.sum(priorities ** 0.9)
+  probability = priorities**0.9 / np.sum(priorities**0.9)
   assert chi_square(counts(batches, items[:8]), probability) < 38
   by_stamp = {stamp(item): p for item, p in zip(items, probability)}
   for batch in batches:
     np.testing.assert_allclose(
-        batch.probability, [by_stamp[s] for s in stamps(batch)], rtol=1e-6)
+      batch.probability, [by_stamp[s] for s in stamps(batch)], rtol=1e-6
+    )
 
 
 def test_while_all_priorities_are_zero_items_are_equally_likely(make, items):
@@ -352,8 +401,9 @@ def test_priorities_of_evicted_items_are_dropped(make, items):  # mistake 21
     batch = replay.sample(32, WAIT_SECONDS)
     old.update(zip(stamps(batch), batch.keys))
   replay.insert(items[8:16], np.ones(8))
-  replay.update_priorities(np.array(list(old.values()), np.uint64),
-                           np.linspace(0.0, 1e6, 8))
+  replay.update_priorities(
+    np.array(list(old.values()), np.uint64), np.linspace(0.0, 1e6, 8)
+  )
   never_given = np.array([123456789], np.uint64)
   replay.update_priorities(never_given, np.array([1e6]))
   sample_many(replay, PREFETCHED_BATCHES)
@@ -369,7 +419,8 @@ def test_priorities_of_evicted_items_are_dropped(make, items):  # mistake 21
 def test_priorities_that_damage_the_table_are_refused(make, items, wrong):
   replay = make()
   steep = dataclasses.replace(
-      make_config(), replay=ReplayConfig(priority_exponent=8.0))
+    make_config(), replay=ReplayConfig(priority_exponent=8.0)
+  )
   with pytest.raises(ValueError, match="finite priorities >= 0"):
     replay.insert(items[:2], np.array([1.0, wrong]))
   assert replay.size() == 0
@@ -384,7 +435,8 @@ def test_priorities_that_damage_the_table_are_refused(make, items, wrong):
   with pytest.raises(ValueError, match="whose power .* = 8.0 is finite"):
     make(config=steep).insert(items[:2], np.full(2, 1e40))
   np.testing.assert_allclose(
-      np.concatenate([b.probability for b in sample_many(replay, 5)]), 0.5)
+    np.concatenate([b.probability for b in sample_many(replay, 5)]), 0.5
+  )
 
 
 def test_an_empty_replay_does_not_block_for_ever(make, items):
@@ -407,8 +459,9 @@ def test_fewer_items_than_asked_for_are_not_sampled(make, items):
   assert len(replay.sample(3, WAIT_SECONDS, min_size=4).keys) == 3
   batches = []
   thread = threading.Thread(
-      target=lambda: batches.append(replay.sample(3, WAIT_SECONDS, min_size=6)),
-      daemon=True)
+    target=lambda: batches.append(replay.sample(3, WAIT_SECONDS, min_size=6)),
+    daemon=True,
+  )
   thread.start()
   for item in items[4:6]:
     assert not batches
@@ -421,7 +474,8 @@ def test_sample_waits_for_the_first_item(make, items):
   replay = make()
   batches = []
   thread = threading.Thread(
-      target=lambda: batches.append(replay.sample(2, WAIT_SECONDS)), daemon=True)
+    target=lambda: batches.append(replay.sample(2, WAIT_SECONDS)), daemon=True
+  )
   thread.start()
   replay.insert(items[:1], np.ones(1))
   thread.join(WAIT_SECONDS)
@@ -446,10 +500,11 @@ def test_closing_wakes_those_who_wait_and_works_twice(make, items):
   assert "closed" in str(outcome[0])
   replay.close()
   for call in [
-      lambda: replay.insert(items[:1], np.ones(1)),
-      lambda: replay.sample(1, WAIT_SECONDS),
-      lambda: replay.update_priorities(np.ones(1, np.uint64), np.ones(1)),
-      lambda: replay.check_alive(WAIT_SECONDS)]:
+    lambda: replay.insert(items[:1], np.ones(1)),
+    lambda: replay.sample(1, WAIT_SECONDS),
+    lambda: replay.update_priorities(np.ones(1, np.uint64), np.ones(1)),
+    lambda: replay.check_alive(WAIT_SECONDS),
+  ]:
     with pytest.raises(ReplayError, match="closed"):
       call()
 
@@ -463,8 +518,9 @@ def test_threads_insert_sample_and_update_at_once(make, items):
     def run():
       try:
         function()
-      except Exception as error:  # pylint: disable=broad-except
+      except Exception as error:
         errors.append(error)
+
     return threading.Thread(target=run, daemon=True)
 
   def insert():

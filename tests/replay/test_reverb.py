@@ -14,16 +14,24 @@ from r2d2_jax.replay import make as make_lib
 from r2d2_jax.replay.checks import ReplayError
 from r2d2_jax.replay.sequences import SequenceBuilder
 from tests.replay.tape import StampingActor
-from tests.replay.test_replay import (  # pylint: disable=unused-import
-    LENGTHS, PREFETCHED_BATCHES, WAIT_SECONDS, _items, make_config, make_world,
-    sample_many, stamp, stamps)
+from tests.replay.test_replay import (
+  LENGTHS,
+  PREFETCHED_BATCHES,
+  WAIT_SECONDS,
+  _items,
+  make_config,
+  make_world,
+  sample_many,
+  stamp,
+  stamps,
+)
 
 reverb = pytest.importorskip("reverb")
-from r2d2_jax.replay import reverb as tables  # pylint: disable=wrong-import-position
+from r2d2_jax.replay import reverb as tables
 
 pytestmark = [
-    pytest.mark.reverb,
-    pytest.mark.filterwarnings("ignore:Reverb listens"),
+  pytest.mark.reverb,
+  pytest.mark.filterwarnings("ignore:Reverb listens"),
 ]
 
 
@@ -33,9 +41,14 @@ def _make():
 
   def make(config=None, **kwargs):
     world = make_world()
-    made.append(tables.ReverbReplay(
-        config or make_config(), world.spec, StampingActor(world).example(),
-        **kwargs))
+    made.append(
+      tables.ReverbReplay(
+        config or make_config(),
+        world.spec,
+        StampingActor(world).example(),
+        **kwargs,
+      )
+    )
     return made[-1]
 
   yield make
@@ -46,7 +59,8 @@ def _make():
 def test_make_replay_makes_it():
   world = make_world()
   replay = make_lib.make_replay(
-      make_config(), world.spec, StampingActor(world).example())
+    make_config(), world.spec, StampingActor(world).example()
+  )
   assert isinstance(replay, tables.ReverbReplay)
   replay.close()
 
@@ -55,25 +69,40 @@ def test_rows_that_items_share_are_stored_once():
   # Noise does not compress: what is stored can be counted in bytes.
   spec = types.EnvSpec((32, 32), np.dtype(np.uint8), 4, 1)
   core_state = types.CoreState(
-      np.zeros((2, 0, 32, 32), np.uint8), (np.zeros((2, 1), np.float32),) * 2)
+    np.zeros((2, 0, 32, 32), np.uint8), (np.zeros((2, 1), np.float32),) * 2
+  )
   builder = SequenceBuilder(
-      2, spec=spec, core_state=core_state, **LENGTHS._asdict())
+    2, spec=spec, core_state=core_state, **LENGTHS._asdict()
+  )
   replay = tables.ReverbReplay(make_config(), spec, core_state)
   random = np.random.default_rng(0)
   num_items, zeros = 0, np.zeros(2, np.float32)
   for t in range(200):
     items = builder.add(
-        types.Timestep(random.integers(0, 256, (2, 32, 32), np.uint8), zeros,
-                       zeros + 1, np.full(2, t == 0), np.zeros(2, np.bool_),
-                       np.arange(2, dtype=np.int32)),
-        types.ActorOutput(np.zeros(2, np.int32), np.zeros(2, np.int32),
-                          np.zeros((2, 4), np.float32), core_state))
+      types.Timestep(
+        random.integers(0, 256, (2, 32, 32), np.uint8),
+        zeros,
+        zeros + 1,
+        np.full(2, t == 0),
+        np.zeros(2, np.bool_),
+        np.arange(2, dtype=np.int32),
+      ),
+      types.ActorOutput(
+        np.zeros(2, np.int32),
+        np.zeros(2, np.int32),
+        np.zeros((2, 4), np.float32),
+        core_state,
+      ),
+    )
     replay.insert(items, np.ones(len(items)))
     num_items += len(items)
   assert num_items == 2 * 49
   path = reverb.Client(replay.address).checkpoint()
-  stored = sum(os.path.getsize(os.path.join(folder, name))
-               for folder, _, names in os.walk(path) for name in names)
+  stored = sum(
+    os.path.getsize(os.path.join(folder, name))
+    for folder, _, names in os.walk(path)
+    for name in names
+  )
   replay.close()
   # 400 rows of 1 kB; three times as much if each item kept rows of its own.
   assert 400 * 1024 < stored < 1.3 * 400 * 1024
@@ -129,14 +158,17 @@ def test_an_error_buffer_that_would_block_is_refused(make, error_buffer):
 
 
 def test_what_a_killed_process_left_in_scratch_is_not_restored(
-    make, items, tmp_path):
+  make, items, tmp_path
+):
   scratch, saved = tmp_path / "run" / "scratch", tmp_path / "saved"
   first = make(scratch=scratch)
   first.insert(items[:4], np.ones(4))
   saved.mkdir()
   first.save(saved)
   assert not any(scratch.iterdir())  # moved, not copied
-  reverb.Client(first.address).checkpoint()  # of one that was killed before it moved
+  reverb.Client(
+    first.address
+  ).checkpoint()  # of one that was killed before it moved
   assert any(scratch.iterdir())
   assert make(scratch=scratch).size() == 0
   assert not any(scratch.iterdir())
@@ -152,8 +184,9 @@ def test_a_table_other_than_what_was_saved_is_refused(make, items, tmp_path):
   replay.insert(items[:4], np.ones(4))
   replay.save(tmp_path)
   meta = tmp_path / "meta.json"
-  meta.write_text(meta.read_text().replace('"num_inserted": 4',
-                                           '"num_inserted": 5'))
+  meta.write_text(
+    meta.read_text().replace('"num_inserted": 4', '"num_inserted": 5')
+  )
   with pytest.raises(ReplayError, match="'num_inserted': 5}, got .*: 4}"):
     make(restore_from=tmp_path)
   chunks = tmp_path / "reverb" / "chunks.tfrecord"
@@ -177,7 +210,8 @@ def test_a_server_saves_and_restores_where_it_runs(make, tmp_path):
 
 
 def test_saving_with_a_dead_server_blocks_nobody(
-    make, items, tmp_path, monkeypatch):
+  make, items, tmp_path, monkeypatch
+):
   monkeypatch.setattr(tables, "_CALL_SECONDS", 2.0)
   replay = make()
   replay.insert(items[:4], np.ones(4))
@@ -191,7 +225,8 @@ def test_saving_with_a_dead_server_blocks_nobody(
 
 
 def test_a_save_that_fails_leaves_the_replay_in_order(
-    make, items, tmp_path, monkeypatch):
+  make, items, tmp_path, monkeypatch
+):
   scratch = tmp_path / "scratch"
   replay = make(scratch=scratch)
   replay.insert(items[:4], np.ones(4))
@@ -219,13 +254,16 @@ def sample_until_it_fails(replay):
 
 
 def test_a_priority_that_came_through_the_port_is_told(
-    make, items, tmp_path, monkeypatch):
+  make, items, tmp_path, monkeypatch
+):
   replay = make()
   replay.insert(items[:8], np.ones(8))
   key = int(replay.sample(1, WAIT_SECONDS).keys[0])
   reverb.Client(replay.address).mutate_priorities("items", {key: np.inf})
   told = sample_until_it_fails(replay)
-  assert re.search(r"replay is at fault, .* got (0\.0|nan|inf) of item \d+\.", told)
+  assert re.search(
+    r"replay is at fault, .* got (0\.0|nan|inf) of item \d+\.", told
+  )
   assert "Reverb's port" in told and "\n" not in told
   # Such a table is not saved, and where it was, the cause is named.
   directory = tmp_path / "saved"
@@ -237,7 +275,8 @@ def test_a_priority_that_came_through_the_port_is_told(
     patch.setattr(replay, "_check_items", lambda _: None)
     replay.save(directory)
   with pytest.raises(
-      ReplayError, match=f"cannot restore .* {key} has priority inf"):
+    ReplayError, match=f"cannot restore .* {key} has priority inf"
+  ):
     make(restore_from=directory)
 
 
@@ -252,24 +291,31 @@ def foreign_items(replay):
       if place == 0:
         columns["core"] = np.full(core_shape, byte, np.uint8)
       writer.append(columns)
-    writer.create_item("items", 1e6, {
-        "rows": writer.history["rows"][:], "core": writer.history["core"][0]})
+    writer.create_item(
+      "items",
+      1e6,
+      {"rows": writer.history["rows"][:], "core": writer.history["core"][0]},
+    )
     writer.flush()
     writer.close()
 
   return {
-      "columns": lambda: reverb.Client(replay.address).insert(
-          [np.zeros(3)], {"items": 1e6}),
-      "length": lambda: write((rows[0] + 1,) + rows[1:], core, 0),
-      "bytes": lambda: write(rows[:2] + (rows[2] + 1,), core, 0),
-      "values": lambda: write(rows, core, 255),
+    "columns": lambda: reverb.Client(replay.address).insert(
+      [np.zeros(3)], {"items": 1e6}
+    ),
+    "length": lambda: write((rows[0] + 1,) + rows[1:], core, 0),
+    "bytes": lambda: write(rows[:2] + (rows[2] + 1,), core, 0),
+    "values": lambda: write(rows, core, 255),
   }
 
 
-@pytest.mark.parametrize("kind, in_file", [
-    ("columns", True), ("length", True), ("bytes", False), ("values", False)])
+@pytest.mark.parametrize(
+  "kind, in_file",
+  [("columns", True), ("length", True), ("bytes", False), ("values", False)],
+)
 def test_an_item_of_another_process_is_told(
-    make, items, tmp_path, monkeypatch, kind, in_file):
+  make, items, tmp_path, monkeypatch, kind, in_file
+):
   replay = make()
   replay.insert(items[:8], np.ones(8))
   foreign_items(replay)[kind]()
@@ -358,7 +404,8 @@ def test_a_server_that_gets_no_threads_is_not_started(make, monkeypatch):
 
   monkeypatch.setattr(threading.Thread, "start", start_five)
   with pytest.raises(
-      ReplayError, match="room for 64 more threads, 5 could .*'local'"):
+    ReplayError, match="room for 64 more threads, 5 could .*'local'"
+  ):
     make()
   assert threading.active_count() == before
 
@@ -366,18 +413,27 @@ def test_a_server_that_gets_no_threads_is_not_started(make, monkeypatch):
 @pytest.mark.slow
 def test_a_server_is_not_started_where_memory_is_short():
   process = subprocess.run(
-      [sys.executable, "-c", _SHORT_OF_MEMORY], check=False, text=True,
-      timeout=120, capture_output=True)
+    [sys.executable, "-c", _SHORT_OF_MEMORY],
+    check=False,
+    text=True,
+    timeout=120,
+    capture_output=True,
+  )
   assert process.returncode == 1
-  assert re.search("ReplayError: .* room for 64 more threads, .*'local'",
-                   process.stderr)
+  assert re.search(
+    "ReplayError: .* room for 64 more threads, .*'local'", process.stderr
+  )
 
 
 @pytest.mark.slow
 def test_a_start_that_hangs_ends_at_its_deadline():
   process = subprocess.run(
-      [sys.executable, "-c", _HANGS, "1"], check=False, text=True, timeout=120,
-      capture_output=True)
+    [sys.executable, "-c", _HANGS, "1"],
+    check=False,
+    text=True,
+    timeout=120,
+    capture_output=True,
+  )
   assert process.returncode == 1
   assert "Timeout (0:00:01)" in process.stderr
   assert "in _start_server" in process.stderr
@@ -385,8 +441,9 @@ def test_a_start_that_hangs_ends_at_its_deadline():
 
 @pytest.mark.slow
 def test_a_start_that_hangs_hears_signals():
-  with subprocess.Popen([sys.executable, "-c", _HANGS, "600"], text=True,
-                        stdout=subprocess.PIPE) as process:
+  with subprocess.Popen(
+    [sys.executable, "-c", _HANGS, "600"], text=True, stdout=subprocess.PIPE
+  ) as process:
     assert process.stdout.readline() == "HANGS\n"
     process.send_signal(signal.SIGTERM)
     try:
@@ -398,7 +455,9 @@ def test_a_start_that_hangs_hears_signals():
 def test_a_start_leaves_handlers_of_signals_as_they_were(make):
   before = [signal.getsignal(x) for x in (signal.SIGINT, signal.SIGTERM)]
   make()
-  assert before == [signal.getsignal(x) for x in (signal.SIGINT, signal.SIGTERM)]
+  assert before == [
+    signal.getsignal(x) for x in (signal.SIGINT, signal.SIGTERM)
+  ]
 
 
 def on_port(port):
@@ -415,7 +474,9 @@ def test_a_port_that_is_taken_is_told(make):
     other.bind(("", 0))
     other.listen()
     port = other.getsockname()[1]
-    with pytest.raises(ReplayError, match=f"does not start.*replay.port {port}"):
+    with pytest.raises(
+      ReplayError, match=f"does not start.*replay.port {port}"
+    ):
       make(on_port(port))
   replay = make(on_port(port))
   assert replay.address == f"localhost:{port}"
@@ -439,13 +500,16 @@ time.sleep(600)
 
 @pytest.mark.slow
 def test_a_server_that_was_killed_is_noticed_and_blocks_nobody(
-    make, items, monkeypatch):
+  make, items, monkeypatch
+):
   monkeypatch.setattr(tables, "_CALL_SECONDS", 2.0)
-  with subprocess.Popen([sys.executable, "-c", _SERVER], text=True,
-                        stdout=subprocess.PIPE) as server:
+  with subprocess.Popen(
+    [sys.executable, "-c", _SERVER], text=True, stdout=subprocess.PIPE
+  ) as server:
     try:
-      address = next(line.split()[1] for line in server.stdout
-                     if line.startswith("ADDRESS"))
+      address = next(
+        line.split()[1] for line in server.stdout if line.startswith("ADDRESS")
+      )
       replay = make(address=address)
       replay.insert(items[:4], np.ones(4))
       keys = replay.sample(4, WAIT_SECONDS).keys
@@ -484,6 +548,12 @@ replay.sample(4, 30.0)
 @pytest.mark.parametrize("end", ["", "replay.close()"])
 def test_a_process_ends_with_and_without_close(end):
   # A time limit stands in for a process that hangs.
-  assert subprocess.run(
-      [sys.executable, "-c", _FORGETFUL + end], check=False,
-      timeout=120, capture_output=True).returncode == 0
+  assert (
+    subprocess.run(
+      [sys.executable, "-c", _FORGETFUL + end],
+      check=False,
+      timeout=120,
+      capture_output=True,
+    ).returncode
+    == 0
+  )

@@ -12,12 +12,24 @@ import pytest
 
 from r2d2_jax.replay.checks import ReplayError
 from tests.replay.tape import column, play
-from tests.replay.test_replay import (  # pylint: disable=unused-import
-    LENGTHS, PREFETCHED_BATCHES, WAIT_SECONDS, _items, _make, assert_same_rows,
-    chi_square, counts, make_config, make_world, sample_many, stamp, stamps)
+from tests.replay.test_replay import (
+  LENGTHS,
+  PREFETCHED_BATCHES,
+  WAIT_SECONDS,
+  _items,
+  _make,
+  assert_same_rows,
+  chi_square,
+  counts,
+  make_config,
+  make_world,
+  sample_many,
+  stamp,
+  stamps,
+)
 
 PRIORITIES = np.array([0.0, 0.1, 0.5, 1.0, 1.0, 3.0, 10.0, 40.0])
-PROBABILITY = PRIORITIES ** 0.9 / np.sum(PRIORITIES ** 0.9)
+PROBABILITY = PRIORITIES**0.9 / np.sum(PRIORITIES**0.9)
 
 
 @pytest.fixture(name="saved")
@@ -58,14 +70,18 @@ def test_row_states_saved_by_version_0_1_are_read(make, saved):
     for i, s in enumerate(stamps(batch)):
       assert_same_rows(batch.sequence, i, index[s])
       np.testing.assert_array_equal(
-          np.concatenate([x[i] for x in batch.row_carry], axis=1),
-          column(index[s], "row_carry"))
+        np.concatenate([x[i] for x in batch.row_carry], axis=1),
+        column(index[s], "row_carry"),
+      )
 
 
 def snapshot(directory):
   """Every file's content and time of change."""
-  return {path: (path.read_bytes(), path.stat().st_mtime_ns)
-          for path in directory.rglob("*") if path.is_file()}
+  return {
+    path: (path.read_bytes(), path.stat().st_mtime_ns)
+    for path in directory.rglob("*")
+    if path.is_file()
+  }
 
 
 def test_items_and_priorities_survive(make, items, saved):
@@ -135,7 +151,7 @@ def test_each_save_stands_for_itself(make, items, tmp_path):
   directories = [tmp_path / name for name in "abc"]
   replay = make()
   for i, directory in enumerate(directories):
-    replay.insert(items[4 * i:4 * i + 4], np.ones(4))
+    replay.insert(items[4 * i : 4 * i + 4], np.ones(4))
     directory.mkdir()
     replay.save(directory)
     if i == 0:
@@ -150,7 +166,7 @@ def test_each_save_stands_for_itself(make, items, tmp_path):
     restored = make(restore_from=directory)
     assert restored.size() == restored.num_inserted() == 4 * i + 4
     seen = counts(sample_many(restored, 20), items)
-    assert seen[:4 * i + 4].all() and not seen[4 * i + 4:].any()
+    assert seen[: 4 * i + 4].all() and not seen[4 * i + 4 :].any()
 
 
 def test_a_save_during_work_is_one_moment_of_it(make, items, tmp_path):
@@ -163,8 +179,9 @@ def test_a_save_during_work_is_one_moment_of_it(make, items, tmp_path):
       try:
         while not stop.is_set():
           function()
-      except Exception as error:  # pylint: disable=broad-except
+      except Exception as error:
         errors.append(error)
+
     return threading.Thread(target=run, daemon=True)
 
   def insert():
@@ -200,22 +217,35 @@ def test_a_save_during_work_is_one_moment_of_it(make, items, tmp_path):
     restored.close()
 
 
-@pytest.mark.parametrize("section, changes, message", [
+@pytest.mark.parametrize(
+  "section, changes, message",
+  [
     ("replay", dict(capacity_sequences=9), "capacity_sequences 1000, .* has 9"),
-    ("replay", dict(priority_exponent=0.6), "priority_exponent 0.9, .* has 0.6"),
+    (
+      "replay",
+      dict(priority_exponent=0.6),
+      "priority_exponent 0.9, .* has 0.6",
+    ),
     ("replay", dict(row_states=True), "row_states False, .* has True"),
     # As long as before, with another part trained.
-    ("agent", dict(burn_in=6, trace_length=6),
-     "agent.burn_in 4, this run has 6; with agent.trace_length 8, .* has 6"),
-])
+    (
+      "agent",
+      dict(burn_in=6, trace_length=6),
+      "agent.burn_in 4, this run has 6; with agent.trace_length 8, .* has 6",
+    ),
+  ],
+)
 def test_other_settings_are_refused(
-    make, items, saved, section, changes, message):
+  make, items, saved, section, changes, message
+):
   replay = make()
   replay.insert(items[:4], np.ones(4))
   replay.save(saved)
   config = make_config()
-  config = dataclasses.replace(config, **{
-      section: dataclasses.replace(getattr(config, section), **changes)})
+  config = dataclasses.replace(
+    config,
+    **{section: dataclasses.replace(getattr(config, section), **changes)},
+  )
   with pytest.raises(ReplayError, match=f"was saved with [^\n]*{message}"):
     make(config=config, restore_from=saved)
 
@@ -226,12 +256,16 @@ def test_other_shapes_and_backends_are_refused(make, items, saved):
   replay.save(saved)
   meta = json.loads((saved / "meta.json").read_text())
   for name, value in [
-      ("rows of obs_t", "uint8 [64, 64]"), ("core_state leaf 1", "float32 [512]"),
-      ("core_state leaf 3", "float32 [512]"), ("replay.backend", "other")]:
+    ("rows of obs_t", "uint8 [64, 64]"),
+    ("core_state leaf 1", "float32 [512]"),
+    ("core_state leaf 3", "float32 [512]"),
+    ("replay.backend", "other"),
+  ]:
     settings = meta["settings"] | {name: value}
     (saved / "meta.json").write_text(json.dumps(meta | {"settings": settings}))
-    with pytest.raises(ReplayError, match=f"{name} {value!r}, this run has ".replace(
-        "[", r"\[")):
+    with pytest.raises(
+      ReplayError, match=f"{name} {value!r}, this run has ".replace("[", r"\[")
+    ):
       make(restore_from=saved)
 
 
@@ -246,8 +280,11 @@ def test_a_save_that_is_not_whole_is_refused(make, items, saved, damage):
   replay.save(saved)
   whole = saved.with_name("whole")
   saved.rename(whole)
-  names = [str(path.relative_to(whole)) for path in snapshot(whole)
-           if damage is os.remove or path.stat().st_size]
+  names = [
+    str(path.relative_to(whole))
+    for path in snapshot(whole)
+    if damage is os.remove or path.stat().st_size
+  ]
   assert "meta.json" in names and len(names) > 3
   for name in names:
     shutil.copytree(whole, saved)
@@ -260,23 +297,37 @@ def test_a_save_that_is_not_whole_is_refused(make, items, saved, damage):
     make(restore_from=saved)
 
 
-@pytest.mark.parametrize("damage, message", [
+@pytest.mark.parametrize(
+  "damage, message",
+  [
     (lambda meta: [meta], "cannot restore"),
-    (lambda meta: meta | {"counts": [["size", 4], ["num_inserted", 4]]},
-     "counts: expected numbers and texts by name"),
+    (
+      lambda meta: meta | {"counts": [["size", 4], ["num_inserted", 4]]},
+      "counts: expected numbers and texts by name",
+    ),
     (lambda meta: meta | {"file_bytes": None}, "file_bytes: expected"),
-    (lambda meta: meta | {"settings": meta["settings"] | {"x": [[]]}},
-     "settings: expected"),
+    (
+      lambda meta: meta | {"settings": meta["settings"] | {"x": [[]]}},
+      "settings: expected",
+    ),
     (lambda meta: meta | {"counts": {"size": 4}}, "an entry 'num_inserted'"),
-] + [
-    (lambda meta, value=value: meta | {
-        "counts": meta["counts"] | {"size": value}},
-     "size: expected a whole number from 0 to|expected 4 items|num_inserted")
+  ]
+  + [
+    (
+      lambda meta, value=value: (
+        meta | {"counts": meta["counts"] | {"size": value}}
+      ),
+      "size: expected a whole number from 0 to|expected 4 items|num_inserted",
+    )
     for value in (-1, 10**18, 10**12, 4.0, True, "4", None, float("nan"), 3)
-] + [
-    (lambda meta: meta | {"counts": meta["counts"] | {"num_inserted": 2**70}},
-     "num_inserted: expected a whole number"),
-])
+  ]
+  + [
+    (
+      lambda meta: meta | {"counts": meta["counts"] | {"num_inserted": 2**70}},
+      "num_inserted: expected a whole number",
+    ),
+  ],
+)
 def test_absurd_counts_are_refused(make, items, saved, damage, message):
   replay = make()
   replay.insert(items[:4], np.ones(4))

@@ -8,25 +8,25 @@ from r2d2_jax import types
 from r2d2_jax.replay.packing import pack_items, unpack_items
 from r2d2_jax.replay.sequences import SequenceBuilder, stack_items
 from tests.replay.tape import (
-    CARRIES,
-    NUM_ACTIONS,
-    Lengths,
-    StampingActor,
-    assert_same_tree,
-    column,
-    episodes,
-    expected_items,
-    make_builder,
-    play,
+  CARRIES,
+  NUM_ACTIONS,
+  Lengths,
+  StampingActor,
+  assert_same_tree,
+  column,
+  episodes,
+  expected_items,
+  make_builder,
+  play,
 )
 from tests.stamped import StampedWorld
 
 LENGTHS = [
-    Lengths(4, 8, 4),  # the published proportions
-    Lengths(4, 6, 2),  # blocks shorter than the burn-in
-    Lengths(6, 4, 2),  # the second item begins in the padding too
-    Lengths(0, 4, 1),  # no burn-in
-    Lengths(3, 2, 1),  # blocks of one row
+  Lengths(4, 8, 4),  # the published proportions
+  Lengths(4, 6, 2),  # blocks shorter than the burn-in
+  Lengths(6, 4, 2),  # the second item begins in the padding too
+  Lengths(0, 4, 1),  # no burn-in
+  Lengths(3, 2, 1),  # blocks of one row
 ]
 EPISODES = [[1, 2, 3, 30], [5, 9, 13, 1], [40, 7], [8, 4, 12, 11, 16]]
 
@@ -36,20 +36,32 @@ def _world(**kwargs):
 
 
 WORLDS = {
-    "sync": lambda: _world(truncated=[(0, 3), (2, 0), (3, 1)]),
-    "async": lambda: _world(batch_size=2, truncated=[(1, 1)]),
-    "image": lambda: _world(obs="image"),
-    "life loss": lambda: _world(
-        life_loss="reset",
-        life_losses=[(0, 3, 1), (0, 3, 2), (0, 3, 12), (2, 0, 8), (2, 0, 39),
-                     (3, 0, 4), (3, 2, 7)]),
-    "roll": lambda: _world(life_loss="roll", life_losses=[(0, 3, 5)]),
+  "sync": lambda: _world(truncated=[(0, 3), (2, 0), (3, 1)]),
+  "async": lambda: _world(batch_size=2, truncated=[(1, 1)]),
+  "image": lambda: _world(obs="image"),
+  "life loss": lambda: _world(
+    life_loss="reset",
+    life_losses=[
+      (0, 3, 1),
+      (0, 3, 2),
+      (0, 3, 12),
+      (2, 0, 8),
+      (2, 0, 39),
+      (3, 0, 4),
+      (3, 2, 7),
+    ],
+  ),
+  "roll": lambda: _world(life_loss="roll", life_losses=[(0, 3, 5)]),
 }
 CASES = list(itertools.product(LENGTHS, WORLDS))
 
 
-@pytest.fixture(name="tape", scope="module", params=CASES,
-                ids=lambda c: f"{tuple(c[0])} {c[1]}")
+@pytest.fixture(
+  name="tape",
+  scope="module",
+  params=CASES,
+  ids=lambda c: f"{tuple(c[0])} {c[1]}",
+)
 def _tape(request):
   lengths, world = request.param
   return play(WORLDS[world](), lengths, 120), lengths
@@ -68,15 +80,20 @@ def test_items_are_those_of_brute_force(tape):
     assert len(mine) == len(theirs) > 0
     for item, rows in zip(mine, theirs):
       for name, blank, dtype in [
-          ("a_tm1", 0, np.int32), ("r_t", 0.0, np.float32),
-          ("discount_t", 0.0, np.float32), ("a_t", 0, np.int32)]:
+        ("a_tm1", 0, np.int32),
+        ("r_t", 0.0, np.float32),
+        ("discount_t", 0.0, np.float32),
+        ("a_t", 0, np.int32),
+      ]:
         got = column(item, name)
         assert got.dtype == dtype
         assert got.tolist() == [
-            blank if row is None else getattr(row, name) for row in rows], name
+          blank if row is None else getattr(row, name) for row in rows
+        ], name
       assert column(item, "valid_t").tolist() == [r is not None for r in rows]
       assert column(item, "is_first_t").tolist() == [
-          row is not None and row.is_first for row in rows]
+        row is not None and row.is_first for row in rows
+      ]
       obs = column(item, "obs_t")
       assert obs.dtype == world.spec.obs_dtype
       for got, row in zip(obs, rows):
@@ -86,9 +103,17 @@ def test_items_are_those_of_brute_force(tape):
           assert got.tolist() == [row.episode, row.step]
         else:
           assert got[0, :4].tolist() == [
-              lane, row.episode, row.step % 256, row.step // 256]
-      q_t = [[0.0] * 4 if row is None else
-             [lane, row.episode, row.step, row.a_t + 0.5] for row in rows]
+            lane,
+            row.episode,
+            row.step % 256,
+            row.step // 256,
+          ]
+      q_t = [
+        [0.0] * 4
+        if row is None
+        else [lane, row.episode, row.step, row.a_t + 0.5]
+        for row in rows
+      ]
       assert column(item, "q_t").tolist() == q_t
 
 
@@ -118,9 +143,9 @@ def test_each_row_knows_where_it_comes_from(tape):
       assert [x.dtype for x in got.values()] == [np.int32, np.int32, np.int64]
       assert not any(x[~valid].any() for x in got.values())
       assert (got["env_id"][valid] == lane).all()
-      assert [(n, s) for n, s in zip(got["num_updates"][valid],
-                                     got["step"][valid])] == [
-          origins[lane, episode, step] for episode, step in _rows(item)]
+      assert [
+        (n, s) for n, s in zip(got["num_updates"][valid], got["step"][valid])
+      ] == [origins[lane, episode, step] for episode, step in _rows(item)]
 
 
 @pytest.mark.parametrize("lengths, world", CASES)
@@ -135,7 +160,8 @@ def test_with_row_states_each_row_has_the_state_just_before_it(lengths, world):
       assert not row_carry[~keeps].any()
       rows = column(item, "q_t")[keeps, 1:3]
       assert row_carry[keeps].tolist() == [
-          [lane, e, s, -lane, -e, -s] for e, s in rows]
+        [lane, e, s, -lane, -e, -s] for e, s in rows
+      ]
       first = np.concatenate([x.ravel() for x in item.core_state.carry])
       np.testing.assert_array_equal(row_carry[0], first)
       num_states += keeps.sum()
@@ -144,8 +170,12 @@ def test_with_row_states_each_row_has_the_state_just_before_it(lengths, world):
 
 def test_row_states_cost_nothing_where_they_are_not_kept():
   tape = play(_world(), LENGTHS[0], 60)
-  assert all(b.row_carry.nbytes == 0
-             for mine in tape.items for item in mine for b in item.blocks)
+  assert all(
+    b.row_carry.nbytes == 0
+    for mine in tape.items
+    for item in mine
+    for b in item.blocks
+  )
 
 
 def test_a_lane_is_stored_under_the_id_it_was_given():
@@ -191,15 +221,21 @@ def test_each_transition_is_trained_and_no_item_is_idle(tape):  # mistake 14
   for lane, mine in enumerate(items):
     trained = []
     for item in mine:
-      valid = column(item, "valid_t")[lengths.burn_in:]
-      rows = column(item, "q_t")[lengths.burn_in:, 1:3]
-      new = {tuple(rows[i].tolist()) for i in range(lengths.trace_length - 1)
-             if valid[i] and valid[i + 1]}
+      valid = column(item, "valid_t")[lengths.burn_in :]
+      rows = column(item, "q_t")[lengths.burn_in :, 1:3]
+      new = {
+        tuple(rows[i].tolist())
+        for i in range(lengths.trace_length - 1)
+        if valid[i] and valid[i + 1]
+      }
       assert new - set().union(*trained)
       trained.append(new)
-    wanted = {(row.episode, row.step)
-              for rows, over in episodes(world, lane) if over
-              for row in rows[:-1]}
+    wanted = {
+      (row.episode, row.step)
+      for rows, over in episodes(world, lane)
+      if over
+      for row in rows[:-1]
+    }
     assert wanted <= set().union(*trained)
 
 
@@ -209,21 +245,26 @@ def test_short_episodes_give_one_item():  # mistake 15
   _, items, *_ = play(world, lengths, 8)
   for steps, mine in zip([1, 2, 3, 4, 5, 7], items):
     assert column(mine[0], "valid_t").tolist() == (
-        [False] * 4 + [True] * (steps + 1) + [False] * (7 - steps))
+      [False] * 4 + [True] * (steps + 1) + [False] * (7 - steps)
+    )
     assert len(mine) == 8 // (steps + 1)
 
 
 def test_stacks_rebuilt_from_items_are_those_acted_on():  # mistake 17
   lengths = Lengths(4, 6, 2)
-  tape = play(_world(
-      obs="image", life_loss="reset", life_losses=[(2, 0, 9), (3, 0, 4)]),
-              lengths, 100)
+  tape = play(
+    _world(obs="image", life_loss="reset", life_losses=[(2, 0, 9), (3, 0, 4)]),
+    lengths,
+    100,
+  )
   compared = 0
   for lane, mine in enumerate(tape.items):
     for item in mine:
       frames = list(item.core_state.frames)
-      fields = [column(item, n) for n in
-                ("obs_t", "is_first_t", "valid_t", "discount_t", "q_t")]
+      fields = [
+        column(item, n)
+        for n in ("obs_t", "is_first_t", "valid_t", "discount_t", "q_t")
+      ]
       for t, (obs, first, valid, discount, q) in enumerate(zip(*fields)):
         if first:
           frames = [obs] * 3
@@ -246,7 +287,10 @@ def test_golden_items_of_one_episode():
   assert step == [[0, 0, 0, 1, 2, 3], [0, 1, 2, 3, 4, 5], [2, 3, 4, 5, 6, 0]]
   assert valid == [[0, 0, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 0]]
   assert [i.core_state.carry[0].tolist() for i in items] == [
-      [0, 0, 0], [0, 0, 0], [0, 0, 2]]
+    [0, 0, 0],
+    [0, 0, 0],
+    [0, 0, 2],
+  ]
 
 
 def test_items_come_as_soon_as_their_last_row_is_known():
@@ -309,9 +353,17 @@ def _through_a_file(arrays, older=False):
   return dict(np.load(file, allow_pickle=False))
 
 
-@pytest.mark.parametrize("cut, core, older", [
-    (3, None, False), (17, None, False), (50, None, False), (50, None, True),
-    (50, "gru", False), (50, "dict", False)])
+@pytest.mark.parametrize(
+  "cut, core, older",
+  [
+    (3, None, False),
+    (17, None, False),
+    (50, None, False),
+    (50, None, True),
+    (50, "gru", False),
+    (50, "dict", False),
+  ],
+)
 def test_state_dict_continues_bit_for_bit(cut, core, older):
   lengths = Lengths(4, 6, 2)
   world = _world(life_loss="reset", life_losses=[(2, 0, 9)])
@@ -327,8 +379,9 @@ def test_state_dict_continues_bit_for_bit(cut, core, older):
   for timestep, output in tape[:cut]:
     builder.add(timestep, output)
   state = builder.state_dict()
-  assert all(isinstance(x, np.ndarray) and x.dtype != object
-             for x in state.values())
+  assert all(
+    isinstance(x, np.ndarray) and x.dtype != object for x in state.values()
+  )
   restored = make_builder(world, actor, lengths, row_states=True)
   for timestep, output in tape[:9]:  # what it held before must not matter
     restored.add(timestep, output)
@@ -342,8 +395,9 @@ def test_state_dict_continues_bit_for_bit(cut, core, older):
       assert_same_tree(a.core_state, b.core_state)
 
 
-@pytest.mark.parametrize("core, older", [
-    (None, False), (None, True), ("gru", False), ("dict", False)])
+@pytest.mark.parametrize(
+  "core, older", [(None, False), (None, True), ("gru", False), ("dict", False)]
+)
 def test_packed_items_come_back_bit_for_bit(core, older):
   world = _world()
   actor = StampingActor(world, *([CARRIES[core]] if core else []))
@@ -374,23 +428,33 @@ def test_stack_items():
   assert rows.q_t.shape == (3, 6, 4)
   for name, value in rows._asdict().items():
     np.testing.assert_array_equal(
-        value, np.stack([column(i, name) for i in items]))
+      value, np.stack([column(i, name) for i in items])
+    )
   assert not rows.q_t[~rows.valid_t].any()
 
 
 def test_stateless_core():
   world = StampedWorld([[6]], num_actions=NUM_ACTIONS)
   builder = SequenceBuilder(
-      1, spec=world.spec, burn_in=0, trace_length=2, overlap=1,
-      core_state=types.CoreState(np.zeros((1, 0, 2), np.float32), ()))
+    1,
+    spec=world.spec,
+    burn_in=0,
+    trace_length=2,
+    overlap=1,
+    core_state=types.CoreState(np.zeros((1, 0, 2), np.float32), ()),
+  )
   actor = StampingActor(world)
   world.reset()
   items = []
   for _ in range(3):
     timestep = world.recv()
     output, _ = actor.step(timestep)
-    items += builder.add(timestep, output._replace(
-        core_state=types.CoreState(np.zeros((1, 0, 2), np.float32), ())))
+    items += builder.add(
+      timestep,
+      output._replace(
+        core_state=types.CoreState(np.zeros((1, 0, 2), np.float32), ())
+      ),
+    )
     world.send(output.a_t, timestep.env_id)
   assert len(items) == 2
   assert items[0].core_state.carry == ()
@@ -403,11 +467,14 @@ def _one_row(world, actor, **changes):
   return timestep._replace(**changes), output
 
 
-@pytest.mark.parametrize("changes, message", [
+@pytest.mark.parametrize(
+  "changes, message",
+  [
     (dict(env_id=np.array([0, 1, 1, 2])), "at most once"),
     (dict(env_id=np.array([0, 1, 2, 4])), r"env_id in \[0, 4\)"),
     (dict(is_first_t=np.array([True, False, True, True])), r"lanes \[1\]"),
-])
+  ],
+)
 def test_streams_that_cannot_be_are_refused(changes, message):
   world = _world()
   actor = StampingActor(world)
@@ -416,8 +483,9 @@ def test_streams_that_cannot_be_are_refused(changes, message):
     builder.add(*_one_row(world, actor, **changes))
 
 
-@pytest.mark.parametrize("lengths", [
-    Lengths(4, 8, 0), Lengths(4, 8, 8), Lengths(-1, 8, 4)])
+@pytest.mark.parametrize(
+  "lengths", [Lengths(4, 8, 0), Lengths(4, 8, 8), Lengths(-1, 8, 4)]
+)
 def test_lengths_that_lose_transitions_are_refused(lengths):
   world = _world()
   with pytest.raises(ValueError, match="overlap"):

@@ -42,25 +42,27 @@ AVERAGES = Core(
 
 @pytest.mark.parametrize("core", ["gru", "tests.system.test_cores:AVERAGES"])
 def test_trains_saves_resumes_exactly_and_evaluates(tmp_path, core):
-  config = smoke().updated({
+  config = smoke().updated(
+    {
       "network.core": core,
       "run.lockstep": True,
       "run.total_steps": 1_500,
       "evaluation.num_episodes": 2,
       "log.period_seconds": 600.0,
       "log.tensorboard": False,
-  })
+    }
+  )
   whole = train(config, run_dir=tmp_path / "whole")
   half = train(
-      config.updated({"run.total_steps": 1_000, "evaluation.num_episodes": 0}),
-      run_dir=tmp_path / "halves",
+    config.updated({"run.total_steps": 1_000, "evaluation.num_episodes": 0}),
+    run_dir=tmp_path / "halves",
   )
   assert 0 < int(half.state.num_updates) < int(whole.state.num_updates)
   resumed = train(config, run_dir=tmp_path / "halves")
   assert resumed.steps == whole.steps
   jax.tree.map(np.testing.assert_array_equal, resumed.state, whole.state)
   np.testing.assert_array_equal(
-      resumed.evaluation.returns, whole.evaluation.returns
+    resumed.evaluation.returns, whole.evaluation.returns
   )
   # The probe has measured the carry's staleness.
   assert np.isfinite(read_log(tmp_path / "whole" / "log.csv")["dq_last"]).any()

@@ -59,14 +59,14 @@ def test_a_stop_event_saves_in_a_thread_that_hears_no_signals(tmp_path):
   stop, results = threading.Event(), []
   config = CONFIG.updated({"run.total_steps": 10**9})
   thread = threading.Thread(
-      target=lambda: results.append(
-          train(
-              config,
-              run_dir=tmp_path / "run",
-              stop=stop,
-              on_row=lambda row: stop.set(),
-          )
+    target=lambda: results.append(
+      train(
+        config,
+        run_dir=tmp_path / "run",
+        stop=stop,
+        on_row=lambda row: stop.set(),
       )
+    )
   )
   thread.start()
   thread.join(120)
@@ -76,14 +76,18 @@ def test_a_stop_event_saves_in_a_thread_that_hears_no_signals(tmp_path):
   assert saved.steps == result.steps < 10**6
 
 
-def test_environments_of_ones_own_are_found_again_by_their_name(tmp_path, capsys):
+def test_environments_of_ones_own_are_found_again_by_their_name(
+  tmp_path, capsys
+):
   run_dir = tmp_path / "run"
   result = train(CONFIG, run_dir=run_dir, make_world=make_stamped)
   assert {e.episode_steps for e in result.evaluation.episodes} == {5}
   settings = json.loads((run_dir / "config.json").read_text())
   assert settings["env"]["make_world"] == f"{__name__}:make_stamped"
   assert load_agent(run_dir).spec == StampedWorld([[1]]).spec
-  assert evaluate_command([str(run_dir), "--episodes", "3", "--lanes", "1"]) == 0
+  assert (
+    evaluate_command([str(run_dir), "--episodes", "3", "--lanes", "1"]) == 0
+  )
   assert "over 3 games" in capsys.readouterr().out
   # Going on needs no argument either.
   longer = CONFIG.updated({

@@ -1,38 +1,39 @@
 """Evaluation: whole games, raw scores, and nothing of the training touched."""
 
-
 import jax
 import numpy as np
 import pytest
 
-from r2d2_jax.presets import smoke
 from r2d2_jax.agent.networks import make_networks
 from r2d2_jax.config import EnvConfig
 from r2d2_jax.envs.make import make_world
 from r2d2_jax.envs.recall import RecallWorld
 from r2d2_jax.envs.world import EpisodeReport
+from r2d2_jax.presets import smoke
 from r2d2_jax.system import evaluation
-from r2d2_jax.system.loops.actor import ActorLoop
 from r2d2_jax.system.evaluation import (
-    Evaluation,
-    evaluate,
-    read_last_evaluation,
-    write_evaluation,
+  Evaluation,
+  evaluate,
+  read_last_evaluation,
+  write_evaluation,
 )
+from r2d2_jax.system.loops.actor import ActorLoop
 from r2d2_jax.system.loops.parameters import ParameterStore
 from r2d2_jax.types import AgentInputs
 from tests.agent.small import assert_trees_close, assert_trees_equal
-from tests.stamped import StampedWorld
 from tests.agents import agent_of
+from tests.stamped import StampedWorld
 
 
 def _config(settings):
-  return smoke().updated({
+  return smoke().updated(
+    {
       "network.torso_channels": (4,),
       "network.core_units": 4,
       "network.head_units": 4,
       **settings,
-  })
+    }
+  )
 
 
 CONFIG = _config({"evaluation.num_lanes": 3})
@@ -56,9 +57,7 @@ def _scripted(monkeypatch):
     worlds.append((config, StampedWorld(lengths, frame_skip=4)))
     return worlds[-1][1]
 
-  networks = make_networks(
-      StampedWorld([[1]]).spec, config=CONFIG.network
-  )
+  networks = make_networks(StampedWorld([[1]]).spec, config=CONFIG.network)
   params = jax.jit(networks.init)(jax.random.key(0))
 
   def run(num_episodes, config=CONFIG, **kwargs):
@@ -77,7 +76,7 @@ def _true_returns(world, lane):
   for row in world.rows[lane]:
     games.setdefault(row.episode, []).append(row)
   return [
-      sum(r.r_t for r in rows) for rows in games.values() if rows[-1].is_last
+    sum(r.r_t for r in rows) for rows in games.values() if rows[-1].is_last
   ]
 
 
@@ -90,8 +89,8 @@ def test_long_games_are_played_to_their_end(scripted):
   assert [e.episode_steps for e in played.episodes] == [1, 2, 3, 3, 150, 150]
   assert [e.episode_frames for e in played.episodes] == [4, 8, 12, 12, 600, 600]
   np.testing.assert_allclose(
-      played.returns,
-      np.concatenate([_true_returns(world, lane)[:2] for lane in range(3)]),
+    played.returns,
+    np.concatenate([_true_returns(world, lane)[:2] for lane in range(3)]),
   )
   assert played.returns.dtype == np.float64
 
@@ -106,18 +105,27 @@ def test_a_number_that_the_lanes_do_not_divide(scripted):
 
 
 def test_scores_are_raw_and_games_whole_whatever_training_does(scripted):
-  config = CONFIG.updated({"env.life_loss": "reset", "env.batch_size": 2, "env.num_envs": 7, "agent.reward_clip": 1.0})
+  config = CONFIG.updated(
+    {
+      "env.life_loss": "reset",
+      "env.batch_size": 2,
+      "env.num_envs": 7,
+      "agent.reward_clip": 1.0,
+    }
+  )
   played, seen, world = scripted(3, config)
   assert (seen.life_loss, seen.batch_size, seen.num_envs) == ("ignore", 0, 3)
   np.testing.assert_allclose(
-      played.returns, [_true_returns(world, lane)[0] for lane in range(3)]
+    played.returns, [_true_returns(world, lane)[0] for lane in range(3)]
   )
   assert played.returns.max() > 10_000
 
 
 def test_it_can_be_stopped(scripted):
   calls = []
-  played, _, _ = scripted(3, should_stop=lambda: calls.append(0) or len(calls) > 9)
+  played, _, _ = scripted(
+    3, should_stop=lambda: calls.append(0) or len(calls) > 9
+  )
   assert [e.episode_steps for e in played.episodes] == [1, 3]
 
 
@@ -140,8 +148,11 @@ def test_a_game_begins_from_the_null_state_as_in_training(recall, monkeypatch):
 
   monkeypatch.setattr(evaluation, "compile_actor", spying_actor)
   evaluate(
-      params, agent=agent_of(networks, CONFIG), config=CONFIG,
-      num_episodes=6, seed=0,
+    params,
+    agent=agent_of(networks, CONFIG),
+    config=CONFIG,
+    num_episodes=6,
+    seed=0,
   )
   step = jax.jit(networks.step)
   later_games = 0
@@ -199,10 +210,14 @@ def test_training_never_notices_an_evaluation(recall):
 
 def test_the_last_evaluation_is_read_back(tmp_path):
   assert read_last_evaluation(tmp_path) is None
-  for updates, returns in ((10, [1.0, 2.0]), (20, [3.0]), (20, [1234567.5, -4.0])):
+  for updates, returns in (
+    (10, [1.0, 2.0]),
+    (20, [3.0]),
+    (20, [1234567.5, -4.0]),
+  ):
     games = [EpisodeReport(0, r, 4, 1, False) for r in returns]
     write_evaluation(
-        tmp_path, Evaluation(games), num_updates=updates, steps=10 * updates
+      tmp_path, Evaluation(games), num_updates=updates, steps=10 * updates
     )
   last = read_last_evaluation(tmp_path)
   assert last.num_updates == 20

@@ -15,29 +15,31 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from r2d2_jax.presets import smoke
 from r2d2_jax.agent.agent import make_agent
 from r2d2_jax.config import Config, ConfigError
 from r2d2_jax.envs.make import make_world
 from r2d2_jax.envs.recall import RecallWorld
+from r2d2_jax.presets import smoke
 from r2d2_jax.replay.local import LocalReplay
-from r2d2_jax.system.run import build, interrupts, monitor, threaded
-from r2d2_jax.system.storage import checkpoints
 from r2d2_jax.system.loops import actor, learner
-from r2d2_jax.system.storage.checkpoints import list_checkpoints
+from r2d2_jax.system.run import build, interrupts, monitor, threaded
 from r2d2_jax.system.run.interrupts import SIGNALS
-from r2d2_jax.system.storage.csv_log import read_log
+from r2d2_jax.system.storage import checkpoints
 from r2d2_jax.system.storage.agents import load_agent
+from r2d2_jax.system.storage.checkpoints import list_checkpoints
+from r2d2_jax.system.storage.csv_log import read_log
 from r2d2_jax.system.train import RunError, train
 
 
 def small(settings=None) -> Config:
-  return smoke().updated({
+  return smoke().updated(
+    {
       "run.total_steps": 4_000,
       "log.period_seconds": 0.5,
       "evaluation.num_episodes": 4,
       **(settings or {}),
-  })
+    }
+  )
 
 
 def assert_same(a, b):
@@ -52,11 +54,11 @@ def test_lockstep_repeats_bit_for_bit(tmp_path):
   assert_same(first.state, second.state)
   assert first.steps == second.steps
   np.testing.assert_array_equal(
-      first.evaluation.returns, second.evaluation.returns
+    first.evaluation.returns, second.evaluation.returns
   )
   other = train(
-      config.updated({"run.seed": 1, "evaluation.num_episodes": 0}),
-      run_dir=tmp_path / "c",
+    config.updated({"run.seed": 1, "evaluation.num_episodes": 0}),
+    run_dir=tmp_path / "c",
   )
   with pytest.raises(AssertionError):
     assert_same(first.state.params, other.state.params)
@@ -67,7 +69,7 @@ def test_threads_train_keep_the_ratio_and_leave_everything_behind(tmp_path):
   result = train(config, run_dir=tmp_path / "run")
   # Mistake 22: the measured ratio is the asked one, within 2 %.
   assert result.replay_ratio == pytest.approx(
-      config.replay.replay_ratio, rel=0.02
+    config.replay.replay_ratio, rel=0.02
   )
   assert result.steps >= 30_000 and not result.interrupted
   assert len(result.evaluation.returns) == 4
@@ -111,10 +113,16 @@ def files(run_dir: pathlib.Path) -> dict[pathlib.Path, bytes]:
 
 
 def test_a_finished_run_that_is_started_again_is_done_and_says_so(
-    tmp_path, monkeypatch
+  tmp_path, monkeypatch
 ):
   run_dir = str(tmp_path / "run")
-  config = small({"run.total_steps": 1_500, "run.lockstep": True, "evaluation.num_episodes": 3})
+  config = small(
+    {
+      "run.total_steps": 1_500,
+      "run.lockstep": True,
+      "evaluation.num_episodes": 3,
+    }
+  )
   console = Console(record=True, width=300)
   # A picture is never worth an error.
   (tmp_path / "run").mkdir()
@@ -133,7 +141,9 @@ def test_a_finished_run_that_is_started_again_is_done_and_says_so(
   assert len(progress) == len(set(progress))
 
   before = files(tmp_path / "run")
-  words = f"{first.steps} of 1500 steps (run.total_steps) are done, and evaluated"
+  words = (
+    f"{first.steps} of 1500 steps (run.total_steps) are done, and evaluated"
+  )
   with pytest.warns(UserWarning, match=re.escape(words)):
     again = train(config, run_dir=run_dir)
   assert files(tmp_path / "run") == before
@@ -141,14 +151,23 @@ def test_a_finished_run_that_is_started_again_is_done_and_says_so(
   assert again.steps == first.steps and not again.interrupted
   assert again.replay_ratio == first.replay_ratio
   np.testing.assert_array_equal(
-      again.evaluation.returns, first.evaluation.returns
+    again.evaluation.returns, first.evaluation.returns
   )
   # The same where time is what was reached; said on the console if there is one.
-  short = small({"run.total_steps": 10**6, "run.max_minutes": 1e-6, "run.lockstep": True, "evaluation.num_episodes": 3})
+  short = small(
+    {
+      "run.total_steps": 10**6,
+      "run.max_minutes": 1e-6,
+      "run.lockstep": True,
+      "evaluation.num_episodes": 3,
+    }
+  )
   console = Console(record=True, width=300)
   assert train(short, run_dir=run_dir, console=console).steps == first.steps
   text = console.export_text()
-  assert "nothing left to do in" in text and "(run.max_minutes) are done" in text
+  assert (
+    "nothing left to do in" in text and "(run.max_minutes) are done" in text
+  )
   assert files(tmp_path / "run") == before
   # A kill after the games, and before the last row, which comes last.
   log = tmp_path / "run" / "log.csv"
@@ -157,38 +176,65 @@ def test_a_finished_run_that_is_started_again_is_done_and_says_so(
   assert read_log(log)["eval_return"][-1] == first.evaluation.returns.mean()
   before = files(tmp_path / "run")
   # An evaluation of more games was never played.
-  more = small({"run.total_steps": 1_500, "run.lockstep": True, "evaluation.num_episodes": 4})
+  more = small(
+    {
+      "run.total_steps": 1_500,
+      "run.lockstep": True,
+      "evaluation.num_episodes": 4,
+    }
+  )
   assert len(train(more, run_dir=run_dir).evaluation.returns) == 4
   assert files(tmp_path / "run") != before
 
 
 def test_with_row_states_dq_is_that_of_the_sampled_batches(tmp_path):
-  config = small({"run.total_steps": 2_500, "run.lockstep": True, "log.period_updates": 2, "evaluation.num_episodes": 0})
+  config = small(
+    {
+      "run.total_steps": 2_500,
+      "run.lockstep": True,
+      "log.period_updates": 2,
+      "evaluation.num_episodes": 0,
+    }
+  )
   config = config.updated({"replay.row_states": True})
   train(config, run_dir=tmp_path / "run")
   with (tmp_path / "run" / "log.csv").open() as f:
     rows = list(csv.DictReader(f))
-  last = np.array([float(row["dq_last"]) for row in rows if row["updates"] != "0"])
+  last = np.array(
+    [float(row["dq_last"]) for row in rows if row["updates"] != "0"]
+  )
   # From the first update on there is a batch; the items start in a stored state.
   assert len(last) >= 3 and (last > 0).all()
   assert {row["dq_first"] for row in rows} <= {"0", "nan"}
 
 
 def test_a_relative_directory_is_trained_in_read_and_resumed(
-    tmp_path, monkeypatch
+  tmp_path, monkeypatch
 ):
   monkeypatch.chdir(tmp_path)
-  config = small({"run.total_steps": 1_500, "run.lockstep": True, "evaluation.num_episodes": 1})
+  config = small(
+    {
+      "run.total_steps": 1_500,
+      "run.lockstep": True,
+      "evaluation.num_episodes": 1,
+    }
+  )
   first = train(config, run_dir=pathlib.Path("runs/one"))
   agent = load_agent(pathlib.Path("runs/one"), which="best")
   assert agent.num_updates == int(first.state.num_updates)
-  longer = small({"run.total_steps": 1_600, "run.lockstep": True, "evaluation.num_episodes": 0})
+  longer = small(
+    {
+      "run.total_steps": 1_600,
+      "run.lockstep": True,
+      "evaluation.num_episodes": 0,
+    }
+  )
   assert train(longer, run_dir=pathlib.Path("runs/one")).steps >= 1_600
 
 
 @pytest.mark.parametrize("part", ["actors", "learner", "prefetcher"])
 def test_an_exception_in_any_thread_ends_the_run_with_it(
-    part, tmp_path, monkeypatch
+  part, tmp_path, monkeypatch
 ):
   class Boom(Exception):
     pass
@@ -197,9 +243,9 @@ def test_an_exception_in_any_thread_ends_the_run_with_it(
     raise Boom(part)
 
   target, name = {
-      "actors": (actor.ActorLoop, "step"),
-      "learner": (learner.LearnerLoop, "step"),
-      "prefetcher": (learner.Prefetcher, "run"),
+    "actors": (actor.ActorLoop, "step"),
+    "learner": (learner.LearnerLoop, "step"),
+    "prefetcher": (learner.Prefetcher, "run"),
   }[part]
   monkeypatch.setattr(target, name, boom)
   with pytest.raises(RunError, match=f"Boom: {part}.*crash.txt") as caught:
@@ -209,13 +255,13 @@ def test_an_exception_in_any_thread_ends_the_run_with_it(
 
 
 def test_an_evaluation_that_fails_in_the_last_moments_is_reported(
-    tmp_path, monkeypatch
+  tmp_path, monkeypatch
 ):
   evaluate, calls = monitor.evaluate, []
   begun, step = threading.Event(), actor.ActorLoop.step
 
   def step_when_begun(actors):
-    if actors._num_calls == 10:  # pylint: disable=protected-access
+    if actors._num_calls == 10:
       assert begun.wait(60)
     return step(actors)
 
@@ -230,8 +276,16 @@ def test_an_evaluation_that_fails_in_the_last_moments_is_reported(
 
   monkeypatch.setattr(monitor, "evaluate", fail_at_the_end)
   monkeypatch.setattr(actor.ActorLoop, "step", step_when_begun)
-  config = small({"run.total_steps": 500, "evaluation.period_steps": 50, "evaluation.num_episodes": 1})
-  with pytest.raises(RunError, match="ValueError: too late.*crash.txt") as caught:
+  config = small(
+    {
+      "run.total_steps": 500,
+      "evaluation.period_steps": 50,
+      "evaluation.num_episodes": 1,
+    }
+  )
+  with pytest.raises(
+    RunError, match="ValueError: too late.*crash.txt"
+  ) as caught:
     train(config, run_dir=tmp_path / "run")
   # The last save comes first.
   (saved,) = list_checkpoints(tmp_path / "run" / "checkpoints")
@@ -263,12 +317,11 @@ def test_the_time_limit_is_kept_where_a_world_hangs(tmp_path, monkeypatch):
 
 
 def test_a_part_that_cannot_be_closed_keeps_no_other_one_open(
-    tmp_path, monkeypatch
+  tmp_path, monkeypatch
 ):
   closed = []
 
   class Sink:
-
     def write(self, row, histograms):
       pass
 
@@ -281,13 +334,15 @@ def test_a_part_that_cannot_be_closed_keeps_no_other_one_open(
 
   close_replay = LocalReplay.close
   monkeypatch.setattr(
-      LocalReplay,
-      "close",
-      lambda replay: (closed.append("replay"), close_replay(replay)),
+    LocalReplay,
+    "close",
+    lambda replay: (closed.append("replay"), close_replay(replay)),
   )
   monkeypatch.setattr(build, "make_sinks", lambda *_, **__: [Sink()] * 2)
   monkeypatch.setattr(RecallWorld, "close", fail)
-  config = small({"run.total_steps": 16, "run.lockstep": True, "evaluation.num_episodes": 0})
+  config = small(
+    {"run.total_steps": 16, "run.lockstep": True, "evaluation.num_episodes": 0}
+  )
   with pytest.raises(RuntimeError, match="stuck"):
     train(config, run_dir=tmp_path / "run")
   assert closed == ["replay", "world", "sink", "sink"]
@@ -308,7 +363,7 @@ def test_reverb_run_and_a_server_that_dies(tmp_path, monkeypatch):
     def learn_then_die(loop, batch):
       learn(loop, batch)
       if loop.num_updates == 20:
-        replay._server.stop()  # pylint: disable=protected-access
+        replay._server.stop()
 
     monkeypatch.setattr(learner.LearnerLoop, "step", learn_then_die)
     return replay
@@ -321,7 +376,13 @@ def test_reverb_run_and_a_server_that_dies(tmp_path, monkeypatch):
 
 def test_recall_is_learned(tmp_path):
   """The learning test: a memoryless policy cannot reach more than 0.25."""
-  config = small({"run.total_steps": 120_000, "evaluation.num_episodes": 100, "run.lockstep": True})
+  config = small(
+    {
+      "run.total_steps": 120_000,
+      "evaluation.num_episodes": 100,
+      "run.lockstep": True,
+    }
+  )
   result = train(config, run_dir=tmp_path / "run")
   assert result.evaluation.returns.mean() >= 0.9
 
@@ -338,7 +399,7 @@ def _signals_by_default():
   for number, handler in before.items():
     signal.signal(number, handler)
   assert found == dict.fromkeys(SIGNALS, signal.SIG_DFL) | {
-      signal.SIGINT: signal.default_int_handler
+    signal.SIGINT: signal.default_int_handler
   }, "not put back"
 
 
@@ -361,7 +422,7 @@ def _signal_at_update(monkeypatch, update, *numbers):
     (False, signal.SIGTERM), (False, signal.SIGINT),
 ])  # fmt: skip
 def test_a_signal_saves_also_where_a_program_calls_train(
-    lockstep, number, tmp_path, monkeypatch
+  lockstep, number, tmp_path, monkeypatch
 ):
   _signal_at_update(monkeypatch, 3, number)
   config = small({"run.lockstep": lockstep, "run.total_steps": 10**8})
@@ -377,7 +438,6 @@ def test_a_signal_while_the_run_is_built_is_not_forgotten(tmp_path):
   """What a handler raises in a destructor or a callback of the collector is lost."""
 
   class Garbage:
-
     def __del__(self):
       os.kill(os.getpid(), signal.SIGINT)
 
@@ -387,9 +447,9 @@ def test_a_signal_while_the_run_is_built_is_not_forgotten(tmp_path):
 
   with pytest.raises(KeyboardInterrupt):
     train(
-        small({"run.lockstep": True}),
-        run_dir=tmp_path / "run",
-        make_agent=make,
+      small({"run.lockstep": True}),
+      run_dir=tmp_path / "run",
+      make_agent=make,
     )
   assert not (tmp_path / "run" / "log.csv").exists()
 
@@ -397,15 +457,21 @@ def test_a_signal_while_the_run_is_built_is_not_forgotten(tmp_path):
 @pytest.mark.usefixtures("signals_by_default")
 @pytest.mark.parametrize("saved_before", [False, True])
 def test_signals_in_the_last_save_cut_it_only_where_there_is_another(
-    saved_before, tmp_path, monkeypatch
+  saved_before, tmp_path, monkeypatch
 ):
   now = [0.0]
   monkeypatch.setattr(
-      interrupts, "time", types.SimpleNamespace(monotonic=lambda: now[0])
+    interrupts, "time", types.SimpleNamespace(monotonic=lambda: now[0])
   )
   run_dir = tmp_path / "run"
   if saved_before:
-    first = small({"run.lockstep": True, "run.total_steps": 500, "evaluation.num_episodes": 0})
+    first = small(
+      {
+        "run.lockstep": True,
+        "run.total_steps": 500,
+        "evaluation.num_episodes": 0,
+      }
+    )
     train(first, run_dir=run_dir)
   before = list_checkpoints(run_dir / "checkpoints")
   saving = []
@@ -468,7 +534,9 @@ class _GoneTerminal(io.StringIO):
 def test_a_console_that_cannot_be_written_ends_nothing(tmp_path, capsys):
   terminal = _GoneTerminal()
   console = Console(file=terminal)
-  config = small({"run.lockstep": True, "run.total_steps": 2_500, "log.period_updates": 1})
+  config = small(
+    {"run.lockstep": True, "run.total_steps": 2_500, "log.period_updates": 1}
+  )
   result = train(config, run_dir=tmp_path / "run", console=console)
   assert terminal.failures > 3 and console.file is terminal
   assert result.steps >= 2_500 and len(result.evaluation.returns) == 4
@@ -493,7 +561,9 @@ def test_an_error_of_a_part_that_is_built_keeps_its_traceback(error, tmp_path):
   assert caught.traceback[-1].name == "torso"
   assert "in torso" in (run_dir / "crash.txt").read_text()
   # Mended, the same command trains.
-  config = small({"run.lockstep": True, "run.total_steps": 500, "evaluation.num_episodes": 0})
+  config = small(
+    {"run.lockstep": True, "run.total_steps": 500, "evaluation.num_episodes": 0}
+  )
   assert train(config, run_dir=run_dir).steps >= 500
 
 
@@ -505,18 +575,20 @@ def test_a_users_error_leaves_no_crash_behind(tmp_path):
 
   with pytest.raises(ConfigError, match="no such world"):
     train(
-        small({"run.lockstep": True}),
-        run_dir=tmp_path / "run",
-        make_world=refuse,
+      small({"run.lockstep": True}),
+      run_dir=tmp_path / "run",
+      make_world=refuse,
     )
   assert not (tmp_path / "run" / "crash.txt").exists()
 
 
 def test_a_thread_that_is_not_the_main_one_trains_as_well(tmp_path):
   results = []
-  config = small({"run.lockstep": True, "run.total_steps": 500, "evaluation.num_episodes": 0})
+  config = small(
+    {"run.lockstep": True, "run.total_steps": 500, "evaluation.num_episodes": 0}
+  )
   thread = threading.Thread(
-      target=lambda: results.append(train(config, run_dir=tmp_path / "run"))
+    target=lambda: results.append(train(config, run_dir=tmp_path / "run"))
   )
   thread.start()
   thread.join()

@@ -23,7 +23,7 @@ def _moment(q, **changes):
 
 def _painter(names, title="Pong"):
   return Painter(
-      title=title, subtitle="12 updates", unit="unit", action_names=names
+    title=title, subtitle="12 updates", unit="unit", action_names=names
   )
 
 
@@ -90,9 +90,9 @@ def test_a_bar_lacks_what_its_action_is_worse_by(bars):
     painter.draw(_moment(q))
     full = max(length for length, _ in bars)
     np.testing.assert_allclose(
-        [length for length, _ in bars],
-        [full * (1 - (max(q) - x) / 2.1) for x in q],
-        rtol=1e-6,
+      [length for length, _ in bars],
+      [full * (1 - (max(q) - x) / 2.1) for x in q],
+      rtol=1e-6,
     )
     chosen = [colour == _CHOSEN for _, colour in bars]
     assert chosen == [x == max(q) for x in q]
@@ -121,20 +121,20 @@ def test_the_strip_forgets_what_is_more_than_200_steps_ago(written):
 
 def test_sizes_are_what_encoders_want_and_never_change():
   for title, obs, screen in (
-      ("Pong", np.zeros((84, 84), np.uint8), np.zeros((210, 160, 3), np.uint8)),
-      ("Pong", np.zeros((84, 84), np.uint8), None),
-      ("CartPole-v1", np.ones(4, np.float32), np.zeros((400, 600, 3), np.uint8)),
-      ("big", np.ones(4, np.float32), np.zeros((900, 1300, 3), np.uint8)),
-      ("recall", np.ones(7, np.float32), None),
-      ("Catch-v0", np.ones((10, 5), np.float32), None),
-      ("Taxi-v3", np.ones(500, np.float32), None),
-      ("planes", np.ones((6, 5, 4), np.float32), None),
-      ("MiniGrid-MemoryS7-v0", np.ones((7, 7, 3), np.uint8), None),
+    ("Pong", np.zeros((84, 84), np.uint8), np.zeros((210, 160, 3), np.uint8)),
+    ("Pong", np.zeros((84, 84), np.uint8), None),
+    ("CartPole-v1", np.ones(4, np.float32), np.zeros((400, 600, 3), np.uint8)),
+    ("big", np.ones(4, np.float32), np.zeros((900, 1300, 3), np.uint8)),
+    ("recall", np.ones(7, np.float32), None),
+    ("Catch-v0", np.ones((10, 5), np.float32), None),
+    ("Taxi-v3", np.ones(500, np.float32), None),
+    ("planes", np.ones((6, 5, 4), np.float32), None),
+    ("MiniGrid-MemoryS7-v0", np.ones((7, 7, 3), np.uint8), None),
   ):
     painter = _painter(["a", "b"], title)
     sizes = {
-        painter.draw(_moment([0.0, 1e9], obs=obs, screen=screen, step=s)).size
-        for s in (0, 10_000_000)
+      painter.draw(_moment([0.0, 1e9], obs=obs, screen=screen, step=s)).size
+      for s in (0, 10_000_000)
     }
     ((width, height),) = sizes
     assert width % 16 == height % 16 == 0, title

@@ -9,22 +9,28 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from r2d2_jax.config import FileError
-from r2d2_jax.presets import smoke
 from r2d2_jax.agent.networks import Networks, make_networks
+from r2d2_jax.config import FileError
 from r2d2_jax.envs.recall import RecallWorld
-from r2d2_jax.video import recording
+from r2d2_jax.presets import smoke
 from r2d2_jax.system.evaluation import evaluate
-from r2d2_jax.video.recording import open_video, play_game, record
 from r2d2_jax.system.storage.agents import SavedAgent
 from r2d2_jax.types import CoreState
-from tests.stamped import StampedWorld, stamped_reward
+from r2d2_jax.video import recording
+from r2d2_jax.video.recording import open_video, play_game, record
 from tests.agents import agent_of
+from tests.stamped import StampedWorld, stamped_reward
 
 # imageio starts its decoder with a fork, which JAX warns of.
 pytestmark = pytest.mark.filterwarnings("ignore:os.fork")
 
-_TINY = smoke().updated({"network.torso_channels": (4,), "network.core_units": 4, "network.head_units": 4})
+_TINY = smoke().updated(
+  {
+    "network.torso_channels": (4,),
+    "network.core_units": 4,
+    "network.head_units": 4,
+  }
+)
 
 
 @pytest.fixture(scope="module", name="agent")
@@ -33,7 +39,9 @@ def _agent():
   spec = RecallWorld(1, seed=0).spec
   networks = make_networks(spec, config=_TINY.network)
   params = jax.jit(networks.init)(jax.random.key(0))
-  return SavedAgent(_TINY, spec, agent_of(networks, _TINY), params, num_updates=3, steps=99)
+  return SavedAgent(
+    _TINY, spec, agent_of(networks, _TINY), params, num_updates=3, steps=99
+  )
 
 
 def _fixed_networks() -> Networks:
@@ -56,7 +64,6 @@ def _scripted(monkeypatch):
     seen.append(config)
     return StampedWorld([[3, 5, 2]], truncated=[(0, 2)], frame_skip=4)
 
-
   def play(q=(0.0, 1.0, 0.5, 0.0), config=_TINY, **kwargs):
     moments = list(play_game(
         jnp.array(q, jnp.float32), agent=agent_of(_fixed_networks(), config), config=config,
@@ -68,15 +75,17 @@ def _scripted(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "game, steps, ending",
-    [(1, 3, "game over"), (2, 5, "game over"), (3, 2, "cut by the frame cap")],
+  "game, steps, ending",
+  [(1, 3, "game over"), (2, 5, "game over"), (3, 2, "cut by the frame cap")],
 )
-def test_every_row_of_the_game_asked_for_is_shown(scripted, game, steps, ending):
+def test_every_row_of_the_game_asked_for_is_shown(
+  scripted, game, steps, ending
+):
   config = _TINY.updated({"evaluation.epsilon": 0.0})
   moments, _ = scripted(config=config, game=game)
   assert [m.step for m in moments] == list(range(steps + 1))
   assert [m.obs.tolist() for m in moments] == [
-      [game - 1, step] for step in range(steps + 1)
+    [game - 1, step] for step in range(steps + 1)
   ]
   # stamped rewards of action 1, added up
   rewards = [stamped_reward(step, 1) for step in range(steps + 1)]
@@ -95,10 +104,17 @@ def test_a_game_can_be_cut(scripted):
 
 
 def test_it_is_played_as_evaluation_plays(scripted):
-  config = _TINY.updated({"env.num_envs": 7, "env.batch_size": 2, "env.life_loss": "reset", "env.flicker_probability": 0.5})  # fmt: skip
+  config = _TINY.updated(
+    {
+      "env.num_envs": 7,
+      "env.batch_size": 2,
+      "env.life_loss": "reset",
+      "env.flicker_probability": 0.5,
+    }
+  )
   _, seen = scripted(config=config)
   assert seen == dataclasses.replace(
-      config.env, num_envs=1, batch_size=0, life_loss="ignore"
+    config.env, num_envs=1, batch_size=0, life_loss="ignore"
   )
 
 
@@ -119,15 +135,15 @@ def test_values_are_shown_in_the_unit_of_the_rewards(scripted):
 
 
 @pytest.mark.parametrize(
-    "changes, expected",
-    [
-        ({}, "Q = h^-1(network's output), unit: reward"),
-        (dict(value_rescaling=False), "Q = network's output, unit: reward"),
-        (
-            dict(reward_clip=1.0),
-            "Q = h^-1(network's output), unit: clipped reward",
-        ),
-    ],
+  "changes, expected",
+  [
+    ({}, "Q = h^-1(network's output), unit: reward"),
+    (dict(value_rescaling=False), "Q = network's output, unit: reward"),
+    (
+      dict(reward_clip=1.0),
+      "Q = h^-1(network's output), unit: clipped reward",
+    ),
+  ],
 )
 def test_what_the_values_are_is_said(changes, expected):
   config = dataclasses.replace(_TINY.agent, **changes)
@@ -136,7 +152,7 @@ def test_what_the_values_are_is_said(changes, expected):
 
 @pytest.mark.parametrize("name", ["game.mp4", "game.gif"])
 def test_a_file_has_a_picture_for_each_row_and_the_score_of_evaluation(
-    agent, name, monkeypatch, tmp_path
+  agent, name, monkeypatch, tmp_path
 ):
   iio = pytest.importorskip("imageio.v3")
   said = []
@@ -184,7 +200,9 @@ def test_pictures_come_back_in_their_order_and_colours(tmp_path):
         write(np.full((32, 64, 3), colour, np.uint8).tobytes())
     pictures = np.stack(list(iio.imiter(out)))
     assert pictures.shape == (3, 32, 64, 3)
-    assert (np.abs(pictures[:, 16, 32].astype(int) - colours) < 12).all(), suffix
+    assert (np.abs(pictures[:, 16, 32].astype(int) - colours) < 12).all(), (
+      suffix
+    )
 
 
 def test_pictures_last_as_long_as_fps_says(agent, tmp_path):
@@ -227,23 +245,27 @@ def test_an_error_leaves_nothing_and_spoils_nothing(agent, tmp_path):
 
 
 def test_an_encoder_that_cannot_write_says_why(agent, tmp_path):
-  with pytest.raises(FileError, match="absent.*cannot be written.*No such file"):
+  with pytest.raises(
+    FileError, match="absent.*cannot be written.*No such file"
+  ):
     record(agent, tmp_path / "absent" / "x.mp4", epsilon=0, seed=5)
   # ... also if it has taken all the pictures
-  with pytest.raises(FileError, match="absent.*cannot be written.*No such file"):
+  with pytest.raises(
+    FileError, match="absent.*cannot be written.*No such file"
+  ):
     with open_video(tmp_path / "absent" / "x.mp4", (64, 32), fps=5) as write:
       write(bytes(64 * 32 * 3))
 
 
 @pytest.mark.parametrize(
-    "name, fps, expected",
-    [
-        ("x.avi", 5, "expected a name ending in .mp4 or .gif, got 'x.avi'"),
-        ("x", 5, "expected a name ending in .mp4 or .gif"),
-        ("x.gif", 60, "at most 50 for .gif, got 60"),
-        ("x.mp4", -1, "more than 0"),
-        ("x.mp4", float("nan"), "more than 0"),
-    ],
+  "name, fps, expected",
+  [
+    ("x.avi", 5, "expected a name ending in .mp4 or .gif, got 'x.avi'"),
+    ("x", 5, "expected a name ending in .mp4 or .gif"),
+    ("x.gif", 60, "at most 50 for .gif, got 60"),
+    ("x.mp4", -1, "more than 0"),
+    ("x.mp4", float("nan"), "more than 0"),
+  ],
 )
 def test_what_cannot_be_written_is_refused(agent, name, fps, expected):
   with pytest.raises(ValueError, match=expected):
@@ -254,10 +276,10 @@ def test_what_cannot_be_written_is_refused(agent, name, fps, expected):
 def test_the_screen_is_the_one_on_which_the_agent_acted():
   """Pong's in colour; the agent's own view of it is the same moment in grey."""
   pytest.importorskip("envpool")
-  from PIL import Image  # pylint: disable=import-outside-toplevel
+  from PIL import Image
 
   env = dataclasses.replace(
-      _TINY.env, task="Pong", full_action_space=False, frame_skip=1
+    _TINY.env, task="Pong", full_action_space=False, frame_skip=1
   )
   q = jnp.array([0.0, 0.0, 0.0, 1.0, 0.0, 0.0])
   moments = list(play_game(

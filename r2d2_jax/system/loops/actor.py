@@ -1,7 +1,8 @@
 """The actor loop: world -> actor_step -> world and replay."""
 
+from collections.abc import Callable
 import threading
-from typing import Any, Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -12,16 +13,16 @@ from r2d2_jax.config import Config
 from r2d2_jax.envs.world import EpisodeReport, World
 from r2d2_jax.replay.packing import pack_items, unpack_items
 from r2d2_jax.replay.sequences import (
-    Item,
-    SequenceBuilder,
-    stack_items,
-    with_dtype,
+  Item,
+  SequenceBuilder,
+  stack_items,
+  with_dtype,
 )
 from r2d2_jax.system.loops.arrays import flat, nested
-from r2d2_jax.system.metrics.health import check_rows_are_finite
 from r2d2_jax.system.loops.parameters import ParameterStore
-from r2d2_jax.system.metrics.probe import Probe
 from r2d2_jax.system.loops.timing import LegTimer
+from r2d2_jax.system.metrics.health import check_rows_are_finite
+from r2d2_jax.system.metrics.probe import Probe
 
 # Items whose first priorities are computed in one call: as many as lanes, within
 # these bounds. Few enough not to delay them, enough that the call costs little.
@@ -32,16 +33,16 @@ class ActorLoop:
   """Steps all lanes and hands finished items to replay; one call, one step."""
 
   def __init__(
-      self,
-      config: Config,
-      *,
-      world: World,
-      agent: Agent,
-      parameters: ParameterStore,
-      insert: Callable[[list[Item], np.ndarray], None],
-      key: jax.Array,
-      count_steps: Callable[[], int] = lambda: 0,
-      probe: Probe | None = None,
+    self,
+    config: Config,
+    *,
+    world: World,
+    agent: Agent,
+    parameters: ParameterStore,
+    insert: Callable[[list[Item], np.ndarray], None],
+    key: jax.Array,
+    count_steps: Callable[[], int] = lambda: 0,
+    probe: Probe | None = None,
   ):
     """Starts the world's lanes.
 
@@ -64,9 +65,9 @@ class ActorLoop:
     self._probe = probe
     self.timer = LegTimer()
     self.epsilon = epsilon_ladder(
-        world.num_envs,
-        base=config.agent.epsilon_base,
-        alpha=config.agent.epsilon_alpha,
+      world.num_envs,
+      base=config.agent.epsilon_base,
+      alpha=config.agent.epsilon_alpha,
     )
     self._epsilon = jax.device_put(self.epsilon)
     self._actor = compile_actor(agent.actor_step)
@@ -74,25 +75,25 @@ class ActorLoop:
     # The state is donated to the next step: nobody may look at it meanwhile.
     self._state_lock = threading.Lock()
     self._priorities = jax.jit(
-        lambda rows: agent.initial_priorities(
-            rows.q_t, rows.a_t, rows.r_t, rows.discount_t, rows.valid_t
-        )
+      lambda rows: agent.initial_priorities(
+        rows.q_t, rows.a_t, rows.r_t, rows.discount_t, rows.valid_t
+      )
     )
     self._core_state = jax.device_get(agent.initial_core_state(1))
     self._builder = SequenceBuilder(
-        world.num_envs,
-        spec=world.spec,
-        core_state=self._core_state,
-        burn_in=config.agent.burn_in,
-        trace_length=config.agent.trace_length,
-        overlap=config.agent.overlap,
-        row_states=config.replay.row_states,
+      world.num_envs,
+      spec=world.spec,
+      core_state=self._core_state,
+      burn_in=config.agent.burn_in,
+      trace_length=config.agent.trace_length,
+      overlap=config.agent.overlap,
+      row_states=config.replay.row_states,
     )
     low, high = _PRIORITY_BATCH
     self._priority_batch = max(low, min(world.num_envs, high))
     self._pending: list[Item] = []
     self._refresh_calls = max(
-        1, config.run.actor_refresh_steps * world.num_envs // world.batch_size
+      1, config.run.actor_refresh_steps * world.num_envs // world.batch_size
     )
     self._num_calls = 0
     self._params, self._num_updates = parameters.latest()
@@ -119,7 +120,7 @@ class ActorLoop:
       check_rows_are_finite(timestep, task=self._task)
       with self._state_lock:
         self._state, output = self._actor(
-            self._params, self._state, timestep, self._epsilon
+          self._params, self._state, timestep, self._epsilon
         )
       a_t = np.asarray(output.a_t)
     with leg("environment"):
@@ -128,7 +129,10 @@ class ActorLoop:
     with leg("write"):
       output = jax.device_get(output)
       self._pending += self._builder.add(
-          timestep, output, num_updates=self._num_updates, step=self._count_steps()
+        timestep,
+        output,
+        num_updates=self._num_updates,
+        step=self._count_steps(),
       )
       if self._probe is not None:
         self._probe.add(timestep, output)
@@ -159,14 +163,14 @@ class ActorLoop:
     To be taken between steps, of a world that has a `state_dict`.
     """
     parts = {
-        "params": _to_arrays(self._params),
-        "sequences": self._builder.state_dict(),
-        "pending": pack_items(self._pending),
-        "world": self._world.state_dict(),
-        "counts": {
-            "calls": np.array(self._num_calls),
-            "updates": np.array(self._num_updates),
-        },
+      "params": _to_arrays(self._params),
+      "sequences": self._builder.state_dict(),
+      "pending": pack_items(self._pending),
+      "world": self._world.state_dict(),
+      "counts": {
+        "calls": np.array(self._num_calls),
+        "updates": np.array(self._num_updates),
+      },
     }
     return flat(parts)
 
@@ -180,7 +184,7 @@ class ActorLoop:
     parts = nested(state)
     self._num_calls = int(parts["counts"]["calls"])
     self._params = _from_arrays(
-        parts["params"], like=self._parameters.latest().params
+      parts["params"], like=self._parameters.latest().params
     )
     self._num_updates = int(parts["counts"]["updates"])
     self._builder.load_state_dict(parts["sequences"])
@@ -196,7 +200,7 @@ class ActorLoop:
 def _to_arrays(tree: Any) -> dict[str, np.ndarray]:
   """The leaves of a tree on the host, by number; keys as their bits."""
   leaves = [
-      jax.random.key_data(x) if _is_key(x) else x for x in jax.tree.leaves(tree)
+    jax.random.key_data(x) if _is_key(x) else x for x in jax.tree.leaves(tree)
   ]
   return {str(i): x for i, x in enumerate(jax.device_get(leaves))}
 
@@ -210,8 +214,8 @@ def _from_arrays(arrays: dict[str, np.ndarray], *, like: Any) -> Any:
     new = jax.random.wrap_key_data(new) if _is_key(old) else jax.device_put(new)
     if new.shape != old.shape:
       raise ValueError(
-          f"expected an actors' state of shape {old.shape}, got {new.shape}:"
-          " resume with the lanes and network of the run"
+        f"expected an actors' state of shape {old.shape}, got {new.shape}:"
+        " resume with the lanes and network of the run"
       )
     loaded.append(new)
   return jax.tree.unflatten(structure, loaded)

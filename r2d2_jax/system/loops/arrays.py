@@ -10,9 +10,9 @@ Arrays = dict[str, np.ndarray]
 def flat(parts: dict[str, Arrays]) -> Arrays:
   """All arrays of all parts, the part's name in front."""
   return {
-      f"{part}/{name}": array
-      for part, arrays in parts.items()
-      for name, array in arrays.items()
+    f"{part}/{name}": array
+    for part, arrays in parts.items()
+    for name, array in arrays.items()
   }
 
 

@@ -8,24 +8,24 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 import numpy as np
 
-from r2d2_jax.agent.learning import (
-    learner_shardings,
-    compile_learner,
-)
 from r2d2_jax.agent.agent import Agent
+from r2d2_jax.agent.learning import (
+  compile_learner,
+  learner_shardings,
+)
 from r2d2_jax.config import Config
 from r2d2_jax.replay.interface import Replay
-from r2d2_jax.system.metrics.health import (
-    DivergedError,
-    check_priorities_are_sane,
-    diagnosis,
-)
-from r2d2_jax.system.metrics.learner_stats import (
-    LearnerStats,
-    check_are_scalars,
-)
 from r2d2_jax.system.loops.parameters import ParameterStore
 from r2d2_jax.system.loops.timing import LegTimer
+from r2d2_jax.system.metrics.health import (
+  DivergedError,
+  check_priorities_are_sane,
+  diagnosis,
+)
+from r2d2_jax.system.metrics.learner_stats import (
+  LearnerStats,
+  check_are_scalars,
+)
 from r2d2_jax.types import LearnerOutput, LearnerState, ReplaySample
 
 
@@ -37,7 +37,7 @@ class Batch:
   """
 
   def __init__(
-      self, sample: ReplaySample, burn_in: int, mesh: Mesh | None = None
+    self, sample: ReplaySample, burn_in: int, mesh: Mesh | None = None
   ):
     valid = sample.sequence.valid_t[:, burn_in:]
     self.trained_rows = int(np.count_nonzero(valid[:, 1:] & valid[:, :-1]))
@@ -47,10 +47,10 @@ class Batch:
     self.is_trained = sample.sequence.valid_t.copy()
     self.is_trained[:, :burn_in] = False
     self.on_device = jax.device_put(
-        ReplaySample(
-            sample.sequence, sample.probability.astype(np.float32), None
-        ),
-        learner_shardings(mesh)[1] if mesh else None,
+      ReplaySample(
+        sample.sequence, sample.probability.astype(np.float32), None
+      ),
+      learner_shardings(mesh)[1] if mesh else None,
     )
 
 
@@ -58,12 +58,12 @@ class Prefetcher:
   """Samples and copies to the device in a thread, ahead of the learner."""
 
   def __init__(
-      self,
-      replay: Replay,
-      config: Config,
-      *,
-      mesh: Mesh | None,
-      depth: int = 2,
+    self,
+    replay: Replay,
+    config: Config,
+    *,
+    mesh: Mesh | None,
+    depth: int = 2,
   ):
     self._replay = replay
     self._config = config
@@ -77,10 +77,10 @@ class Prefetcher:
       with self.timer.leg("sample"):
         try:
           sample = self._replay.sample(
-              self._config.agent.batch_size,
-              timeout_seconds=1.0,
-              # Each time: another process can empty a table.
-              min_size=self._config.replay.min_sequences,
+            self._config.agent.batch_size,
+            timeout_seconds=1.0,
+            # Each time: another process can empty a table.
+            min_size=self._config.replay.min_sequences,
           )
         except TimeoutError:
           continue
@@ -109,14 +109,14 @@ class LearnerLoop:
   """
 
   def __init__(
-      self,
-      config: Config,
-      *,
-      agent: Agent,
-      state: LearnerState,
-      replay: Replay,
-      parameters: ParameterStore,
-      mesh: Mesh | None,
+    self,
+    config: Config,
+    *,
+    agent: Agent,
+    state: LearnerState,
+    replay: Replay,
+    parameters: ParameterStore,
+    mesh: Mesh | None,
   ):
     """Places the state on the learner's devices.
 
@@ -129,10 +129,10 @@ class LearnerLoop:
       mesh: from `learner_mesh`; the batches given to `step` are split over it.
     """
     self._learner = compile_learner(
-        agent.learner_step, batch_size=config.agent.batch_size, mesh=mesh
+      agent.learner_step, batch_size=config.agent.batch_size, mesh=mesh
     )
     self._state = (
-        jax.device_put(state, learner_shardings(mesh)[0]) if mesh else state
+      jax.device_put(state, learner_shardings(mesh)[0]) if mesh else state
     )
     self._copy = jax.jit(lambda s: jax.tree.map(jnp.copy, s))
     self._pack = jax.jit(_packed)
@@ -184,7 +184,7 @@ class LearnerLoop:
     except DivergedError as error:
       metrics = {k: float(v) for k, v in metrics.items()}
       raise DivergedError(
-          f"{error}\n{diagnosis(self.state(), batch.on_device, metrics)}"
+        f"{error}\n{diagnosis(self.state(), batch.on_device, metrics)}"
       ) from None
     self._replay.update_priorities(batch.keys, priorities)
 
@@ -224,5 +224,5 @@ def _packed(output: LearnerOutput) -> jax.Array:
   check_are_scalars(output.metrics)
   metrics = [output.metrics[name] for name in sorted(output.metrics)]
   return jnp.concatenate(
-      [jnp.array(metrics, jnp.float32), output.td_abs_by_row]
+    [jnp.array(metrics, jnp.float32), output.td_abs_by_row]
   )

@@ -67,14 +67,14 @@ class ReplayRatio:
     """Blocks until `learner_may_train`, at most so long; returns whether it is."""
     with self._condition:
       return self._condition.wait_for(
-          lambda: self._credit() >= 0, timeout_seconds
+        lambda: self._credit() >= 0, timeout_seconds
       )
 
   def wait_for_actors_turn(self, timeout_seconds: float) -> bool:
     """Blocks until `actors_may_step`, at most so long; returns whether they may."""
     with self._condition:
       return self._condition.wait_for(
-          lambda: self._credit() < self._slack, timeout_seconds
+        lambda: self._credit() < self._slack, timeout_seconds
       )
 
   @property
@@ -94,9 +94,9 @@ class ReplayRatio:
     """The counts (JSON)."""
     with self._condition:
       return {
-          "env_steps": self._env_steps,
-          "trained_rows": self._trained_rows,
-          "start_steps": self._start_steps,
+        "env_steps": self._env_steps,
+        "trained_rows": self._trained_rows,
+        "start_steps": self._start_steps,
       }
 
   def load_state_dict(self, state: dict[str, int | None]) -> None:

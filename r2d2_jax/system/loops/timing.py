@@ -1,9 +1,9 @@
 """Seconds spent in each leg of a loop, to see which one holds the others up."""
 
+from collections.abc import Iterator
 import contextlib
 import threading
 import time
-from typing import Iterator
 
 
 class LegTimer:

@@ -6,8 +6,9 @@ a column all the same, after those that are; `register` gives it words and a
 healthy range.
 """
 
+from collections.abc import Callable
 import math
-from typing import Callable, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
 from r2d2_jax.config import Config
 
@@ -20,9 +21,9 @@ Reduce = Literal["mean", "max", "last"]
 GROUPS = ("train", "learner", "replay", "health", "legs")
 # Histograms, which only TensorBoard and W&B get, and their groups.
 HISTOGRAMS = {
-    "td_abs_by_row": "learner",
-    "samples_by_lane": "replay",
-    "lag_updates": "health",
+  "td_abs_by_row": "learner",
+  "samples_by_lane": "replay",
+  "lag_updates": "health",
 }
 _OWN_GROUP = "learner"
 
@@ -90,9 +91,9 @@ def _reuse(row: Row, config: Config) -> str | None:
   agent = config.agent
   # Items of one environment step's rows, times an item's draws by them.
   draws = (
-      config.replay.replay_ratio
-      * (agent.trace_length - agent.overlap)
-      / (agent.trace_length - 1)
+    config.replay.replay_ratio
+    * (agent.trace_length - agent.overlap)
+    / (agent.trace_length - 1)
   )
   if row["reuse_mean"] > _MAX_REUSE_FACTOR * (1 + draws):
     return "the same items"
@@ -102,7 +103,9 @@ def _reuse(row: Row, config: Config) -> str | None:
 def _lag(row: Row, config: Config) -> str | None:
   # Every item in the replay once, at the asked ratio: as many updates as the
   # oldest row can be old if the actors' parameters are the learner's.
-  most = row["replay_size"] * config.replay.replay_ratio / config.agent.batch_size
+  most = (
+    row["replay_size"] * config.replay.replay_ratio / config.agent.batch_size
+  )
   return "stale actors" if row["lag_p50"] > most else None
 
 
@@ -110,9 +113,9 @@ def _dq(name: str, limit: float) -> Unhealthy:
   def is_unhealthy(row: Row, config: Config) -> str | None:
     first = _DQ_MIN_TARGET_PERIODS * config.agent.target_period_updates
     if (
-        row["updates"] >= first
-        and row[name] > limit
-        and abs(row["q_max_mean"]) > _DQ_MIN_VALUE
+      row["updates"] >= first
+      and row[name] > limit
+      and abs(row["q_max_mean"]) > _DQ_MIN_VALUE
     ):
       return "stale states"
     return None
@@ -236,18 +239,18 @@ def register(column: Column) -> None:
   """
   if column.name in COLUMNS or column.name in HISTOGRAMS:
     raise ValueError(
-        f"expected the name of a new column, got {column.name!r}, which the log"
-        " has already; choose another"
+      f"expected the name of a new column, got {column.name!r}, which the log"
+      " has already; choose another"
     )
   if column.group not in GROUPS:
     raise ValueError(
-        f"column {column.name!r}: expected one of the groups"
-        f" {', '.join(GROUPS)}, got {column.group!r}"
+      f"column {column.name!r}: expected one of the groups"
+      f" {', '.join(GROUPS)}, got {column.group!r}"
     )
   if column.reduce not in get_args(Reduce):
     raise ValueError(
-        f"column {column.name!r}: expected reduce to be one of"
-        f" {', '.join(get_args(Reduce))}, got {column.reduce!r}"
+      f"column {column.name!r}: expected reduce to be one of"
+      f" {', '.join(get_args(Reduce))}, got {column.reduce!r}"
     )
   COLUMNS[column.name] = column
 

@@ -1,7 +1,7 @@
 """What a run shows: a panel that is redrawn on a terminal, or plain lines."""
 
+from collections.abc import Callable, Iterator
 import contextlib
-from typing import Callable, Iterator
 
 from rich.console import Console
 from rich.live import Live
@@ -31,7 +31,7 @@ _THREADS = {
 
 @contextlib.contextmanager
 def run_display(
-    console: Console, config: Config
+  console: Console, config: Config
 ) -> Iterator[Callable[[dict], None]]:
   """A function that shows a row of `RunReport.row` as the run's present state.
 
@@ -53,7 +53,7 @@ def progress_display(console: Console) -> Iterator[Callable[[str], None]]:
   if not _can_redraw(console):
     # No wrapping: a log file's line is one line.
     yield lambda line: console.print(
-        line, soft_wrap=True, highlight=False, markup=False
+      line, soft_wrap=True, highlight=False, markup=False
     )
     return
   with Live(console=console, auto_refresh=False) as live:
@@ -68,26 +68,26 @@ def progress_line(row: dict, config: Config) -> str:
   """What a person wants to know at a glance, from a row of the log."""
   if row["updates"]:
     learning = (
-        f"{row['updates_per_second']:.2f} updates/s"
-        f" | ratio {row['replay_ratio']:.2f}/{config.replay.replay_ratio:g}"
+      f"{row['updates_per_second']:.2f} updates/s"
+      f" | ratio {row['replay_ratio']:.2f}/{config.replay.replay_ratio:g}"
     )
   else:
     learning = _filling(row, config)
   signs = warnings(row, config)
   return (
-      f"{row['minutes']:.1f} min"
-      f" | {_count(row['steps'])} steps {_count(row['frames'])} frames"
-      f" | {row['frames_per_second']:.0f} frames/s"
-      f" | {learning}"
-      f" | return {_return(row['return_exploit'])}"
-      f" (all lanes {_return(row['return_mean'])})"
-      f" | replay {_percent(row['replay_size'] / config.replay.capacity_sequences)}"
-      f" | limited by {row['bottleneck']}"
-      f" | {_minutes(row['minutes_left'])} left"
-      + "".join(
-          f" | {column} {_number(row[column])}: {words}"
-          for column, words in signs.items()
-      )
+    f"{row['minutes']:.1f} min"
+    f" | {_count(row['steps'])} steps {_count(row['frames'])} frames"
+    f" | {row['frames_per_second']:.0f} frames/s"
+    f" | {learning}"
+    f" | return {_return(row['return_exploit'])}"
+    f" (all lanes {_return(row['return_mean'])})"
+    f" | replay {_percent(row['replay_size'] / config.replay.capacity_sequences)}"
+    f" | limited by {row['bottleneck']}"
+    f" | {_minutes(row['minutes_left'])} left"
+    + "".join(
+      f" | {column} {_number(row[column])}: {words}"
+      for column, words in signs.items()
+    )
   )
 
 
@@ -116,12 +116,12 @@ class RunPanel:
     for label, content in self._lines(row):
       body.add_row(label, content)
     return Panel(
-        body,
-        title=Text(f"{self._config.env.task}, {_minutes(row['minutes'])}"),
-        title_align="left",
-        subtitle=f"limited by {row['bottleneck']}",
-        subtitle_align="left",
-        width=_PANEL_CELLS,
+      body,
+      title=Text(f"{self._config.env.task}, {_minutes(row['minutes'])}"),
+      title_align="left",
+      subtitle=f"limited by {row['bottleneck']}",
+      subtitle_align="left",
+      width=_PANEL_CELLS,
     )
 
   def _lines(self, row: dict) -> Iterator[tuple[str, Text | Table]]:
@@ -135,53 +135,79 @@ class RunPanel:
       return Text(f"{text} ({signs[column]})", _WARNING)
 
     yield "progress", _progress(row, config)
-    yield "run", _join(
+    yield (
+      "run",
+      _join(
         f"{_count(row['steps'])} steps",
         f"{_count(row['frames'])} frames",
         f"{_count(row['updates'])} updates",
         f"{_count(row['episodes'])} games",
+      ),
     )
-    yield "speed", _join(
+    yield (
+      "speed",
+      _join(
         f"{row['frames_per_second']:.0f} frames/s",
         f"{row['updates_per_second']:.2f} updates/s",
+      ),
     )
-    yield "return", _join(
+    yield (
+      "return",
+      _join(
         Text(f"exploiting lanes {_return(row['return_exploit'])}", "bold"),
         f"all {_return(row['return_mean'])}",
         f"evaluation {_return(self._last_evaluation)}"
         f" (best {_return(self._best_evaluation)})",
+      ),
     )
     fill = row["replay_size"] / config.replay.capacity_sequences
     if row["updates"]:
-      ratio = f"ratio {row['replay_ratio']:.2f} of {config.replay.replay_ratio:g}"
+      ratio = (
+        f"ratio {row['replay_ratio']:.2f} of {config.replay.replay_ratio:g}"
+      )
     else:
       ratio = _filling(row, config)
-    yield "replay", _join(
-        f"{_percent(fill)} full", value("replay_ratio", ratio)
+    yield (
+      "replay",
+      _join(f"{_percent(fill)} full", value("replay_ratio", ratio)),
     )
-    yield "update", _join(
+    yield (
+      "update",
+      _join(
         value("loss", f"loss {_number(row['loss'])}"),
         value("td_abs_mean", f"|td| {_number(row['td_abs_mean'])}"),
         value("grad_norm", f"gradient {_number(row['grad_norm'])}"),
         value("q_max_mean", f"max q {_number(row['q_max_mean'])}"),
+      ),
     )
-    yield "states", _join(
+    yield (
+      "states",
+      _join(
         value("dq_first", f"dQ first {_number(row['dq_first'])}"),
         value("dq_last", f"last {_number(row['dq_last'])}"),
         value("lag_p50", f"lag {_number(row['lag_p50'])} updates"),
+      ),
     )
-    yield "samples", _join(
+    yield (
+      "samples",
+      _join(
         value(
-            "effective_sample_size",
-            f"{_percent(row['effective_sample_size'])} of a batch count",
+          "effective_sample_size",
+          f"{_percent(row['effective_sample_size'])} of a batch count",
         ),
         value("reuse_mean", f"drawn {_number(row['reuse_mean'])} times each"),
+      ),
     )
     if own := own_columns(row):
-      yield "own", _join(*(
-          value(name, f"{column_of(name).words} {_number(row[name])}")
-          for name in own
-      ))
+      yield (
+        "own",
+        _join(
+          *(
+            value(name, f"{column_of(name).words} {_number(row[name])}")
+            for name in own
+          )
+        ),
+      )
     for thread, legs in _THREADS.items():
       yield thread, _legs(row, legs)
 
@@ -194,14 +220,14 @@ def _progress(row: dict, config: Config) -> Table:
   fraction = min(fraction, 1.0)
   line = Table.grid(padding=(0, 1))
   line.add_row(
-      ProgressBar(
-          total=1.0,
-          completed=fraction,
-          width=_BAR_CELLS,
-          complete_style="green",  # the default is red, which means trouble here
-          finished_style="green",
-      ),
-      f"{_percent(fraction)}, {_minutes(row['minutes_left'])} left",
+    ProgressBar(
+      total=1.0,
+      completed=fraction,
+      width=_BAR_CELLS,
+      complete_style="green",  # the default is red, which means trouble here
+      finished_style="green",
+    ),
+    f"{_percent(fraction)}, {_minutes(row['minutes_left'])} left",
   )
   return line
 
@@ -222,7 +248,7 @@ def _legs(row: dict, legs: tuple[tuple[str, str], ...]) -> Text:
 
 def _join(*parts: str | Text) -> Text:
   return Text("  ").join(
-      part if isinstance(part, Text) else Text(part) for part in parts
+    part if isinstance(part, Text) else Text(part) for part in parts
   )
 
 

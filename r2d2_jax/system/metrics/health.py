@@ -1,6 +1,6 @@
 """When a run goes wrong or stands still: noticing it, and saying why."""
 
-from typing import Callable
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -36,10 +36,10 @@ def check_rows_are_finite(timestep: Timestep, *, task: str) -> None:
     values = values.reshape(len(values), -1)
     row, place = np.argwhere(~np.isfinite(values))[0]
     raise BadRowsError(
-        f"environment {task!r}, lane {timestep.env_id[row]}: expected finite"
-        f" numbers in {field}, got {values[row, place]}"
-        + (f" at place {place}" if values.shape[1] > 1 else "")
-        + "; mend the environment, or replace such numbers where it is wrapped"
+      f"environment {task!r}, lane {timestep.env_id[row]}: expected finite"
+      f" numbers in {field}, got {values[row, place]}"
+      + (f" at place {place}" if values.shape[1] > 1 else "")
+      + "; mend the environment, or replace such numbers where it is wrapped"
     )
 
 
@@ -49,8 +49,8 @@ class Heartbeat:
 
   def __init__(self, check_alive: Callable[[], None], *, max_missing: int = 3):
     """Args:
-      check_alive: raises ReplayError where there was no answer in time.
-      max_missing: how many in a row are believed.
+    check_alive: raises ReplayError where there was no answer in time.
+    max_missing: how many in a row are believed.
     """
     self._check_alive = check_alive
     self._max_missing = max_missing
@@ -72,7 +72,7 @@ class Heartbeat:
 
 
 def check_priorities_are_sane(
-    priorities: np.ndarray, *, max_td_error: float
+  priorities: np.ndarray, *, max_td_error: float
 ) -> None:
   """Priorities are |td errors|: the first place where a bad update shows.
 
@@ -86,13 +86,13 @@ def check_priorities_are_sane(
   mean = float(np.mean(priorities))
   if not mean <= max_td_error:
     raise DivergedError(
-        f"the mean |td error| of a batch is {mean:g}, limits.max_td_error is"
-        f" {max_td_error:g}"
+      f"the mean |td error| of a batch is {mean:g}, limits.max_td_error is"
+      f" {max_td_error:g}"
     )
 
 
 def diagnosis(
-    state: LearnerState, batch: ReplaySample, metrics: dict[str, float]
+  state: LearnerState, batch: ReplaySample, metrics: dict[str, float]
 ) -> str:
   """What can be told about a bad update, in a few lines, the likely cause last.
 
@@ -103,29 +103,29 @@ def diagnosis(
   """
   rewards = np.asarray(batch.sequence.inputs.r_t)
   bad = {
-      "rewards": not np.isfinite(rewards).all(),
-      "observations": not _is_finite(batch.sequence.inputs.obs_t),
-      "stored states": not _is_finite(batch.sequence.core_state),
-      "parameters": not _is_finite(state.params),
-      "target network": not _is_finite(state.target_params),
+    "rewards": not np.isfinite(rewards).all(),
+    "observations": not _is_finite(batch.sequence.inputs.obs_t),
+    "stored states": not _is_finite(batch.sequence.core_state),
+    "parameters": not _is_finite(state.params),
+    "target network": not _is_finite(state.target_params),
   }
   lines = [
-      ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()),
-      f"rewards of the batch: {rewards.min():g} to {rewards.max():g}",
-      "not finite: " + (", ".join(k for k, v in bad.items() if v) or "nothing"),
+    ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()),
+    f"rewards of the batch: {rewards.min():g} to {rewards.max():g}",
+    "not finite: " + (", ".join(k for k, v in bad.items() if v) or "nothing"),
   ]
   if bad["rewards"] or bad["observations"]:
     cause = "the environment gave numbers that are not finite"
   elif bad["target network"]:
     cause = "the target network was copied from a network gone bad"
   elif not np.isfinite(metrics.get("grad_norm", 0.0)) and np.isfinite(
-      metrics.get("loss", 0.0)
+    metrics.get("loss", 0.0)
   ):
     cause = "the gradient overflowed: lower agent.learning_rate"
   else:
     cause = (
-        "the values grow without bound: lower agent.learning_rate, raise"
-        " agent.target_period_updates, or keep agent.value_rescaling on"
+      "the values grow without bound: lower agent.learning_rate, raise"
+      " agent.target_period_updates, or keep agent.value_rescaling on"
     )
   return "\n".join(f"  {line}" for line in (*lines, f"likely cause: {cause}"))
 

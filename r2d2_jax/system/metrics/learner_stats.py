@@ -1,7 +1,8 @@
 """What the learner's updates said of themselves, reduced over a row's interval."""
 
 import collections
-from typing import Any, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -16,8 +17,8 @@ def check_are_scalars(metrics: Mapping[str, Any]) -> None:
   for name, value in metrics.items():
     if np.ndim(value):
       raise ValueError(
-          f"metric {name!r} of the learner's step: expected a scalar, got an"
-          f" array of shape {np.shape(value)}; reduce it in the step"
+        f"metric {name!r} of the learner's step: expected a scalar, got an"
+        f" array of shape {np.shape(value)}; reduce it in the step"
       )
 
 
@@ -32,7 +33,7 @@ class LearnerStats:
     self._totals: collections.deque[_Totals] = collections.deque()
 
   def add(
-      self, metrics: Mapping[str, np.ndarray], td_abs_by_row: np.ndarray
+    self, metrics: Mapping[str, np.ndarray], td_abs_by_row: np.ndarray
   ) -> None:
     """Counts an update.
 
@@ -61,8 +62,8 @@ class LearnerStats:
     if totals.by_row is None:
       return {}, {}
     columns = {
-        name: value / count if column_of(name).reduce == "mean" else value
-        for name, (value, count) in totals.metrics.items()
+      name: value / count if column_of(name).reduce == "mean" else value
+      for name, (value, count) in totals.metrics.items()
     }
     by_row = totals.by_row[0] / np.maximum(totals.by_row[1], 1)
     columns |= {"td_first": float(by_row[0]), "td_last": float(by_row[-1])}
@@ -75,8 +76,8 @@ class LearnerStats:
     if totals.by_row is None:
       return {}
     return {
-        **{f"{_METRICS}{k}": np.array(v) for k, v in totals.metrics.items()},
-        _BY_ROW: totals.by_row,
+      **{f"{_METRICS}{k}": np.array(v) for k, v in totals.metrics.items()},
+      _BY_ROW: totals.by_row,
     }
 
   def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
@@ -91,12 +92,14 @@ class LearnerStats:
       if name == _BY_ROW:
         if array.ndim != 2 or len(array) != 2:
           raise ValueError(
-              f"expected an array [2, T-1] in {name}, got {array.shape}"
+            f"expected an array [2, T-1] in {name}, got {array.shape}"
           )
         totals.by_row = array
       else:
         if array.shape != (2,):
-          raise ValueError(f"expected an array [2] in {name}, got {array.shape}")
+          raise ValueError(
+            f"expected an array [2] in {name}, got {array.shape}"
+          )
         totals.metrics[name.removeprefix(_METRICS)] = tuple(array.tolist())
     self._totals.clear()
     self._totals.append(totals)
@@ -118,7 +121,7 @@ class _Totals:
     self.by_row: np.ndarray | None = None
 
   def add(
-      self, metrics: Mapping[str, np.ndarray], td_abs_by_row: np.ndarray
+    self, metrics: Mapping[str, np.ndarray], td_abs_by_row: np.ndarray
   ) -> None:
     for name, value in metrics.items():
       value = float(value)

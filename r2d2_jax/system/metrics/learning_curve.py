@@ -15,7 +15,7 @@ RETURNS = ("return_exploit", "return_mean", "eval_return")
 
 
 def plot_learning_curve(
-    log_path: pathlib.Path, png_path: pathlib.Path, *, title: str
+  log_path: pathlib.Path, png_path: pathlib.Path, *, title: str
 ) -> None:
   """Draws one run: returns in training and evaluation against frames.
 
@@ -30,17 +30,17 @@ def plot_learning_curve(
   frames = log.get("frames", np.zeros(0))
   unit = frames_or_steps(log)
   for column, label, style in (
-      ("return_mean", "training, all lanes", dict(color="tab:gray")),
-      (
-          "return_exploit",
-          "training, lanes that explore least",
-          dict(color="tab:blue"),
-      ),
-      (
-          "eval_return",
-          "evaluation, whole games",
-          dict(color="tab:red", marker="o", linestyle="none"),
-      ),
+    ("return_mean", "training, all lanes", dict(color="tab:gray")),
+    (
+      "return_exploit",
+      "training, lanes that explore least",
+      dict(color="tab:blue"),
+    ),
+    (
+      "eval_return",
+      "evaluation, whole games",
+      dict(color="tab:red", marker="o", linestyle="none"),
+    ),
   ):
     xs, ys = finite(log, "frames", column)
     if len(xs):
@@ -49,8 +49,8 @@ def plot_learning_curve(
   if frames.size:
     minutes = log["minutes"][-1]
     title += (
-        f": {rounded(frames[-1])} {unit} in"
-        f" {minutes:.{0 if minutes >= 10 else 1}f} min"
+      f": {rounded(frames[-1])} {unit} in"
+      f" {minutes:.{0 if minutes >= 10 else 1}f} min"
     )
   if not any(len(finite(log, "frames", name)[0]) for name in RETURNS[:2]):
     axes.text(
@@ -77,7 +77,7 @@ def frames_or_steps(*logs: dict[str, np.ndarray]) -> str:
 
 
 def finite(
-    log: dict[str, np.ndarray], x: str, column: str
+  log: dict[str, np.ndarray], x: str, column: str
 ) -> tuple[np.ndarray, np.ndarray]:
   """The same; none where a column is not there."""
   if x not in log or column not in log:
@@ -87,7 +87,7 @@ def finite(
 
 
 def new_figure(width_inches: float, height_inches: float):
-  from matplotlib.figure import Figure  # pylint: disable=g-import-not-at-top
+  from matplotlib.figure import Figure
 
   return Figure(figsize=(width_inches, height_inches), layout="constrained")
 

@@ -16,16 +16,18 @@ _MAX_BARS = 512
 def scalars(row: Row) -> dict[str, float]:
   """The numbers of a row, by tag."""
   return {
-      tag(column): float(value)
-      for column, value in row.items()
-      if not isinstance(value, str) and not math.isnan(value)
+    tag(column): float(value)
+    for column, value in row.items()
+    if not isinstance(value, str) and not math.isnan(value)
   }
 
 
 def bars(name: str, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   """Heights [n] and edges [n + 1] of a histogram."""
   if name == "lag_updates":
-    return np.histogram(values, bins=_BARS, range=(0, values.max(initial=0) + 1))
+    return np.histogram(
+      values, bins=_BARS, range=(0, values.max(initial=0) + 1)
+    )
   # Heights already, by position or lane; too many are added up in groups.
   places = np.arange(len(values))
   width = max(1, math.ceil(len(values) / _MAX_BARS))

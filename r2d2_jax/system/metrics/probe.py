@@ -22,12 +22,12 @@ from r2d2_jax.replay.local import LocalReplay
 from r2d2_jax.replay.sequences import SequenceBuilder
 from r2d2_jax.system.storage.checkpoints import CheckpointError
 from r2d2_jax.types import (
-    ActorOutput,
-    CoreState,
-    EnvSpec,
-    Params,
-    Sequence,
-    Timestep,
+  ActorOutput,
+  CoreState,
+  EnvSpec,
+  Params,
+  Sequence,
+  Timestep,
 )
 
 # Items that the probe keeps, each with the core's carry of every row.
@@ -42,13 +42,13 @@ class Probe:
   """Watches a few lanes, evenly spread over the exploration ladder."""
 
   def __init__(
-      self,
-      config: Config,
-      spec: EnvSpec,
-      core_state: CoreState,
-      *,
-      agent: Agent,
-      restore_from: pathlib.Path | None = None,
+    self,
+    config: Config,
+    spec: EnvSpec,
+    core_state: CoreState,
+    *,
+    agent: Agent,
+    restore_from: pathlib.Path | None = None,
   ):
     """See the class.
 
@@ -71,28 +71,30 @@ class Probe:
     self._keep_every = max(1, lifetime // PROBE_ITEMS)
     self._num_items = 0
     self._builder = SequenceBuilder(
-        num_lanes,
-        spec=spec,
-        core_state=core_state,
-        burn_in=config.agent.burn_in,
-        trace_length=config.agent.trace_length,
-        overlap=config.agent.overlap,
-        lane_ids=self._lanes,
-        row_states=True,
+      num_lanes,
+      spec=spec,
+      core_state=core_state,
+      burn_in=config.agent.burn_in,
+      trace_length=config.agent.trace_length,
+      overlap=config.agent.overlap,
+      lane_ids=self._lanes,
+      row_states=True,
     )
     try:
       self._memory = LocalReplay(
-          config.updated({"replay.capacity_sequences": PROBE_ITEMS, "replay.row_states": True}),
-          spec,
-          core_state,
-          seed=config.run.seed,
-          restore_from=restore_from,
+        config.updated(
+          {"replay.capacity_sequences": PROBE_ITEMS, "replay.row_states": True}
+        ),
+        spec,
+        core_state,
+        seed=config.run.seed,
+        restore_from=restore_from,
       )
     except ReplayError as error:
       raise CheckpointError(str(error)) from error
     self._is_on = agent.q_discrepancy is not None
     self._measure = jax.jit(
-        functools.partial(_dq, agent=agent, config=config.agent)
+      functools.partial(_dq, agent=agent, config=config.agent)
     )
 
   def add(self, timestep: Timestep, output: ActorOutput) -> None:
@@ -103,10 +105,10 @@ class Probe:
       return
     pick = lambda x: x[mine]
     items = self._builder.add(
-        Timestep(*map(pick, timestep))._replace(
-            env_id=place[mine].astype(np.int32)
-        ),
-        jax.tree.map(pick, output),
+      Timestep(*map(pick, timestep))._replace(
+        env_id=place[mine].astype(np.int32)
+      ),
+      jax.tree.map(pick, output),
     )
     for item in items:
       if self._num_items % self._keep_every == 0:
@@ -121,7 +123,7 @@ class Probe:
     return self.measure_on(params, sample.sequence, sample.row_carry)
 
   def measure_on(
-      self, params: Params, sequence: Sequence, row_carry: Any
+    self, params: Params, sequence: Sequence, row_carry: Any
   ) -> dict[str, float]:
     """The same over a batch that has the state of every row.
 
@@ -132,8 +134,8 @@ class Probe:
     sequence, row_carry = jax.device_put((sequence, row_carry), device)
     dq, mask = jax.device_get(self._measure(params, sequence, row_carry))
     return {
-        name: float(np.median(dq[mask[:, i], i])) if mask[:, i].any() else np.nan
-        for i, name in enumerate(_COLUMNS)
+      name: float(np.median(dq[mask[:, i], i])) if mask[:, i].any() else np.nan
+      for i, name in enumerate(_COLUMNS)
     }
 
   def state_dict(self) -> dict[str, np.ndarray]:

@@ -35,9 +35,7 @@ class _Mark(NamedTuple):
 class RunReport:
   """Counts episodes and rates, and puts everything into a row."""
 
-  def __init__(
-      self, config: Config, *, frame_skip: int, epsilon: np.ndarray
-  ):
+  def __init__(self, config: Config, *, frame_skip: int, epsilon: np.ndarray):
     """Starts the clock.
 
     Args:
@@ -60,15 +58,15 @@ class RunReport:
   def state_dict(self) -> dict[str, Any]:
     """What a resumed run goes on counting from (JSON)."""
     return {
-        "minutes": self.minutes(),
-        "episodes": self._num_episodes,
-        "returns": list(self._returns),
-        "exploit_returns": list(self._exploit_returns),
-        "eval_return": self._eval_return,
+      "minutes": self.minutes(),
+      "episodes": self._num_episodes,
+      "returns": list(self._returns),
+      "exploit_returns": list(self._exploit_returns),
+      "eval_return": self._eval_return,
     }
 
   def load_state_dict(
-      self, state: dict[str, Any], *, steps: int, updates: int
+    self, state: dict[str, Any], *, steps: int, updates: int
   ) -> None:
     """The inverse of `state_dict`; the clock goes on from now.
 
@@ -116,14 +114,14 @@ class RunReport:
     self._end = time.monotonic()
 
   def row(
-      self,
-      *,
-      steps: int,
-      updates: int,
-      replay_size: int,
-      replay_ratio: float,
-      metrics: dict[str, float],
-      leg_seconds: dict[str, float],
+    self,
+    *,
+    steps: int,
+    updates: int,
+    replay_size: int,
+    replay_ratio: float,
+    metrics: dict[str, float],
+    leg_seconds: dict[str, float],
   ) -> dict[str, float | int | str]:
     """The state of the run now.
 
@@ -152,40 +150,39 @@ class RunReport:
     """
     now = time.monotonic()
     while (
-        len(self._marks) > 1
-        and now - self._marks[1].time >= _MIN_RATE_SECONDS
+      len(self._marks) > 1 and now - self._marks[1].time >= _MIN_RATE_SECONDS
     ):
       self._marks.popleft()
     then = self._marks[0]
     self._marks.append(_Mark(now, steps, updates, leg_seconds))
     seconds = max(now - then.time, 1e-9)
     share = {
-        leg: (leg_seconds.get(leg, 0.0) - then.leg_seconds.get(leg, 0.0))
-        / seconds
-        for leg in _LEGS
+      leg: (leg_seconds.get(leg, 0.0) - then.leg_seconds.get(leg, 0.0))
+      / seconds
+      for leg in _LEGS
     }
     steps_per_second = (steps - then.steps) / seconds
     counted = {
-        "minutes": self.minutes(),
-        "steps": steps,
-        "frames": steps * self._frame_skip,
-        "updates": updates,
-        "episodes": self._num_episodes,
-        "return_mean": _mean(self._returns),
-        "return_exploit": _mean(self._exploit_returns),
-        "eval_return": self.take_evaluation(),
-        "frames_per_second": steps_per_second * self._frame_skip,
-        "updates_per_second": (updates - then.updates) / seconds,
-        "replay_size": replay_size,
-        "replay_ratio": replay_ratio,
-        **{f"share_{leg}": value for leg, value in share.items()},
-        "bottleneck": _bottleneck(share, learning=updates > then.updates),
-        "minutes_left": self._minutes_left(steps, steps_per_second),
+      "minutes": self.minutes(),
+      "steps": steps,
+      "frames": steps * self._frame_skip,
+      "updates": updates,
+      "episodes": self._num_episodes,
+      "return_mean": _mean(self._returns),
+      "return_exploit": _mean(self._exploit_returns),
+      "eval_return": self.take_evaluation(),
+      "frames_per_second": steps_per_second * self._frame_skip,
+      "updates_per_second": (updates - then.updates) / seconds,
+      "replay_size": replay_size,
+      "replay_ratio": replay_ratio,
+      **{f"share_{leg}": value for leg, value in share.items()},
+      "bottleneck": _bottleneck(share, learning=updates > then.updates),
+      "minutes_left": self._minutes_left(steps, steps_per_second),
     }
     if taken := counted.keys() & metrics.keys():
       raise ValueError(
-          f"metrics of the learner's step: {', '.join(sorted(taken))} are names"
-          " of the run's own columns; choose others"
+        f"metrics of the learner's step: {', '.join(sorted(taken))} are names"
+        " of the run's own columns; choose others"
       )
     # Later dicts keep the places that the first one gives.
     return {**dict.fromkeys(COLUMNS, _NAN), **counted, **metrics}
@@ -212,9 +209,9 @@ def _bottleneck(share: dict[str, float], *, learning: bool) -> str:
     legs = _ACTOR_LEGS + _LEARNER_LEGS
   else:
     legs = {
-        "wait_for_learner": _LEARNER_LEGS,
-        "wait_for_actors": _ACTOR_LEGS,
-        "wait_for_data": _PREFETCH_LEGS,
+      "wait_for_learner": _LEARNER_LEGS,
+      "wait_for_actors": _ACTOR_LEGS,
+      "wait_for_data": _PREFETCH_LEGS,
     }[waited_for]
   return max(legs, key=lambda leg: share[leg])
 
@@ -227,6 +224,6 @@ def _mean(values: collections.deque[float]) -> float:
 def summary(returns: np.ndarray) -> str:
   """One line about the raw returns of whole games."""
   return (
-      f"mean {returns.mean():.2f}, median {np.median(returns):.2f}, min"
-      f" {returns.min():g}, max {returns.max():g} over {len(returns)} games"
+    f"mean {returns.mean():.2f}, median {np.median(returns):.2f}, min"
+    f" {returns.min():g}, max {returns.max():g} over {len(returns)} games"
   )

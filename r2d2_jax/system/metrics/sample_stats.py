@@ -25,12 +25,12 @@ class SampleStats:
     self._counts: collections.deque[_Counts] = collections.deque()
 
   def add(
-      self,
-      origin: Origin,
-      trained: np.ndarray,
-      *,
-      num_updates: int,
-      steps: int,
+    self,
+    origin: Origin,
+    trained: np.ndarray,
+    *,
+    num_updates: int,
+    steps: int,
   ) -> None:
     """Counts a batch.
 
@@ -41,7 +41,7 @@ class SampleStats:
       steps: environment steps of the run so far.
     """
     lag, count = np.unique(
-        num_updates - origin.num_updates[trained], return_counts=True
+      num_updates - origin.num_updates[trained], return_counts=True
     )
     is_own = (0 <= origin.env_id) & (origin.env_id < self._num_envs)
     lanes = np.bincount(origin.env_id[is_own], minlength=self._num_envs)
@@ -67,8 +67,8 @@ class SampleStats:
     """
     counts = self._take()
     lags = np.repeat(
-        np.array(sorted(counts.lags), np.int64),
-        [counts.lags[v] for v in sorted(counts.lags)],
+      np.array(sorted(counts.lags), np.int64),
+      [counts.lags[v] for v in sorted(counts.lags)],
     )
     lanes, items = counts.lanes, counts.items
     age, rows, reuse = counts.sums.tolist()
@@ -76,18 +76,18 @@ class SampleStats:
     quarters = np.zeros(4)
     np.add.at(quarters, 4 * np.arange(self._num_envs) // self._num_envs, lanes)
     percentile = lambda p: (
-        float(np.percentile(lags, p, method="nearest")) if rows else _NAN
+      float(np.percentile(lags, p, method="nearest")) if rows else _NAN
     )
     return {
-        "lag_p10": percentile(10),
-        "lag_p50": percentile(50),
-        "lag_p90": percentile(90),
-        "age_steps_mean": age / rows if rows else _NAN,
-        "reuse_mean": reuse / items if items else _NAN,
-        **{
-            f"sampled_eps_{i + 1}": float(x / own) if own else _NAN
-            for i, x in enumerate(quarters)
-        },
+      "lag_p10": percentile(10),
+      "lag_p50": percentile(50),
+      "lag_p90": percentile(90),
+      "age_steps_mean": age / rows if rows else _NAN,
+      "reuse_mean": reuse / items if items else _NAN,
+      **{
+        f"sampled_eps_{i + 1}": float(x / own) if own else _NAN
+        for i, x in enumerate(quarters)
+      },
     }, {"lag_updates": lags, "samples_by_lane": lanes} if items else {}
 
   def state_dict(self) -> dict[str, np.ndarray]:
@@ -95,10 +95,10 @@ class SampleStats:
     counts = self._take()
     self._counts.append(counts)
     return {
-        "lags": np.array(sorted(counts.lags.items()), np.int64).reshape(-1, 2),
-        "lanes": counts.lanes.copy(),
-        "items": np.array(counts.items),
-        "sums": counts.sums.copy(),
+      "lags": np.array(sorted(counts.lags.items()), np.int64).reshape(-1, 2),
+      "lanes": counts.lanes.copy(),
+      "items": np.array(counts.items),
+      "sums": counts.sums.copy(),
     }
 
   def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
@@ -109,8 +109,8 @@ class SampleStats:
     """
     if state["lanes"].shape != (self._num_envs,):
       raise ValueError(
-          f"expected counts of {self._num_envs} lanes, got an array of shape"
-          f" {state['lanes'].shape}: resume with the lanes of the run"
+        f"expected counts of {self._num_envs} lanes, got an array of shape"
+        f" {state['lanes'].shape}: resume with the lanes of the run"
       )
     counts = _Counts(self._num_envs)
     counts.lags = dict(state["lags"].tolist())

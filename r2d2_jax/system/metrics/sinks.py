@@ -4,9 +4,10 @@ Both get the same names, `group/column`, over the same axis, environment steps.
 docs/metrics.md explains every column and histogram.
 """
 
+from collections.abc import Callable
 import importlib.util
 import pathlib
-from typing import Callable, Protocol
+from typing import Protocol
 
 from r2d2_jax.config import Config, first_line, to_dict
 from r2d2_jax.system.metrics.columns import Row
@@ -37,11 +38,11 @@ class Sink(Protocol):
 
 
 def make_sinks(
-    config: Config,
-    run_dir: pathlib.Path,
-    *,
-    steps: int,
-    say: Callable[[str], None],
+  config: Config,
+  run_dir: pathlib.Path,
+  *,
+  steps: int,
+  say: Callable[[str], None],
 ) -> list[Sink]:
   """The sinks that the settings ask for; to be called before a run starts.
 
@@ -90,10 +91,10 @@ class _Unfailing:
   def _attempt(self, action: Callable[[], None]) -> None:
     try:
       action()
-    except Exception as error:  # pylint: disable=broad-except
+    except Exception as error:
       if not self._has_failed:
         self._say(
-            f"warning: {self._name} misses something, log.csv has every row:"
-            f" {first_line(error)}"
+          f"warning: {self._name} misses something, log.csv has every row:"
+          f" {first_line(error)}"
         )
       self._has_failed = True

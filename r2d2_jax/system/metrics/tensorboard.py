@@ -28,37 +28,35 @@ class TensorBoardSink:
       steps: that the run goes on from: TensorBoard hides later rows of the
         earlier files.
     """
-    # pylint: disable=g-import-not-at-top
     from tensorboardX.proto.event_pb2 import Event, SessionLog
 
     now = time.time_ns()
     # TensorBoard reads files in the order of their names.
     self._path = directory / (
-        f"events.out.tfevents.{now // 10**9:010d}.{socket.gethostname()}"
-        f".{now % 10**9:09d}"
+      f"events.out.tfevents.{now // 10**9:010d}.{socket.gethostname()}"
+      f".{now % 10**9:09d}"
     )
     self._size_bytes = 0  # of the whole records
     self._unwritten = _record(
-        Event(wall_time=time.time(), file_version="brain.Event:2")
+      Event(wall_time=time.time(), file_version="brain.Event:2")
     ) + _record(
-        # Hides what is at this step or later. A row at the checkpoint's own step
-        # is part of what was saved.
-        Event(
-            wall_time=time.time(),
-            step=steps + 1 if steps else 0,
-            session_log=SessionLog(status=SessionLog.START),
-        )
+      # Hides what is at this step or later. A row at the checkpoint's own step
+      # is part of what was saved.
+      Event(
+        wall_time=time.time(),
+        step=steps + 1 if steps else 0,
+        session_log=SessionLog(status=SessionLog.START),
+      )
     )
 
   def write(self, row: Row, histograms: Histograms) -> None:
     """See `Sink`. OSError: it could not be written; the rows before are whole."""
-    # pylint: disable=g-import-not-at-top
     from tensorboardX.proto.event_pb2 import Event
     from tensorboardX.proto.summary_pb2 import HistogramProto, Summary
 
     values = [
-        Summary.Value(tag=name, simple_value=value)
-        for name, value in scalars(row).items()
+      Summary.Value(tag=name, simple_value=value)
+      for name, value in scalars(row).items()
     ]
     for name, array in histograms.items():
       heights, edges = bars(name, array)
@@ -69,19 +67,19 @@ class TensorBoardSink:
       # outer edges of the rest.
       first, last = used[0], used[-1]
       values.append(
-          Summary.Value(
-              tag=tag(name),
-              histo=HistogramProto(
-                  min=edges[first],
-                  max=edges[last + 1],
-                  num=heights.sum(),
-                  bucket_limit=edges[first + 1 : last + 2],
-                  bucket=heights[first : last + 1],
-              ),
-          )
+        Summary.Value(
+          tag=tag(name),
+          histo=HistogramProto(
+            min=edges[first],
+            max=edges[last + 1],
+            num=heights.sum(),
+            bucket_limit=edges[first + 1 : last + 2],
+            bucket=heights[first : last + 1],
+          ),
+        )
       )
     event = Event(
-        wall_time=time.time(), step=row["steps"], summary=Summary(value=values)
+      wall_time=time.time(), step=row["steps"], summary=Summary(value=values)
     )
     self._append(_record(event))
 
@@ -102,14 +100,15 @@ class TensorBoardSink:
 
 def _record(event) -> bytes:
   """An event as TensorBoard's files hold it: length, data, a checksum for each."""
-  # pylint: disable=g-import-not-at-top
   from tensorboardX.record_writer import masked_crc32c
 
   data = event.SerializeToString()
   length = struct.pack("<Q", len(data))
-  return b"".join((
+  return b"".join(
+    (
       length,
       struct.pack("<I", masked_crc32c(length)),
       data,
       struct.pack("<I", masked_crc32c(data)),
-  ))
+    )
+  )

@@ -32,12 +32,12 @@ class WandbSink:
       ConfigError: the package is missing, or W&B would not start.
     """
     try:
-      import wandb  # pylint: disable=g-import-not-at-top
+      import wandb
     except ImportError as error:
       raise ConfigError(
-          f"log.wandb_project: {project!r} needs the package wandb:"
-          f" {first_line(error)}; {_INSTALL_WANDB}, or leave log.wandb_project"
-          " empty"
+        f"log.wandb_project: {project!r} needs the package wandb:"
+        f" {first_line(error)}; {_INSTALL_WANDB}, or leave log.wandb_project"
+        " empty"
       ) from error
     id_file = run_dir / _WANDB_ID_FILE
     run_id = read_text(id_file) if id_file.exists() else ""
@@ -46,21 +46,21 @@ class WandbSink:
       replace_file(id_file, run_id.encode())
     try:
       self._run = wandb.init(
-          project=project,
-          dir=str(run_dir),
-          id=run_id,
-          name=run_dir.name,
-          config=config_dict,
-          allow_val_change=True,  # a resumed run may have changed settings
-          resume="allow",
-          # The live display redraws itself: no text for a log.
-          settings={"console": "off"},
+        project=project,
+        dir=str(run_dir),
+        id=run_id,
+        name=run_dir.name,
+        config=config_dict,
+        allow_val_change=True,  # a resumed run may have changed settings
+        resume="allow",
+        # The live display redraws itself: no text for a log.
+        settings={"console": "off"},
       )
-    except Exception as error:  # pylint: disable=broad-except
+    except Exception as error:
       raise ConfigError(
-          f"log.wandb_project: W&B would not start: {first_line(error)}; log in"
-          " with `wandb login`, set WANDB_MODE=offline to upload later with"
-          " `wandb sync`, or leave log.wandb_project empty"
+        f"log.wandb_project: W&B would not start: {first_line(error)}; log in"
+        " with `wandb login`, set WANDB_MODE=offline to upload later with"
+        " `wandb sync`, or leave log.wandb_project empty"
       ) from error
     self._histogram = wandb.Histogram
 
@@ -69,8 +69,8 @@ class WandbSink:
     if row["steps"] < self._run.step:
       return
     histogram_bars = {
-        tag(name): self._histogram(np_histogram=bars(name, array))
-        for name, array in histograms.items()
+      tag(name): self._histogram(np_histogram=bars(name, array))
+      for name, array in histograms.items()
     }
     self._run.log({**scalars(row), **histogram_bars}, step=row["steps"])
 

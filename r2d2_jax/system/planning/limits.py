@@ -19,9 +19,9 @@ def free_memory_bytes() -> float | None:
   except OSError:
     return None
   free = [
-      1024.0 * int(line.split()[1])
-      for line in meminfo.splitlines()
-      if line.startswith("MemAvailable:")
+    1024.0 * int(line.split()[1])
+    for line in meminfo.splitlines()
+    if line.startswith("MemAvailable:")
   ]
   root = pathlib.Path("/sys/fs/cgroup")
   for line in groups.splitlines():
@@ -61,10 +61,10 @@ def free_disk_bytes(run_dir: pathlib.Path) -> float:
       existing = existing.parent
   except OSError as error:
     raise ConfigError(
-        f"run.run_dir: expected the name of a directory, got {run_dir}:"
-        f" {error.strerror}"
+      f"run.run_dir: expected the name of a directory, got {run_dir}:"
+      f" {error.strerror}"
     ) from error
   old = checkpoints_dir(run_dir).rglob("*")
   return shutil.disk_usage(existing).free + sum(
-      path.stat().st_size for path in old if path.is_file()
+    path.stat().st_size for path in old if path.is_file()
   )

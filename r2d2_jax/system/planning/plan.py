@@ -11,14 +11,14 @@ from r2d2_jax.agent.agent import Agent, make_r2d2_agent
 from r2d2_jax.config import Config, ConfigError
 from r2d2_jax.system.planning.limits import free_disk_bytes, free_memory_bytes
 from r2d2_jax.system.planning.sizes import (
-    AgentSize,
-    ItemSize,
-    agent_size,
-    item_size,
-    size_in_words,
-    table_bytes,
-    tree_bytes,
-    update_bytes,
+  AgentSize,
+  ItemSize,
+  agent_size,
+  item_size,
+  size_in_words,
+  table_bytes,
+  tree_bytes,
+  update_bytes,
 )
 from r2d2_jax.types import EnvSpec
 
@@ -42,20 +42,20 @@ _LANES = ("env.num_envs", "agent.trace_length", "agent.burn_in")
 _NETWORK = ("network.torso", "network.torso_channels", "network.core_units")
 # Part of a `Need` -> the settings that drive it.
 _SETTINGS = {
-    "replay": ("replay.capacity_sequences", "replay.backend"),
-    "programs": ("replay.backend",),
-    "lanes": ("env.num_envs", "evaluation.num_lanes"),
-    "open rows": _LANES,
-    "writer": _LANES,
-    "sampled batches": _BATCH,
-    "state being saved": _NETWORK,
-    "probe": ("agent.trace_length", "agent.burn_in"),
-    "update": (*_BATCH[:2], *_NETWORK),
-    "parameters": _NETWORK,
-    "batches": _BATCH,
-    "acting": ("env.num_envs", *_NETWORK),
-    "checkpoints": ("checkpoint.max_to_keep", "checkpoint.save_replay"),
-    "best learner": _NETWORK,
+  "replay": ("replay.capacity_sequences", "replay.backend"),
+  "programs": ("replay.backend",),
+  "lanes": ("env.num_envs", "evaluation.num_lanes"),
+  "open rows": _LANES,
+  "writer": _LANES,
+  "sampled batches": _BATCH,
+  "state being saved": _NETWORK,
+  "probe": ("agent.trace_length", "agent.burn_in"),
+  "update": (*_BATCH[:2], *_NETWORK),
+  "parameters": _NETWORK,
+  "batches": _BATCH,
+  "acting": ("env.num_envs", *_NETWORK),
+  "checkpoints": ("checkpoint.max_to_keep", "checkpoint.save_replay"),
+  "best learner": _NETWORK,
 }
 
 
@@ -102,15 +102,15 @@ class Plan(NamedTuple):
 
 
 def make_plan(
-    config: Config,
-    spec: EnvSpec,
-    *,
-    agent: Agent | None = None,
-    host_limit_bytes: float | None = None,
-    disk_limit_bytes: float | None = None,
-    device_limit_bytes: float | None = None,
-    num_devices: int = 1,
-    platform: str = "",
+  config: Config,
+  spec: EnvSpec,
+  *,
+  agent: Agent | None = None,
+  host_limit_bytes: float | None = None,
+  disk_limit_bytes: float | None = None,
+  device_limit_bytes: float | None = None,
+  num_devices: int = 1,
+  platform: str = "",
 ) -> Plan:
   """Computes what a run will take.
 
@@ -143,25 +143,27 @@ def make_plan(
   """
   lengths, replay, run = config.agent, config.replay, config.run
   lanes, evaluation = config.env.num_envs, config.evaluation
-  size = agent_size(agent or make_r2d2_agent(spec, config), config, spec, num_devices)
+  size = agent_size(
+    agent or make_r2d2_agent(spec, config), config, spec, num_devices
+  )
   item = item_size(config, spec, size.core_state)
   held = min(replay.capacity_sequences, _items_after(run.total_steps, config))
   replay_bytes = held * item.stored_bytes + table_bytes(config)
 
   batch_bytes = lengths.batch_size * item.lone_bytes
   open_rows_bytes = (config.item_rows + config.block_rows) * (
-      item.row_bytes + _FLOAT_BYTES * spec.num_actions
+    item.row_bytes + _FLOAT_BYTES * spec.num_actions
   )
   carry_bytes = item.state_bytes - tree_bytes(size.core_state.frames)
   host = {
-      "replay": replay_bytes,
-      "programs": _PROGRAM_BYTES[replay.backend],
-      "lanes": _LANE_BYTES
-      * (lanes + evaluation.num_lanes * bool(evaluation.num_episodes)),
-      "open rows": lanes * (open_rows_bytes + 2 * item.state_bytes),
-      "sampled batches": _HOST_BATCHES[replay.backend] * batch_bytes,
-      "state being saved": size.learner_bytes,
-      "probe": _PROBE_ITEMS * (item.lone_bytes + config.item_rows * carry_bytes),
+    "replay": replay_bytes,
+    "programs": _PROGRAM_BYTES[replay.backend],
+    "lanes": _LANE_BYTES
+    * (lanes + evaluation.num_lanes * bool(evaluation.num_episodes)),
+    "open rows": lanes * (open_rows_bytes + 2 * item.state_bytes),
+    "sampled batches": _HOST_BATCHES[replay.backend] * batch_bytes,
+    "state being saved": size.learner_bytes,
+    "probe": _PROBE_ITEMS * (item.lone_bytes + config.item_rows * carry_bytes),
   }
   if replay.backend == "reverb":
     # What the writer keeps so that neighbours can share it: reverb.ReverbReplay.
@@ -169,17 +171,17 @@ def make_plan(
     own_rows = lengths.trace_length - lengths.overlap
     host["writer"] = kept_rows * item.stored_bytes / own_rows
   device = {
-      "update": update_bytes(config, size, num_devices),
-      "parameters": size.learner_bytes + _ACTOR_COPIES * size.params_bytes,
-      "batches": _DEVICE_BATCHES * batch_bytes / num_devices,
-      "acting": lanes * (size.row_bytes + 2 * item.state_bytes),
+    "update": update_bytes(config, size, num_devices),
+    "parameters": size.learner_bytes + _ACTOR_COPIES * size.params_bytes,
+    "batches": _DEVICE_BATCHES * batch_bytes / num_devices,
+    "acting": lanes * (size.row_bytes + 2 * item.state_bytes),
   }
   checkpoint_bytes = (
-      size.learner_bytes + replay_bytes * config.checkpoint.save_replay
+    size.learner_bytes + replay_bytes * config.checkpoint.save_replay
   )
   disk = {
-      "checkpoints": (config.checkpoint.max_to_keep + 1) * checkpoint_bytes,
-      "best learner": size.learner_bytes,
+    "checkpoints": (config.checkpoint.max_to_keep + 1) * checkpoint_bytes,
+    "best learner": size.learner_bytes,
   }
 
   if host_limit_bytes is None:
@@ -189,23 +191,29 @@ def make_plan(
   on_host = device_limit_bytes is None
   fill_steps = _steps_to(replay.min_sequences, config)
   steps_per_update = (
-      lengths.batch_size * (lengths.trace_length - 1) / replay.replay_ratio
+    lengths.batch_size * (lengths.trace_length - 1) / replay.replay_ratio
   )
   return Plan(
-      config=config,
-      spec=spec,
-      platform=platform,
-      agent=size,
-      item=item,
-      replay_items=held,
-      short_episodes_bytes=held * (item.short_episode_bytes - item.stored_bytes),
-      host=Need("host memory", host | device if on_host else host, host_limit_bytes),
-      device=None if on_host else Need("device memory", device, device_limit_bytes),
-      disk=Need("disk", disk, disk_limit_bytes),
-      checkpoint_bytes=checkpoint_bytes,
-      fill_steps=fill_steps,
-      steps_per_update=steps_per_update,
-      total_updates=max(0, int((run.total_steps - fill_steps) / steps_per_update)),
+    config=config,
+    spec=spec,
+    platform=platform,
+    agent=size,
+    item=item,
+    replay_items=held,
+    short_episodes_bytes=held * (item.short_episode_bytes - item.stored_bytes),
+    host=Need(
+      "host memory", host | device if on_host else host, host_limit_bytes
+    ),
+    device=None
+    if on_host
+    else Need("device memory", device, device_limit_bytes),
+    disk=Need("disk", disk, disk_limit_bytes),
+    checkpoint_bytes=checkpoint_bytes,
+    fill_steps=fill_steps,
+    steps_per_update=steps_per_update,
+    total_updates=max(
+      0, int((run.total_steps - fill_steps) / steps_per_update)
+    ),
   )
 
 
@@ -218,9 +226,9 @@ def check_plan(plan: Plan) -> None:
       the settings that drive them.
   """
   faults = [
-      _fault(need, plan.config)
-      for need in (plan.host, plan.device, plan.disk)
-      if need is not None and not need.fits
+    _fault(need, plan.config)
+    for need in (plan.host, plan.device, plan.disk)
+    if need is not None and not need.fits
   ]
   if faults:
     raise ConfigError("\n".join(faults))
@@ -228,10 +236,10 @@ def check_plan(plan: Plan) -> None:
 
 def _fault(need: Need, config: Config) -> str:
   parts = [
-      f"{part} {size_in_words(need.parts[part])} ("
-      + ", ".join(f"{name} {config.setting(name)!r}" for name in _SETTINGS[part])
-      + ")"
-      for part in need.largest
+    f"{part} {size_in_words(need.parts[part])} ("
+    + ", ".join(f"{name} {config.setting(name)!r}" for name in _SETTINGS[part])
+    + ")"
+    for part in need.largest
   ]
   memory_gib = config.limits.memory_gib
   if need.name == "host memory" and memory_gib:
@@ -239,9 +247,9 @@ def _fault(need: Need, config: Config) -> str:
   else:
     limit = "what is free"
   return (
-      f"{need.name}: expected a run of at most {size_in_words(need.limit_bytes)}"
-      f" ({limit}), got one of {size_in_words(need.num_bytes)}; its largest parts:"
-      f" {', '.join(parts)}; lower one of these settings, or give it more room"
+    f"{need.name}: expected a run of at most {size_in_words(need.limit_bytes)}"
+    f" ({limit}), got one of {size_in_words(need.num_bytes)}; its largest parts:"
+    f" {', '.join(parts)}; lower one of these settings, or give it more room"
   )
 
 

@@ -4,7 +4,8 @@ import pathlib
 
 from rich.console import Console
 
-from r2d2_jax.agent.agent import MakeAgent, make_agent as make_usual_agent
+from r2d2_jax.agent.agent import MakeAgent
+from r2d2_jax.agent.agent import make_agent as make_usual_agent
 from r2d2_jax.config import Config
 from r2d2_jax.envs.make import MakeWorld, world_spec
 from r2d2_jax.system.devices import find_devices, num_learner_devices
@@ -13,11 +14,11 @@ from r2d2_jax.system.planning.words import print_plan
 
 
 def plan_run(
-    config: Config,
-    run_dir: pathlib.Path,
-    *,
-    make_world: MakeWorld | None = None,
-    make_agent: MakeAgent = make_usual_agent,
+  config: Config,
+  run_dir: pathlib.Path,
+  *,
+  make_world: MakeWorld | None = None,
+  make_agent: MakeAgent = make_usual_agent,
 ) -> Plan:
   """What a run in this directory would take, on this machine.
 
@@ -30,22 +31,22 @@ def plan_run(
   # None on CPUs: there the device's memory is the host's.
   stats = device.memory_stats() or {}
   return make_plan(
-      config.updated({"run.run_dir": str(run_dir)}),
-      spec,
-      agent=make_agent(spec, config),
-      device_limit_bytes=stats.get("bytes_limit"),
-      num_devices=num_learner_devices(config),
-      platform=device.platform,
+    config.updated({"run.run_dir": str(run_dir)}),
+    spec,
+    agent=make_agent(spec, config),
+    device_limit_bytes=stats.get("bytes_limit"),
+    num_devices=num_learner_devices(config),
+    platform=device.platform,
   )
 
 
 def check_run_fits(
-    config: Config,
-    run_dir: pathlib.Path,
-    *,
-    console: Console,
-    make_world: MakeWorld | None = None,
-    make_agent: MakeAgent = make_usual_agent,
+  config: Config,
+  run_dir: pathlib.Path,
+  *,
+  console: Console,
+  make_world: MakeWorld | None = None,
+  make_agent: MakeAgent = make_usual_agent,
 ) -> None:
   """Shows the plan of a run, and refuses what cannot fit.
 
@@ -58,8 +59,6 @@ def check_run_fits(
   Raises:
     UserError: as `plan_run`, or it does not fit: see `check_plan`.
   """
-  plan = plan_run(
-      config, run_dir, make_world=make_world, make_agent=make_agent
-  )
+  plan = plan_run(config, run_dir, make_world=make_world, make_agent=make_agent)
   print_plan(plan, console)
   check_plan(plan)

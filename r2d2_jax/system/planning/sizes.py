@@ -45,7 +45,7 @@ class AgentSize(NamedTuple):
 
 
 def agent_size(
-    agent: Agent, config: Config, spec: EnvSpec, num_devices: int = 1
+  agent: Agent, config: Config, spec: EnvSpec, num_devices: int = 1
 ) -> AgentSize:
   """Sizes of any agent, by tracing its functions.
 
@@ -57,31 +57,33 @@ def agent_size(
   """
   state = jax.eval_shape(lambda: agent.init(jax.random.key(0)))
   items = max(config.agent.batch_size // num_devices, 1)
-  kept = _kept_bytes(agent, state.params, config.agent.trace_length, items, spec)
+  kept = _kept_bytes(
+    agent, state.params, config.agent.trace_length, items, spec
+  )
   return AgentSize(
-      sum(leaf.size for leaf in jax.tree.leaves(state.params)),
-      tree_bytes(state.params),
-      tree_bytes(state),
-      jax.eval_shape(lambda: agent.initial_core_state(1)),
-      kept / (config.agent.trace_length * items),
+    sum(leaf.size for leaf in jax.tree.leaves(state.params)),
+    tree_bytes(state.params),
+    tree_bytes(state),
+    jax.eval_shape(lambda: agent.initial_core_state(1)),
+    kept / (config.agent.trace_length * items),
   )
 
 
 def _kept_bytes(
-    agent: Agent, params: Params, rows: int, items: int, spec: EnvSpec
+  agent: Agent, params: Params, rows: int, items: int, spec: EnvSpec
 ) -> int:
   """What the gradient of an unroll keeps of the forward pass.
 
   These are the residuals of `jax.vjp`, beside its arguments.
   """
   field = lambda dtype, shape=(): jax.ShapeDtypeStruct(
-      (rows, items, *shape), dtype
+    (rows, items, *shape), dtype
   )
   inputs = AgentInputs(
-      field(spec.obs_dtype, spec.obs_shape),
-      field(np.int32),
-      field(np.float32),
-      field(bool),
+    field(spec.obs_dtype, spec.obs_shape),
+    field(np.int32),
+    field(np.float32),
+    field(bool),
   )
   core_state = jax.eval_shape(lambda: agent.initial_core_state(items))
 
@@ -93,9 +95,9 @@ def _kept_bytes(
   # An array may be named several times; a literal has no name.
   kept = {var for var in jaxpr.outvars if not isinstance(var, Literal)}
   return sum(
-      _array_bytes(var.aval)
-      for var in kept.difference(jaxpr.invars)
-      if not _is_constant(var, jaxpr)
+    _array_bytes(var.aval)
+    for var in kept.difference(jaxpr.invars)
+    if not _is_constant(var, jaxpr)
   )
 
 
@@ -125,7 +127,9 @@ def tree_bytes(tree) -> int:
   return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def update_bytes(config: Config, agent: AgentSize, num_devices: int = 1) -> float:
+def update_bytes(
+  config: Config, agent: AgentSize, num_devices: int = 1
+) -> float:
   """Memory of one update on each device, beside its arguments.
 
       parameters + max(factor x trace_length, burn_in) x items x row_bytes
@@ -176,11 +180,14 @@ def item_size(config: Config, spec: EnvSpec, core_state: CoreState) -> ItemSize:
   agent = config.agent
   specs = row_specs(spec, core_state, config.replay.row_states)
   fields = {
-      name: math.prod(shape) * dtype.itemsize
-      for name, (shape, dtype) in specs.items()
+    name: math.prod(shape) * dtype.itemsize
+    for name, (shape, dtype) in specs.items()
   }
   obs_bytes, row_bytes = fields["obs_t"], sum(fields.values())
-  frames_bytes, state_bytes = tree_bytes(core_state.frames), tree_bytes(core_state)
+  frames_bytes, state_bytes = (
+    tree_bytes(core_state.frames),
+    tree_bytes(core_state),
+  )
 
   if config.replay.backend == "local":
     stored_row = row_bytes + _FLOAT_BYTES * spec.num_actions
@@ -191,7 +198,7 @@ def item_size(config: Config, spec: EnvSpec, core_state: CoreState) -> ItemSize:
   else:
     share = _COMPRESSION if spec.obs_dtype.itemsize == 1 else _INCOMPRESSIBLE
     as_stored = lambda whole, frames: (
-        share * frames + _INCOMPRESSIBLE * (whole - frames)
+      share * frames + _INCOMPRESSIBLE * (whole - frames)
     )
     stored_row = as_stored(row_bytes, obs_bytes)
     stored_state = as_stored(state_bytes, frames_bytes)
@@ -202,11 +209,11 @@ def item_size(config: Config, spec: EnvSpec, core_state: CoreState) -> ItemSize:
     return own_rows * stored_row + stored_state + blocks * per_block + per_item
 
   return ItemSize(
-      row_bytes,
-      state_bytes,
-      config.item_rows * row_bytes + state_bytes,
-      stored(agent.trace_length - agent.overlap),
-      stored(agent.trace_length),
+    row_bytes,
+    state_bytes,
+    config.item_rows * row_bytes + state_bytes,
+    stored(agent.trace_length - agent.overlap),
+    stored(agent.trace_length),
   )
 
 

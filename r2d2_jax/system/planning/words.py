@@ -12,11 +12,14 @@ _CPU_UPDATE = 5e9
 
 def print_plan(plan: Plan, console: Console) -> None:
   """Shows it: a table on a terminal, else one line of text for each number."""
-  named = [*plan_rows(plan), *(("warning", text) for text in plan_warnings(plan))]
+  named = [
+    *plan_rows(plan),
+    *(("warning", text) for text in plan_warnings(plan)),
+  ]
   if not console.is_terminal:
     for name, text in named:
       console.print(
-          f"{name}: {text}", highlight=False, markup=False, soft_wrap=True
+        f"{name}: {text}", highlight=False, markup=False, soft_wrap=True
       )
     return
   table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
@@ -70,41 +73,41 @@ def plan_warnings(plan: Plan) -> list[str]:
   found = []
   if plan.fill_steps >= run.total_steps:
     found.append(
-        f"run.total_steps {run.total_steps:,} end before the first update:"
-        f" replay.min_sequences {config.replay.min_sequences:,} take"
-        f" {plan.fill_steps:,} steps"
+      f"run.total_steps {run.total_steps:,} end before the first update:"
+      f" replay.min_sequences {config.replay.min_sequences:,} take"
+      f" {plan.fill_steps:,} steps"
     )
   elif plan.total_updates < agent.target_period_updates:
     found.append(
-        f"the target network is never copied: {plan.total_updates:,} updates in"
-        " the whole run, agent.target_period_updates"
-        f" {agent.target_period_updates:,}"
+      f"the target network is never copied: {plan.total_updates:,} updates in"
+      " the whole run, agent.target_period_updates"
+      f" {agent.target_period_updates:,}"
     )
   refresh_steps = run.actor_refresh_steps * config.env.num_envs
   if plan.fill_steps < run.total_steps <= refresh_steps:
     found.append(
-        "the actors never get new parameters: run.actor_refresh_steps"
-        f" {run.actor_refresh_steps:,} for each of {config.env.num_envs} lanes"
-        f" are {refresh_steps:,} steps, as long as the run"
+      "the actors never get new parameters: run.actor_refresh_steps"
+      f" {run.actor_refresh_steps:,} for each of {config.env.num_envs} lanes"
+      f" are {refresh_steps:,} steps, as long as the run"
     )
   if config.env.num_envs == 1 and agent.epsilon_alpha:
     found.append(
-        "env.num_envs 1 has no ladder of epsilons: the one lane explores with"
-        f" agent.epsilon_base {agent.epsilon_base:g} for ever"
+      "env.num_envs 1 has no ladder of epsilons: the one lane explores with"
+      f" agent.epsilon_base {agent.epsilon_base:g} for ever"
     )
   rows = agent.batch_size * config.item_rows
   if plan.platform == "cpu" and rows * plan.agent.num_params > _CPU_UPDATE:
     found.append(
-        f"JAX finds no accelerator here: on a CPU an update, {rows:,} rows"
-        f" through {plan.agent.num_params:,} parameters, takes seconds; install"
-        " for one (docs/install.md), or take --preset laptop"
+      f"JAX finds no accelerator here: on a CPU an update, {rows:,} rows"
+      f" through {plan.agent.num_params:,} parameters, takes seconds; install"
+      " for one (docs/install.md), or take --preset laptop"
     )
   host, extra = plan.host, plan.short_episodes_bytes
   if host.limit_bytes and 0 <= host.limit_bytes - host.num_bytes < extra:
     found.append(
-        f"memory may run out: with episodes of about {agent.trace_length} rows"
-        " items share less, and the replay takes"
-        f" {size_in_words(host.parts['replay'] + extra)}"
+      f"memory may run out: with episodes of about {agent.trace_length} rows"
+      " items share less, and the replay takes"
+      f" {size_in_words(host.parts['replay'] + extra)}"
     )
   return found
 
@@ -112,9 +115,11 @@ def plan_warnings(plan: Plan) -> list[str]:
 def _need(need: Need) -> str:
   limit = need.limit_bytes
   return (
-      size_in_words(need.num_bytes)
-      + (f" of {size_in_words(limit)}: " if limit is not None else ": ")
-      + ", ".join(f"{part} {size_in_words(need.parts[part])}" for part in need.largest)
+    size_in_words(need.num_bytes)
+    + (f" of {size_in_words(limit)}: " if limit is not None else ": ")
+    + ", ".join(
+      f"{part} {size_in_words(need.parts[part])}" for part in need.largest
+    )
   )
 
 

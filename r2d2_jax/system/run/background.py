@@ -1,7 +1,7 @@
 """One job at a time in a thread beside the run: saving, evaluating, closing."""
 
+from collections.abc import Callable
 import threading
-from typing import Callable
 
 
 class Background:
@@ -25,7 +25,7 @@ class Background:
     def run() -> None:
       try:
         job()
-      except BaseException as error:  # pylint: disable=broad-except
+      except BaseException as error:
         self._error = self._error or error
 
     # A daemon: what it writes can be cut off at any moment anyway.

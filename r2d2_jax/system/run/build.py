@@ -28,10 +28,10 @@ from r2d2_jax.system.metrics.sinks import Sink, make_sinks
 from r2d2_jax.system.run.background import Background
 from r2d2_jax.system.run.errors import RunError
 from r2d2_jax.system.run.state import (
-    Resumed,
-    RunState,
-    find_resumed,
-    world_seed,
+  Resumed,
+  RunState,
+  find_resumed,
+  world_seed,
 )
 from r2d2_jax.system.storage.checkpoints import CheckpointError, restore_learner
 from r2d2_jax.system.storage.csv_log import RunLog
@@ -64,13 +64,13 @@ class Parts(NamedTuple):
 
 
 def build(
-    config: Config,
-    run_dir: pathlib.Path,
-    *,
-    make_world: MakeWorld,
-    make_agent: MakeAgent,
-    closers: contextlib.ExitStack,
-    say: Callable[[str], None],
+  config: Config,
+  run_dir: pathlib.Path,
+  *,
+  make_world: MakeWorld,
+  make_agent: MakeAgent,
+  closers: contextlib.ExitStack,
+  say: Callable[[str], None],
 ) -> Parts:
   """World, agent, learner, replay, actors.
 
@@ -93,10 +93,10 @@ def build(
   if new := log.new_columns(COLUMNS):
     say(f"log.csv gets new columns, NaN so far: {', '.join(new)}")
   sinks = make_sinks(
-      config,
-      run_dir,
-      steps=resumed.checkpoint.steps if resumed else 0,
-      say=say,
+    config,
+    run_dir,
+    steps=resumed.checkpoint.steps if resumed else 0,
+    say=say,
   )
   for sink in sinks:
     closers.callback(sink.close)
@@ -116,56 +116,56 @@ def build(
   replay = _make_replay(config, run_dir, world.spec, core_state, resumed, say)
   closers.callback(replay.close)
   parameters = ParameterStore(
-      learner_state.params, int(learner_state.num_updates)
+    learner_state.params, int(learner_state.num_updates)
   )
   ratio = ReplayRatio(
-      config.replay.replay_ratio,
-      # Room for two batches and two vector steps: neither side waits for the
-      # other within a turn.
-      slack_rows=2 * config.agent.batch_size * (config.agent.trace_length - 1)
-      + int(2 * config.env_batch * config.replay.replay_ratio),
+    config.replay.replay_ratio,
+    # Room for two batches and two vector steps: neither side waits for the
+    # other within a turn.
+    slack_rows=2 * config.agent.batch_size * (config.agent.trace_length - 1)
+    + int(2 * config.env_batch * config.replay.replay_ratio),
   )
   samples = SampleStats(config.env.num_envs)
   probe = Probe(
-      config,
-      world.spec,
-      core_state,
-      agent=agent,
-      restore_from=resumed.probe_dir if resumed else None,
+    config,
+    world.spec,
+    core_state,
+    agent=agent,
+    restore_from=resumed.probe_dir if resumed else None,
   )
   learner = LearnerLoop(
-      config,
-      agent=agent,
-      state=learner_state,
-      replay=replay,
-      parameters=parameters,
-      mesh=mesh,
+    config,
+    agent=agent,
+    state=learner_state,
+    replay=replay,
+    parameters=parameters,
+    mesh=mesh,
   )
   actors = ActorLoop(
-      config,
-      world=world,
-      agent=agent,
-      parameters=parameters,
-      insert=replay.insert,
-      key=jax.random.fold_in(actor_key, starts) if starts else actor_key,
-      count_steps=lambda: ratio.env_steps,
-      probe=probe,
+    config,
+    world=world,
+    agent=agent,
+    parameters=parameters,
+    insert=replay.insert,
+    key=jax.random.fold_in(actor_key, starts) if starts else actor_key,
+    count_steps=lambda: ratio.env_steps,
+    probe=probe,
   )
   report = RunReport(
-      config, frame_skip=world.spec.frame_skip, epsilon=actors.epsilon
+    config, frame_skip=world.spec.frame_skip, epsilon=actors.epsilon
   )
   state = RunState(
-      config,
-      run_dir,
-      starts=starts,
-      learner=learner,
-      actors=actors,
-      replay=replay,
-      ratio=ratio,
-      report=report,
-      samples=samples,
-      probe=probe,
-      log=log,
+    config,
+    run_dir,
+    starts=starts,
+    learner=learner,
+    actors=actors,
+    replay=replay,
+    ratio=ratio,
+    report=report,
+    samples=samples,
+    probe=probe,
+    log=log,
   )
   if resumed:
     state.restore(resumed)
@@ -175,30 +175,30 @@ def build(
   # World, agent and checkpoint have accepted the settings: now it is a run.
   write_config(run_dir, config)
   return Parts(
-      config,
-      run_dir,
-      make_world,
-      agent,
-      mesh,
-      replay,
-      parameters,
-      ratio,
-      samples,
-      probe,
-      learner,
-      actors,
-      Prefetcher(replay, config, mesh=mesh),
-      report,
-      state,
-      log,
-      sinks,
+    config,
+    run_dir,
+    make_world,
+    agent,
+    mesh,
+    replay,
+    parameters,
+    ratio,
+    samples,
+    probe,
+    learner,
+    actors,
+    Prefetcher(replay, config, mesh=mesh),
+    report,
+    state,
+    log,
+    sinks,
   )
 
 
 def _make_replay(config, run_dir, spec, core_state, resumed, say):
   """The replay, with what was saved of it, or empty."""
   make = functools.partial(
-      make_replay, config, spec, core_state, scratch=run_dir / ".replay"
+    make_replay, config, spec, core_state, scratch=run_dir / ".replay"
   )
   if resumed and resumed.replay_dir:
     try:
@@ -214,13 +214,13 @@ def _make_replay(config, run_dir, spec, core_state, resumed, say):
 
 
 def _say_where_from(
-    resumed: Resumed, minutes: float, items: int, say: Callable[[str], None]
+  resumed: Resumed, minutes: float, items: int, say: Callable[[str], None]
 ) -> None:
   checkpoint = resumed.checkpoint
   say(
-      f"resuming from {checkpoint.path}: update {checkpoint.num_updates}, step"
-      f" {checkpoint.steps}, {minutes:.1f} minutes, {items} items in the replay"
-      + (", exactly" if resumed.exact else "; the lanes begin new games")
+    f"resuming from {checkpoint.path}: update {checkpoint.num_updates}, step"
+    f" {checkpoint.steps}, {minutes:.1f} minutes, {items} items in the replay"
+    + (", exactly" if resumed.exact else "; the lanes begin new games")
   )
   if resumed.changed:
     say(f"changed settings: {', '.join(resumed.changed)}")

@@ -1,7 +1,8 @@
 """What the watching thread does every so often: log, save, evaluate, heartbeat."""
 
+from collections.abc import Callable
 import time
-from typing import Callable, NamedTuple
+from typing import NamedTuple
 
 # How often counts are looked at.
 _POLL_SECONDS = 0.2
@@ -32,7 +33,7 @@ class Chores:
     self._add(_Chore(job, period, clock, by_count=False))
 
   def add_by_count(
-      self, job: Callable[[], None], period: int, count: Callable[[], int]
+    self, job: Callable[[], None], period: int, count: Callable[[], int]
   ) -> None:
     """Does the job whenever `count()` has passed a multiple of the period."""
     self._add(_Chore(job, period, count, by_count=True))
@@ -40,8 +41,8 @@ class Chores:
   def seconds_to_next(self) -> float:
     """How long the caller may sleep."""
     seconds = [
-        _POLL_SECONDS if chore.by_count else due - chore.clock()
-        for chore, due in zip(self._chores, self._due)
+      _POLL_SECONDS if chore.by_count else due - chore.clock()
+      for chore, due in zip(self._chores, self._due)
     ]
     return max(0.0, min(seconds))
 

@@ -26,16 +26,16 @@ def explained(error: BaseException, run_dir: pathlib.Path) -> RunError:
     what = "a second signal ended the run before its last save was done"
   else:
     what = (
-        f"the run failed with {type(error).__name__}: {first_line(error)};"
-        f" {write_crash(error, run_dir)}"
+      f"the run failed with {type(error).__name__}: {first_line(error)};"
+      f" {write_crash(error, run_dir)}"
     )
   saved = list_checkpoints(checkpoints_dir(run_dir))
   if not saved:
     return RunError(f"{what}\nno checkpoint had been saved yet")
   return RunError(
-      f"{what}\nlast good checkpoint: {saved[-1].path} (update"
-      f" {saved[-1].num_updates}, step {saved[-1].steps}); the same command"
-      f" with --run.run-dir {run_dir} goes on from there"
+    f"{what}\nlast good checkpoint: {saved[-1].path} (update"
+    f" {saved[-1].num_updates}, step {saved[-1].steps}); the same command"
+    f" with --run.run-dir {run_dir} goes on from there"
   )
 
 

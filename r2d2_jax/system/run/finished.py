@@ -9,9 +9,9 @@ from r2d2_jax.agent.agent import MakeAgent
 from r2d2_jax.config import Config
 from r2d2_jax.envs.make import MakeWorld, world_spec
 from r2d2_jax.system.evaluation import (
-    Evaluation,
-    PastEvaluation,
-    read_last_evaluation,
+  Evaluation,
+  PastEvaluation,
+  read_last_evaluation,
 )
 from r2d2_jax.system.loops.ratio import ReplayRatio
 from r2d2_jax.system.run.state import find_resumed
@@ -32,11 +32,11 @@ class TrainResult(NamedTuple):
 
 
 def find_finished(
-    config: Config,
-    run_dir: pathlib.Path,
-    *,
-    make_world: MakeWorld,
-    make_agent: MakeAgent,
+  config: Config,
+  run_dir: pathlib.Path,
+  *,
+  make_world: MakeWorld,
+  make_agent: MakeAgent,
 ) -> tuple[str, TrainResult] | None:
   """Why a run has nothing left to do, and how it ended; None if it has.
 
@@ -65,7 +65,7 @@ def find_finished(
   num_episodes = config.evaluation.num_episodes
   if num_episodes:
     evaluation = read_last_evaluation(
-        run_dir, num_updates=checkpoint.num_updates
+      run_dir, num_updates=checkpoint.num_updates
     )
     # One that was cut off, or is asked for now, is still to be done.
     if not evaluation or len(evaluation.returns) < num_episodes:
@@ -75,14 +75,14 @@ def find_finished(
   ratio = ReplayRatio(config.replay.replay_ratio, slack_rows=0)
   ratio.load_state_dict(record["ratio"])
   words = (
-      f"nothing left to do in {run_dir}: {reached} are done"
-      + (", and evaluated" if evaluation else "")
-      + "; with more it goes on"
+    f"nothing left to do in {run_dir}: {reached} are done"
+    + (", and evaluated" if evaluation else "")
+    + "; with more it goes on"
   )
   return words, TrainResult(
-      jax.device_get(state),
-      steps,
-      evaluation,
-      interrupted=False,
-      replay_ratio=ratio.measured(),
+    jax.device_get(state),
+    steps,
+    evaluation,
+    interrupted=False,
+    replay_ratio=ratio.measured(),
   )

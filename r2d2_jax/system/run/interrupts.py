@@ -6,6 +6,7 @@ sets a flag, which is looked at where stopping is safe; it raises only where the
 is nothing to lose, or at a second wish.
 """
 
+from collections.abc import Collection, Iterator
 import contextlib
 import os
 import select
@@ -13,7 +14,6 @@ import signal
 import sys
 import threading
 import time
-from typing import Collection, Iterator
 
 # Ctrl-C; what clusters send before they kill (SLURM: SIGTERM, or SIGUSR1 with
 # --signal=USR1@120); a terminal or a connection that is gone.
@@ -74,8 +74,8 @@ class StopRequest:
       if not self._deferrals + self._shields:
         raise KeyboardInterrupt
       _tell(
-          "stopping: what is at hand is finished and saved; another signal after"
-          f" {SECOND_WISH_SECONDS:.0f} seconds ends at once"
+        "stopping: what is at hand is finished and saved; another signal after"
+        f" {SECOND_WISH_SECONDS:.0f} seconds ends at once"
       )
     elif now - self._asked_at > SECOND_WISH_SECONDS:
       if not self._shields:
@@ -89,7 +89,7 @@ _heard: StopRequest | None = None
 
 @contextlib.contextmanager
 def heard_signals(
-    *, even_ignored: Collection[int] = ()
+  *, even_ignored: Collection[int] = ()
 ) -> Iterator[StopRequest]:
   """Within it `SIGNALS` are noted in the request that it hands out.
 
@@ -111,11 +111,11 @@ def heard_signals(
   request = StopRequest()
   before = {number: signal.getsignal(number) for number in SIGNALS}
   heard = [
-      number
-      for number, handler in before.items()
-      # None: of a library in C, which could not be put back.
-      if handler is not None
-      and (handler is not signal.SIG_IGN or number in even_ignored)
+    number
+    for number, handler in before.items()
+    # None: of a library in C, which could not be put back.
+    if handler is not None
+    and (handler is not signal.SIG_IGN or number in even_ignored)
   ]
   _heard = request
   try:

@@ -45,13 +45,13 @@ class Monitor:
   """The run's log, evaluations and saves."""
 
   def __init__(
-      self,
-      parts: Parts,
-      stop: Stop,
-      *,
-      say: Callable[[str], None],
-      show: Callable[[Columns], None],
-      on_row: Callable[[Columns], None] | None = None,
+    self,
+    parts: Parts,
+    stop: Stop,
+    *,
+    say: Callable[[str], None],
+    show: Callable[[Columns], None],
+    on_row: Callable[[Columns], None] | None = None,
   ):
     """See the class.
 
@@ -86,14 +86,12 @@ class Monitor:
       chores.add_by_seconds(self._log_row, config.log.period_seconds)
     if config.evaluation.period_steps and config.evaluation.num_episodes:
       chores.add_by_count(
-          self._evaluate_meanwhile,
-          config.evaluation.period_steps,
-          lambda: self._parts.ratio.env_steps,
+        self._evaluate_meanwhile,
+        config.evaluation.period_steps,
+        lambda: self._parts.ratio.env_steps,
       )
     if config.checkpoint.period_updates:
-      chores.add_by_count(
-          self._save, config.checkpoint.period_updates, updates
-      )
+      chores.add_by_count(self._save, config.checkpoint.period_updates, updates)
     else:
       chores.add_by_seconds(self._save, 60 * config.checkpoint.period_minutes)
     return chores
@@ -107,18 +105,18 @@ class Monitor:
     """Within it the user is told when the environments stand still."""
     ratio = self._parts.ratio
     return watchdog(
-        lambda: (ratio.env_steps, self._num_evaluation_steps),
-        lambda minutes: self._say(
-            f"warning: no step for {minutes:.0f} minutes: "
-            + (
-                f"the environments of {self._config.env.task!r} give no rows"
-                if ratio.actors_may_step()
-                else "the learner, for which the actors wait, does not move"
-            )
-            + ". If that lasts, stop the run and start it again: it goes on from"
-            " its last checkpoint"
-        ),
-        period_minutes=_WATCHDOG_MINUTES,
+      lambda: (ratio.env_steps, self._num_evaluation_steps),
+      lambda minutes: self._say(
+        f"warning: no step for {minutes:.0f} minutes: "
+        + (
+          f"the environments of {self._config.env.task!r} give no rows"
+          if ratio.actors_may_step()
+          else "the learner, for which the actors wait, does not move"
+        )
+        + ". If that lasts, stop the run and start it again: it goes on from"
+        " its last checkpoint"
+      ),
+      period_minutes=_WATCHDOG_MINUTES,
     )
 
   # Rows.
@@ -129,20 +127,20 @@ class Monitor:
     sampled, histograms = parts.samples.pop()
     learned, learned_histograms = parts.learner.metrics()
     columns = parts.report.row(
-        steps=parts.ratio.env_steps,
-        updates=parts.learner.num_updates,
-        replay_size=parts.replay.size(),
-        replay_ratio=parts.ratio.measured(),
-        metrics={
-            **learned,
-            **self._measure_dq(),
-            **sampled,
-        },
-        leg_seconds={
-            **parts.actors.timer.seconds(),
-            **parts.prefetcher.timer.seconds(),
-            **parts.learner.timer.seconds(),
-        },
+      steps=parts.ratio.env_steps,
+      updates=parts.learner.num_updates,
+      replay_size=parts.replay.size(),
+      replay_ratio=parts.ratio.measured(),
+      metrics={
+        **learned,
+        **self._measure_dq(),
+        **sampled,
+      },
+      leg_seconds={
+        **parts.actors.timer.seconds(),
+        **parts.prefetcher.timer.seconds(),
+        **parts.learner.timer.seconds(),
+      },
     )
     return Row(columns, histograms | learned_histograms)
 
@@ -166,8 +164,8 @@ class Monitor:
     if held is None:
       return row
     columns = {
-        name: held.columns.get(name, value) if value != value else value
-        for name, value in row.columns.items()
+      name: held.columns.get(name, value) if value != value else value
+      for name, value in row.columns.items()
     }
     return Row(columns, held.histograms | row.histograms)
 
@@ -201,7 +199,7 @@ class Monitor:
     if batch is None or batch.row_carry is None:
       return self._parts.probe.measure(params)
     return self._parts.probe.measure_on(
-        params, batch.on_device.sequence, batch.row_carry
+      params, batch.on_device.sequence, batch.row_carry
     )
 
   # Saves.
@@ -262,25 +260,25 @@ class Monitor:
 
     self._say(f"update {updates}: evaluating {num_episodes} whole games")
     evaluation = evaluate(
-        jax.device_put(state.params),
-        agent=parts.agent,
-        config=self._config,
-        num_episodes=num_episodes,
-        seed=self._config.run.seed + _EVAL_SEED_OFFSET,
-        should_stop=should_stop,
-        make_world=parts.make_world,
+      jax.device_put(state.params),
+      agent=parts.agent,
+      config=self._config,
+      num_episodes=num_episodes,
+      seed=self._config.run.seed + _EVAL_SEED_OFFSET,
+      should_stop=should_stop,
+      make_world=parts.make_world,
     )
     if len(evaluation.episodes) < num_episodes:
       return None
     self._say_if_it_fails(
-        lambda: write_evaluation(
-            parts.run_dir, evaluation, num_updates=updates, steps=steps
-        )
+      lambda: write_evaluation(
+        parts.run_dir, evaluation, num_updates=updates, steps=steps
+      )
     )
     mean = float(evaluation.returns.mean())
     parts.report.add_evaluation(mean)
     self._say_if_it_fails(
-        lambda: parts.state.save_if_best(state, steps=steps, eval_return=mean)
+      lambda: parts.state.save_if_best(state, steps=steps, eval_return=mean)
     )
     self._say(f"evaluation: {summary(evaluation.returns)}")
     return evaluation
@@ -290,7 +288,7 @@ class Monitor:
     path = self._parts.run_dir / "learning_curve.png"
     try:
       plot_learning_curve(
-          self._parts.run_dir / "log.csv", path, title=self._config.env.task
+        self._parts.run_dir / "log.csv", path, title=self._config.env.task
       )
     # A picture is never worth an error, whatever matplotlib stumbles over.
     except Exception as error:

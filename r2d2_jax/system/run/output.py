@@ -1,9 +1,10 @@
 """Streams of output that may fail without ending the program."""
 
+from collections.abc import Iterator
 import contextlib
 import os
 import sys
-from typing import Iterator, TextIO
+from typing import TextIO
 
 from rich.console import Console
 
@@ -37,7 +38,7 @@ class UnfailingStream:
       except UnicodeEncodeError:
         encoding = self._stream.encoding
         self._stream.write(
-            text.encode(encoding, "backslashreplace").decode(encoding)
+          text.encode(encoding, "backslashreplace").decode(encoding)
         )
     return len(text)
 
@@ -75,7 +76,7 @@ class UnfailingStream:
         self._has_failed = True
         if self._tell is not None:
           self._tell.write(
-              f"warning: output cannot be written ({error}); going on\n"
+            f"warning: output cannot be written ({error}); going on\n"
           )
           self._tell.flush()
 

@@ -1,36 +1,37 @@
 """All that a run is, on its way to the disk and back."""
 
+from collections.abc import Callable
 import math
 import pathlib
 import reprlib
-from typing import Any, Callable, NamedTuple
+from typing import Any, NamedTuple
 import zipfile
 
 import jax
 import numpy as np
 
-from r2d2_jax.config import Config, to_dict, with_new_names, first_line
+from r2d2_jax.config import Config, first_line, to_dict, with_new_names
+from r2d2_jax.system.evaluation import open_evaluations
 from r2d2_jax.system.loops.actor import ActorLoop
 from r2d2_jax.system.loops.arrays import flat, nested
+from r2d2_jax.system.loops.learner import LearnerLoop
+from r2d2_jax.system.loops.ratio import ReplayRatio
+from r2d2_jax.system.metrics.probe import Probe
+from r2d2_jax.system.metrics.report import RunReport
+from r2d2_jax.system.metrics.sample_stats import SampleStats
 from r2d2_jax.system.storage.arrays import load_arrays, save_arrays
 from r2d2_jax.system.storage.checkpoints import (
-    CheckpointError,
-    SavedCheckpoint,
-    damaged_record,
-    list_checkpoints,
-    read_record,
-    remove_checkpoint,
-    save_checkpoint,
+  CheckpointError,
+  SavedCheckpoint,
+  damaged_record,
+  list_checkpoints,
+  read_record,
+  remove_checkpoint,
+  save_checkpoint,
 )
-from r2d2_jax.system.evaluation import open_evaluations
-from r2d2_jax.system.loops.learner import LearnerLoop
-from r2d2_jax.system.metrics.probe import Probe
-from r2d2_jax.system.loops.ratio import ReplayRatio
-from r2d2_jax.system.metrics.report import RunReport
-from r2d2_jax.system.storage.rundir import best_dir, checkpoints_dir
-from r2d2_jax.system.storage.files import remove
 from r2d2_jax.system.storage.csv_log import RunLog
-from r2d2_jax.system.metrics.sample_stats import SampleStats
+from r2d2_jax.system.storage.files import remove
+from r2d2_jax.system.storage.rundir import best_dir, checkpoints_dir
 from r2d2_jax.types import LearnerState
 
 _ARRAYS = "arrays.npz"
@@ -40,54 +41,56 @@ _PROBE = "probe"
 # What a value of a record must be, in words and as a question.
 _Kind = tuple[str, Callable[[Any], bool]]
 _COUNT: _Kind = (
-    "a whole number from 0 to 2^53",
-    lambda x: type(x) is int and 0 <= x <= 2**53,
+  "a whole number from 0 to 2^53",
+  lambda x: type(x) is int and 0 <= x <= 2**53,
 )
 _NUMBER: _Kind = (
-    "a number",
-    lambda x: type(x) is float or type(x) is int and abs(x) <= 2**53,
+  "a number",
+  lambda x: type(x) is float or type(x) is int and abs(x) <= 2**53,
 )
 _NUMBERS: _Kind = (
-    "a list of numbers",
-    lambda x: isinstance(x, list) and all(map(_NUMBER[1], x)),
+  "a list of numbers",
+  lambda x: isinstance(x, list) and all(map(_NUMBER[1], x)),
 )
 # What a run's record holds, beside what every checkpoint's does. More is fine.
 _RECORDED = {
-    "steps": _COUNT,
-    # As many as `world_seed` takes, and more than anyone starts.
-    "starts": (
-        "a whole number from 0 to 2^31",
-        lambda x: type(x) is int and 0 <= x <= 2**31,
+  "steps": _COUNT,
+  # As many as `world_seed` takes, and more than anyone starts.
+  "starts": (
+    "a whole number from 0 to 2^31",
+    lambda x: type(x) is int and 0 <= x <= 2**31,
+  ),
+  "exact": ("true or false", lambda x: type(x) is bool),
+  "config": (
+    "settings by section",
+    lambda x: (
+      isinstance(x, dict)
+      and all(isinstance(fields, dict) for fields in x.values())
     ),
-    "exact": ("true or false", lambda x: type(x) is bool),
-    "config": (
-        "settings by section",
-        lambda x: isinstance(x, dict)
-        and all(isinstance(fields, dict) for fields in x.values()),
+  ),
+  "ratio": {
+    "env_steps": _COUNT,
+    "trained_rows": _COUNT,
+    "start_steps": (
+      "null or a whole number from 0 to 2^53",
+      lambda x: x is None or _COUNT[1](x),
     ),
-    "ratio": {
-        "env_steps": _COUNT,
-        "trained_rows": _COUNT,
-        "start_steps": (
-            "null or a whole number from 0 to 2^53",
-            lambda x: x is None or _COUNT[1](x),
-        ),
-    },
-    "report": {
-        "minutes": (
-            "a finite number from 0 on",
-            lambda x: _NUMBER[1](x) and 0 <= x < math.inf,
-        ),
-        "episodes": _COUNT,
-        "returns": _NUMBERS,
-        "exploit_returns": _NUMBERS,
-        "eval_return": _NUMBER,
-    },
+  },
+  "report": {
+    "minutes": (
+      "a finite number from 0 on",
+      lambda x: _NUMBER[1](x) and 0 <= x < math.inf,
+    ),
+    "episodes": _COUNT,
+    "returns": _NUMBERS,
+    "exploit_returns": _NUMBERS,
+    "eval_return": _NUMBER,
+  },
 }
 # Missing in what earlier versions saved.
 _RECORDED_LATER = {
-    "log_rows": _COUNT,
-    "prng_impl": ("a name", lambda x: isinstance(x, str)),
+  "log_rows": _COUNT,
+  "prng_impl": ("a name", lambda x: isinstance(x, str)),
 }
 # Settings that say how long a run goes on and what it shows: they may change
 # without changing its course.
@@ -141,23 +144,19 @@ def find_resumed(run_dir: pathlib.Path, config: Config) -> Resumed | None:
   for path in saved[-1].path.rglob("*"):
     if not (path.is_file() or path.is_dir()):
       raise CheckpointError(
-          f"cannot go on from {saved[-1].path}: {path} is neither a file nor a"
-          " directory"
+        f"cannot go on from {saved[-1].path}: {path} is neither a file nor a"
+        " directory"
       )
   found, now = record.get("prng_impl"), jax.config.jax_default_prng_impl
   if found not in (None, now):
     raise CheckpointError(
-        f"{saved[-1].path} was saved with JAX_DEFAULT_PRNG_IMPL={found}, JAX now"
-        f" has {now}: its keys are of another kind; set"
-        f" JAX_DEFAULT_PRNG_IMPL={found}"
+      f"{saved[-1].path} was saved with JAX_DEFAULT_PRNG_IMPL={found}, JAX now"
+      f" has {now}: its keys are of another kind; set"
+      f" JAX_DEFAULT_PRNG_IMPL={found}"
     )
-  changed = _changed_settings(
-      with_new_names(record["config"]), to_dict(config)
-  )
+  changed = _changed_settings(with_new_names(record["config"]), to_dict(config))
   exact = (
-      config.run.lockstep
-      and record["exact"]
-      and all(map(_is_free, changed))
+    config.run.lockstep and record["exact"] and all(map(_is_free, changed))
   )
   return Resumed(saved[-1], record, changed, exact)
 
@@ -196,19 +195,19 @@ class RunState:
   """Saves and restores what changes while a run goes on."""
 
   def __init__(
-      self,
-      config: Config,
-      run_dir: pathlib.Path,
-      *,
-      starts: int,
-      learner: LearnerLoop,
-      actors: ActorLoop,
-      replay: Any,
-      ratio: ReplayRatio,
-      report: RunReport,
-      samples: SampleStats,
-      probe: Probe,
-      log: RunLog,
+    self,
+    config: Config,
+    run_dir: pathlib.Path,
+    *,
+    starts: int,
+    learner: LearnerLoop,
+    actors: ActorLoop,
+    replay: Any,
+    ratio: ReplayRatio,
+    report: RunReport,
+    samples: SampleStats,
+    probe: Probe,
+    log: RunLog,
   ):
     """Args: the parts of the run, and how often it was started before."""
     self._config = config
@@ -234,15 +233,15 @@ class RunState:
     lockstep = config.run.lockstep
     state = self._learner.state()
     record = {
-        "steps": self._ratio.env_steps,
-        "starts": self._starts,
-        # Without its replay a run cannot go on as it was.
-        "exact": lockstep and config.checkpoint.save_replay,
-        "config": to_dict(config),
-        "ratio": self._ratio.state_dict(),
-        "report": self._report.state_dict(),
-        "log_rows": self._log.num_rows,
-        "prng_impl": jax.config.jax_default_prng_impl,
+      "steps": self._ratio.env_steps,
+      "starts": self._starts,
+      # Without its replay a run cannot go on as it was.
+      "exact": lockstep and config.checkpoint.save_replay,
+      "config": to_dict(config),
+      "ratio": self._ratio.state_dict(),
+      "report": self._report.state_dict(),
+      "log_rows": self._log.num_rows,
+      "prng_impl": jax.config.jax_default_prng_impl,
     }
     arrays = {"lanes": self._actors.lane_state_dict()}
     if lockstep:
@@ -261,15 +260,15 @@ class RunState:
         self._replay.save(path / _REPLAY)
 
     return lambda: save_checkpoint(
-        checkpoints_dir(self._run_dir),
-        state,
-        record,
-        max_to_keep=config.checkpoint.max_to_keep,
-        write_more=write_more,
+      checkpoints_dir(self._run_dir),
+      state,
+      record,
+      max_to_keep=config.checkpoint.max_to_keep,
+      write_more=write_more,
     )
 
   def save_if_best(
-      self, state: LearnerState, *, steps: int, eval_return: float
+    self, state: LearnerState, *, steps: int, eval_return: float
   ) -> None:
     """Keeps the learner that evaluated best so far, without its replay.
 
@@ -281,10 +280,10 @@ class RunState:
     if saved and _best_return(saved[-1]) >= eval_return:
       return
     save_checkpoint(
-        directory,
-        state,
-        {"steps": steps, "eval_return": eval_return},
-        max_to_keep=1,
+      directory,
+      state,
+      {"steps": steps, "eval_return": eval_return},
+      max_to_keep=1,
     )
 
   def restore(self, resumed: Resumed) -> None:
@@ -306,8 +305,8 @@ class RunState:
       # As at the first start: steps that fill the replay don't count.
       ratio = {"env_steps": steps, "trained_rows": 0, "start_steps": None}
     elif (
-        "replay.replay_ratio" in resumed.changed
-        and ratio["start_steps"] is not None
+      "replay.replay_ratio" in resumed.changed
+      and ratio["start_steps"] is not None
     ):
       # Another ratio holds from now on: over the past, it would let one side
       # stand still until the other had caught up.
@@ -331,7 +330,7 @@ class RunState:
         EOFError, zipfile.BadZipFile,
     ) as error:  # fmt: skip
       raise CheckpointError(
-          f"cannot go on from {path}: {first_line(error)}"
+        f"cannot go on from {path}: {first_line(error)}"
       ) from error
     # What was written after the checkpoint will be written again. Rows may have
     # been logged at its own counts too: so it knows how many there were.
@@ -374,11 +373,11 @@ def _is_free(name: str) -> bool:
 def _changed_settings(before: dict, now: dict) -> list[str]:
   """'section.field' of all settings that differ."""
   return [
-      f"{section}.{field}"
-      for section, fields in now.items()
-      for field, value in fields.items()
-      if field != "run_dir"  # it may have been moved
-      # JSON has no tuples.
-      if before.get(section, {}).get(field)
-      != (list(value) if isinstance(value, tuple) else value)
+    f"{section}.{field}"
+    for section, fields in now.items()
+    for field, value in fields.items()
+    if field != "run_dir"  # it may have been moved
+    # JSON has no tuples.
+    if before.get(section, {}).get(field)
+    != (list(value) if isinstance(value, tuple) else value)
   ]

@@ -14,7 +14,7 @@ class Stop:
   """
 
   def __init__(
-      self, request: StopRequest, event: threading.Event | None = None
+    self, request: StopRequest, event: threading.Event | None = None
   ):
     """Args: what signals note, and an event of the caller's own."""
     self._request = request
@@ -25,7 +25,7 @@ class Stop:
   def asked(self) -> bool:
     """Whether somebody has asked the run to stop."""
     return self._request.asked or (
-        self._event is not None and self._event.is_set()
+      self._event is not None and self._event.is_set()
     )
 
   def check(self) -> None:

@@ -36,28 +36,28 @@ def run_threads(parts: Parts, monitor: Monitor, stop: Stop) -> bool:
       stop.ended.set()
 
   threads = [
-      # Daemons: one that hangs behind a dead server must not keep the process
-      # alive once the failure has been reported.
-      threading.Thread(target=guarded, args=[loop], name=name, daemon=True)
-      for name, loop in (
-          ("actors", _actor_thread),
-          ("prefetcher", _prefetcher_thread),
-          ("learner", _learner_thread),
-      )
+    # Daemons: one that hangs behind a dead server must not keep the process
+    # alive once the failure has been reported.
+    threading.Thread(target=guarded, args=[loop], name=name, daemon=True)
+    for name, loop in (
+      ("actors", _actor_thread),
+      ("prefetcher", _prefetcher_thread),
+      ("learner", _learner_thread),
+    )
   ]
   for thread in threads:
     thread.start()
   chores = monitor.chores()
   # Calls of a dead server block without an error: so it is asked.
   heartbeat = Heartbeat(
-      lambda: parts.replay.check_alive(timeout_seconds=_HEARTBEAT_SECONDS)
+    lambda: parts.replay.check_alive(timeout_seconds=_HEARTBEAT_SECONDS)
   )
   chores.add_by_seconds(heartbeat.ask, _HEARTBEAT_SECONDS)
   try:
     # A signal does not wake a thread that waits.
     while not (
-        stop.ended.wait(min(_TURN_SECONDS, chores.seconds_to_next()))
-        or stop.asked
+      stop.ended.wait(min(_TURN_SECONDS, chores.seconds_to_next()))
+      or stop.asked
     ):
       chores.do()
       # The actors ask as well, at every step; but they may hang in one.
@@ -76,9 +76,7 @@ def run_threads(parts: Parts, monitor: Monitor, stop: Stop) -> bool:
   return threads[0].is_alive()
 
 
-def _root_cause(
-    parts: Parts, errors: list[BaseException]
-) -> BaseException:
+def _root_cause(parts: Parts, errors: list[BaseException]) -> BaseException:
   """The first one, or what the learner did: actors may stumble over it first."""
   if not any(isinstance(e, EXPLAINED) for e in errors):
     try:

@@ -17,10 +17,10 @@ def learn(parts: Parts, batch: Batch) -> None:
   parts.ratio.start()
   parts.ratio.add_trained_rows(batch.trained_rows)
   parts.samples.add(
-      batch.origin,
-      batch.is_trained,
-      num_updates=parts.learner.num_updates,
-      steps=parts.ratio.env_steps,
+    batch.origin,
+    batch.is_trained,
+    num_updates=parts.learner.num_updates,
+    steps=parts.ratio.env_steps,
   )
   parts.learner.step(batch)
 
@@ -34,5 +34,5 @@ def is_over(parts: Parts) -> bool:
   """Whether the run has had its steps, or its minutes."""
   run = parts.config.run
   return parts.ratio.env_steps >= run.total_steps or (
-      run.max_minutes > 0 and parts.report.minutes() >= run.max_minutes
+    run.max_minutes > 0 and parts.report.minutes() >= run.max_minutes
   )

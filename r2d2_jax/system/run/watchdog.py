@@ -1,16 +1,16 @@
 """A thread that looks whether a run still moves."""
 
+from collections.abc import Callable, Iterator
 import contextlib
 import threading
-from typing import Callable, Iterator
 
 
 @contextlib.contextmanager
 def watchdog(
-    progress: Callable[[], object],
-    say: Callable[[float], None],
-    *,
-    period_minutes: float,
+  progress: Callable[[], object],
+  say: Callable[[float], None],
+  *,
+  period_minutes: float,
 ) -> Iterator[None]:
   """Within it a thread looks every so often whether anything has moved.
 

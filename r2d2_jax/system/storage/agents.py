@@ -6,21 +6,27 @@ from typing import NamedTuple
 import jax
 
 from r2d2_jax.agent.agent import (
-    Agent,
-    MakeAgent,
-    make_agent as make_usual_agent,
-    own_agent,
+  Agent,
+  MakeAgent,
+  own_agent,
+)
+from r2d2_jax.agent.agent import (
+  make_agent as make_usual_agent,
 )
 from r2d2_jax.config import Config, ConfigError
 from r2d2_jax.envs.make import MakeWorld, own_world, world_spec
-from r2d2_jax.system.storage.checkpoints import (
-    SavedCheckpoint,
-    list_checkpoints,
-    read_record,
-    restore_learner,
-)
 from r2d2_jax.system.devices import find_devices
-from r2d2_jax.system.storage.rundir import best_dir, checkpoints_dir, read_config
+from r2d2_jax.system.storage.checkpoints import (
+  SavedCheckpoint,
+  list_checkpoints,
+  read_record,
+  restore_learner,
+)
+from r2d2_jax.system.storage.rundir import (
+  best_dir,
+  checkpoints_dir,
+  read_config,
+)
 from r2d2_jax.types import EnvSpec, LearnerState, Params
 
 
@@ -36,11 +42,11 @@ class SavedAgent(NamedTuple):
 
 
 def load_agent(
-    run_dir: str | pathlib.Path,
-    *,
-    which: str = "latest",
-    make_world: MakeWorld | None = None,
-    make_agent: MakeAgent | None = None,
+  run_dir: str | pathlib.Path,
+  *,
+  which: str = "latest",
+  make_world: MakeWorld | None = None,
+  make_agent: MakeAgent | None = None,
 ) -> SavedAgent:
   """Reads an agent; the run may still be going on.
 
@@ -66,12 +72,12 @@ def load_agent(
   agent = make(spec, config)
   state = load_learner(checkpoint, agent)
   return SavedAgent(
-      config,
-      spec,
-      agent,
-      state.params,
-      checkpoint.num_updates,
-      checkpoint.steps,
+    config,
+    spec,
+    agent,
+    state.params,
+    checkpoint.num_updates,
+    checkpoint.steps,
   )
 
 
@@ -82,7 +88,7 @@ def load_learner(checkpoint: SavedCheckpoint, agent: Agent) -> LearnerState:
     CheckpointError: it belongs to other settings, or cannot be read.
   """
   return restore_learner(
-      checkpoint, jax.eval_shape(agent.init, jax.random.key(0))
+    checkpoint, jax.eval_shape(agent.init, jax.random.key(0))
   )
 
 
@@ -99,7 +105,7 @@ def _find(run_dir: pathlib.Path, which: str) -> SavedCheckpoint:
     there = ["latest"] * bool(saved) + ["best"] * bool(best)
     there += [str(c.num_updates) for c in saved]
     raise ConfigError(
-        f"checkpoint: expected one of {', '.join(there) or 'none so far'} in"
-        f" {run_dir}, got {which!r}"
+      f"checkpoint: expected one of {', '.join(there) or 'none so far'} in"
+      f" {run_dir}, got {which!r}"
     )
   return found[-1]

@@ -12,8 +12,8 @@ from r2d2_jax.system.storage.files import open_to_read
 Arrays = dict[str, np.ndarray]
 
 _HEADERS = {
-    (1, 0): np.lib.format.read_array_header_1_0,
-    (2, 0): np.lib.format.read_array_header_2_0,
+  (1, 0): np.lib.format.read_array_header_1_0,
+  (2, 0): np.lib.format.read_array_header_2_0,
 }
 
 
@@ -47,23 +47,28 @@ def load_arrays(path: pathlib.Path) -> Arrays:
 
 
 def _check_size(
-    archive: zipfile.ZipFile, member: zipfile.ZipInfo, archive_bytes: int
+  archive: zipfile.ZipFile, member: zipfile.ZipInfo, archive_bytes: int
 ) -> None:
   if member.compress_type != zipfile.ZIP_STORED:
-    raise ValueError(f"{member.filename}: expected an array without compression")
+    raise ValueError(
+      f"{member.filename}: expected an array without compression"
+    )
   if member.file_size > archive_bytes:
     raise ValueError(
-        f"{member.filename}: {member.file_size} bytes in an archive of"
-        f" {archive_bytes}"
+      f"{member.filename}: {member.file_size} bytes in an archive of"
+      f" {archive_bytes}"
     )
   with archive.open(member) as file:
     version = np.lib.format.read_magic(file)
     if version not in _HEADERS:
       raise ValueError(f"{member.filename}: unknown format {version}")
     shape, _, dtype = _HEADERS[version](file)
-    expected, found = math.prod(shape) * dtype.itemsize, member.file_size - file.tell()
+    expected, found = (
+      math.prod(shape) * dtype.itemsize,
+      member.file_size - file.tell(),
+    )
   if dtype.hasobject or expected != found:
     raise ValueError(
-        f"{member.filename}: {dtype} {list(shape)} takes {expected} bytes, found"
-        f" {found}"
+      f"{member.filename}: {dtype} {list(shape)} takes {expected} bytes, found"
+      f" {found}"
     )

@@ -8,6 +8,7 @@
 Everything is plain arrays and JSON: loading a checkpoint never runs code from it.
 """
 
+from collections.abc import Callable, Iterator
 import contextlib
 import errno
 import json
@@ -16,7 +17,7 @@ import os
 import pathlib
 import reprlib
 import shutil
-from typing import Any, Callable, Iterator, NamedTuple
+from typing import Any, NamedTuple
 import warnings
 
 import jax
@@ -57,12 +58,12 @@ def list_checkpoints(directory: pathlib.Path) -> list[SavedCheckpoint]:
 
 
 def save_checkpoint(
-    directory: pathlib.Path,
-    state: LearnerState,
-    record: dict[str, Any],
-    *,
-    max_to_keep: int,
-    write_more: Callable[[pathlib.Path], None] = lambda path: None,
+  directory: pathlib.Path,
+  state: LearnerState,
+  record: dict[str, Any],
+  *,
+  max_to_keep: int,
+  write_more: Callable[[pathlib.Path], None] = lambda path: None,
 ) -> SavedCheckpoint:
   """Writes one checkpoint, then removes the oldest ones.
 
@@ -93,8 +94,8 @@ def save_checkpoint(
   partial = directory / f"{final.name}{PARTIAL}"
   if directory.is_symlink():
     raise CheckpointError(
-        f"cannot save a checkpoint in {directory}: it is a link; expected a"
-        " directory of the run's own"
+      f"cannot save a checkpoint in {directory}: it is a link; expected a"
+      " directory of the run's own"
     )
   try:
     directory.mkdir(exist_ok=True)
@@ -107,7 +108,7 @@ def save_checkpoint(
     with _checkpointer() as checkpointer:
       # orbax wants absolute paths.
       checkpointer.save(
-          (partial / "learner").absolute(), args=ocp.args.StandardSave(state)
+        (partial / "learner").absolute(), args=ocp.args.StandardSave(state)
       )
     text = json.dumps({"format": FORMAT, **record}, indent=1)
     (partial / _RECORD).write_text(text)
@@ -117,8 +118,8 @@ def save_checkpoint(
   # ReplayError what Reverb does.
   except (OSError, ValueError, ReplayError) as error:
     raise CheckpointError(
-        f"cannot save a checkpoint in {directory}: {first_line(error)}. Those"
-        " saved before are untouched; make room or give access, then go on"
+      f"cannot save a checkpoint in {directory}: {first_line(error)}. Those"
+      " saved before are untouched; make room or give access, then go on"
     ) from error
   finally:
     # Best effort, whatever was raised: the space of half a checkpoint is given
@@ -142,7 +143,9 @@ def _remove_or_warn(path: pathlib.Path) -> None:
       path = path.rename(path.with_name(f"{path.name}{PARTIAL}"))
     remove(path)
   except OSError as error:
-    warnings.warn(f"cannot remove {path}: {first_line(error)}; remove it yourself")
+    warnings.warn(
+      f"cannot remove {path}: {first_line(error)}; remove it yourself"
+    )
 
 
 def check_finite(state: LearnerState) -> None:
@@ -150,8 +153,8 @@ def check_finite(state: LearnerState) -> None:
   for path, leaf in jax.tree_util.tree_leaves_with_path(state):
     if not np.isfinite(leaf).all():
       raise CheckpointError(
-          f"the learner's state is not finite at {jax.tree_util.keystr(path)}:"
-          " not saved"
+        f"the learner's state is not finite at {jax.tree_util.keystr(path)}:"
+        " not saved"
       )
 
 
@@ -173,15 +176,15 @@ def read_record(checkpoint: SavedCheckpoint) -> dict[str, Any]:
     raise damaged_record(checkpoint, first_line(error)) from error
   if found != FORMAT:
     raise CheckpointError(
-        f"{checkpoint.path}: expected checkpoint format {FORMAT}, got"
-        f" {reprlib.repr(found)}; it was written by another version of this"
-        " program: use that one, or another run directory"
+      f"{checkpoint.path}: expected checkpoint format {FORMAT}, got"
+      f" {reprlib.repr(found)}; it was written by another version of this"
+      " program: use that one, or another run directory"
     )
   if (steps := record.get("steps")) != checkpoint.steps:
     raise damaged_record(
-        checkpoint,
-        f"steps: expected {checkpoint.steps} as in the directory's name, got"
-        f" {reprlib.repr(steps)}",
+      checkpoint,
+      f"steps: expected {checkpoint.steps} as in the directory's name, got"
+      f" {reprlib.repr(steps)}",
     )
   return record
 
@@ -189,12 +192,12 @@ def read_record(checkpoint: SavedCheckpoint) -> dict[str, Any]:
 def damaged_record(checkpoint: SavedCheckpoint, why: str) -> CheckpointError:
   """The error for a record that is not what was saved."""
   return CheckpointError(
-      f"cannot read {checkpoint.path / _RECORD}: {why}; {_way_out(checkpoint)}"
+    f"cannot read {checkpoint.path / _RECORD}: {why}; {_way_out(checkpoint)}"
   )
 
 
 def restore_learner(
-    checkpoint: SavedCheckpoint, like: LearnerState
+  checkpoint: SavedCheckpoint, like: LearnerState
 ) -> LearnerState:
   """The learner's state.
 
@@ -210,22 +213,22 @@ def restore_learner(
   try:
     with _checkpointer() as checkpointer:
       state = checkpointer.restore(
-          (checkpoint.path / "learner").absolute(),
-          args=ocp.args.StandardRestore(expected),
+        (checkpoint.path / "learner").absolute(),
+        args=ocp.args.StandardRestore(expected),
       )
     jax.tree_util.tree_map_with_path(_check_shape, expected, state)
   # Whatever orbax and its storage raise on damaged files or other shapes.
   except Exception as error:
     raise CheckpointError(
-        f"cannot read {checkpoint.path} into this network:"
-        f" {first_line(error)}; use the settings in the run's config.json; if"
-        f" they are in use, {_way_out(checkpoint)}"
+      f"cannot read {checkpoint.path} into this network:"
+      f" {first_line(error)}; use the settings in the run's config.json; if"
+      f" they are in use, {_way_out(checkpoint)}"
     ) from error
   if (found := int(state.num_updates)) != checkpoint.num_updates:
     raise CheckpointError(
-        f"{checkpoint.path}: expected the learner of update"
-        f" {checkpoint.num_updates} as in the directory's name, got that of"
-        f" update {found}; {_way_out(checkpoint)}"
+      f"{checkpoint.path}: expected the learner of update"
+      f" {checkpoint.num_updates} as in the directory's name, got that of"
+      f" update {found}; {_way_out(checkpoint)}"
     )
   return state
 
@@ -236,7 +239,7 @@ def _check_room(directory: pathlib.Path, state: LearnerState) -> None:
   free = shutil.disk_usage(directory).free
   if free < need:
     raise OSError(
-        errno.ENOSPC, f"the learner's state needs {need} bytes, {free} are free"
+      errno.ENOSPC, f"the learner's state needs {need} bytes, {free} are free"
     )
 
 
@@ -244,8 +247,8 @@ def _check_shape(path: tuple, expected: jax.ShapeDtypeStruct, x: Any) -> None:
   # orbax hands out whatever shape it finds.
   if x.shape != expected.shape:
     raise ValueError(
-        f"{jax.tree_util.keystr(path)} has shape {x.shape}, expected"
-        f" {expected.shape}"
+      f"{jax.tree_util.keystr(path)} has shape {x.shape}, expected"
+      f" {expected.shape}"
     )
 
 
@@ -264,8 +267,8 @@ def _checkpointer() -> Iterator[ocp.Checkpointer]:
 
 def _way_out(checkpoint: SavedCheckpoint) -> str:
   return (
-      f"move {checkpoint.path} away to go on from the one before it, or use"
-      " another run directory"
+    f"move {checkpoint.path} away to go on from the one before it, or use"
+    " another run directory"
   )
 
 

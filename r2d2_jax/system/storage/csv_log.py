@@ -7,11 +7,11 @@ import pathlib
 
 from r2d2_jax.config import FileError
 from r2d2_jax.system.storage.files import (
-    open_to_read,
-    open_to_write,
-    read_text,
-    remove,
-    replace_file,
+  open_to_read,
+  open_to_write,
+  read_text,
+  remove,
+  replace_file,
 )
 
 Row = dict[str, float | int | str]
@@ -55,7 +55,9 @@ class RunLog:
 
   def new_columns(self, columns: Collection[str]) -> list[str]:
     """Those that the file lacks; none where it has no row yet."""
-    return [name for name in columns if self._columns and name not in self._columns]
+    return [
+      name for name in columns if self._columns and name not in self._columns
+    ]
 
   def write(self, row: Row) -> None:
     """Appends one row, as `write_all`."""
@@ -100,14 +102,16 @@ class RunLog:
     if not self._columns:
       return
     columns, rows = self._read()
-    places = {columns.index(name): x for name, x in last.items() if name in columns}
+    places = {
+      columns.index(name): x for name, x in last.items() if name in columns
+    }
     try:
       if last and not places:
         raise ValueError(f"it has none of the columns {', '.join(last)}")
       kept = [
-          row
-          for row in rows[:max_rows]
-          if not any(float(row[i]) > x for i, x in places.items())
+        row
+        for row in rows[:max_rows]
+        if not any(float(row[i]) > x for i, x in places.items())
       ]
     except (ValueError, IndexError) as error:
       raise _damaged(self._path, error) from error
@@ -144,7 +148,7 @@ class RunLog:
     after = columns + [name for name in before if name not in columns]
     wide = [dict(zip(before, row)) for row in rows]
     self._replace(
-        after, [[row.get(name, "nan") for name in after] for row in wide]
+      after, [[row.get(name, "nan") for name in after] for row in wide]
     )
 
   def _replace(self, columns: list[str], rows: list[list[str]]) -> None:
@@ -155,7 +159,7 @@ class RunLog:
 
 
 def read_log(
-    path: pathlib.Path, columns: Collection[str] | None = None
+  path: pathlib.Path, columns: Collection[str] | None = None
 ) -> dict[str, list[float]]:
   """The columns of a log, as floats; what is no number is NaN.
 
@@ -179,9 +183,9 @@ def read_log(
     raise _damaged(path, error) from error
   rows = [row for row in rows if len(row) == len(header)]
   return {
-      name: [_number(row[i]) for row in rows]
-      for i, name in enumerate(header)
-      if rows and (columns is None or name in columns)
+    name: [_number(row[i]) for row in rows]
+    for i, name in enumerate(header)
+    if rows and (columns is None or name in columns)
   }
 
 

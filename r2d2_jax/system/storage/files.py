@@ -51,7 +51,7 @@ def open_to_write(path: pathlib.Path, *, append: bool = False) -> BinaryIO:
   except OSError as error:
     if error.errno == errno.ELOOP:
       raise OSError(
-          f"{path} is a link: expected a file of the run's own; remove the link"
+        f"{path} is a link: expected a file of the run's own; remove the link"
       ) from error
     raise
   if not append:
@@ -94,7 +94,5 @@ def _open(path: pathlib.Path, flags: int) -> BinaryIO:
   descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
   if not stat.S_ISREG(os.fstat(descriptor).st_mode):
     os.close(descriptor)
-    raise OSError(
-        f"{path} is a directory, a pipe or a device: expected a file"
-    )
+    raise OSError(f"{path} is a directory, a pipe or a device: expected a file")
   return os.fdopen(descriptor, "rb" if flags & os.O_WRONLY == 0 else "wb")

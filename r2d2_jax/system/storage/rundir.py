@@ -1,5 +1,6 @@
 """The run's directory: whose it is, and the configuration in it."""
 
+from collections.abc import Iterator
 import contextlib
 import errno
 import fcntl
@@ -7,20 +8,19 @@ import itertools
 import json
 import pathlib
 import tempfile
-from typing import Iterator
 
 from r2d2_jax.config import (
-    Config,
-    ConfigError,
-    from_dict,
-    to_dict,
-    validate,
+  Config,
+  ConfigError,
+  from_dict,
+  to_dict,
+  validate,
 )
 from r2d2_jax.system.storage.files import (
-    PARTIAL,
-    open_to_write,
-    read_text,
-    replace_file,
+  PARTIAL,
+  open_to_write,
+  read_text,
+  replace_file,
 )
 
 _CONFIG_FILE = "config.json"
@@ -64,8 +64,8 @@ def new_run_dir(name: str) -> pathlib.Path:
       # FileExistsError may be about a parent.
       if not (path.exists() and isinstance(error, FileExistsError)):
         raise ConfigError(
-            f"run.run_dir: cannot create {path}: {error.strerror}; give another"
-            " directory"
+          f"run.run_dir: cannot create {path}: {error.strerror}; give another"
+          " directory"
         ) from error
   return path
 
@@ -86,7 +86,8 @@ def claimed_run_dir(run_dir: pathlib.Path, config: Config) -> Iterator[None]:
   try:
     if run_dir.is_symlink() and not run_dir.exists():
       raise FileNotFoundError(
-          errno.ENOENT, f"it is a link to {run_dir.readlink()}, which is not there"
+        errno.ENOENT,
+        f"it is a link to {run_dir.readlink()}, which is not there",
       )
     run_dir.mkdir(parents=True, exist_ok=True)
     _refuse_links(run_dir)
@@ -94,15 +95,15 @@ def claimed_run_dir(run_dir: pathlib.Path, config: Config) -> Iterator[None]:
       before = read_config(run_dir)
       if (before.env.task, before.network) != (config.env.task, config.network):
         raise ConfigError(
-            f"run.run_dir: {run_dir} holds a run of another task or network"
-            f" ({before.env.task}); give another directory, or the settings in"
-            f" its {_CONFIG_FILE}"
+          f"run.run_dir: {run_dir} holds a run of another task or network"
+          f" ({before.env.task}); give another directory, or the settings in"
+          f" its {_CONFIG_FILE}"
         )
     elif found := [name for name in _RESULTS if (run_dir / name).exists()]:
       raise ConfigError(
-          "run.run_dir: expected a new directory, or that of an earlier run, got"
-          f" {run_dir}, which has {', '.join(found)} but no {_CONFIG_FILE}; give"
-          " another"
+        "run.run_dir: expected a new directory, or that of an earlier run, got"
+        f" {run_dir}, which has {', '.join(found)} but no {_CONFIG_FILE}; give"
+        " another"
       )
     # As a trial: better now than when there is something to lose.
     with tempfile.TemporaryFile(dir=run_dir):
@@ -110,21 +111,21 @@ def claimed_run_dir(run_dir: pathlib.Path, config: Config) -> Iterator[None]:
     lock = open_to_write(run_dir / _LOCK_FILE)
   except OSError as error:
     raise ConfigError(
-        f"run.run_dir: cannot write in {run_dir}: {error.strerror or error};"
-        " give another directory"
+      f"run.run_dir: cannot write in {run_dir}: {error.strerror or error};"
+      " give another directory"
     ) from error
   with lock:
     try:
       fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:  # EWOULDBLOCK, EAGAIN
       raise ConfigError(
-          f"run.run_dir: another process is training in {run_dir}; wait for"
-          " it, stop it, or give another directory"
+        f"run.run_dir: another process is training in {run_dir}; wait for"
+        " it, stop it, or give another directory"
       ) from error
     except OSError as error:
       raise ConfigError(
-          f"run.run_dir: cannot lock {run_dir / _LOCK_FILE}: {error.strerror};"
-          " give a directory on a file system that has flock"
+        f"run.run_dir: cannot lock {run_dir / _LOCK_FILE}: {error.strerror};"
+        " give a directory on a file system that has flock"
       ) from error
     yield
 
@@ -135,9 +136,9 @@ def _refuse_links(run_dir: pathlib.Path) -> None:
   for name in (*names, *(f"{name}{PARTIAL}" for name in names)):
     if (path := run_dir / name).is_symlink():
       raise ConfigError(
-          f"run.run_dir: {path} is a link to {path.readlink()}; a run writes in"
-          " its own directory only. Put there what it leads to, or make the whole"
-          " directory a link"
+        f"run.run_dir: {path} is a link to {path.readlink()}; a run writes in"
+        " its own directory only. Put there what it leads to, or make the whole"
+        " directory a link"
       )
 
 
@@ -160,8 +161,8 @@ def read_config(run_dir: pathlib.Path) -> Config:
     validate(config)
   except (FileNotFoundError, NotADirectoryError) as error:
     raise ConfigError(
-        f"{run_dir} holds no run: expected {path}; give the directory that"
-        " training printed"
+      f"{run_dir} holds no run: expected {path}; give the directory that"
+      " training printed"
     ) from error
   # RecursionError: JSON of a thousand brackets.
   except (OSError, ValueError, RecursionError) as error:

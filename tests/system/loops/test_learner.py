@@ -19,9 +19,9 @@ from tests.system.test_train import small
 def test_batches_are_drawn_only_while_there_are_min_sequences():
   config = make_config()
   config = dataclasses.replace(
-      config,
-      agent=AgentConfig(**LENGTHS._asdict(), batch_size=2),
-      replay=dataclasses.replace(config.replay, min_sequences=5),
+    config,
+    agent=AgentConfig(**LENGTHS._asdict(), batch_size=2),
+    replay=dataclasses.replace(config.replay, min_sequences=5),
   )
   world = make_world()
   replay = LocalReplay(config, world.spec, StampingActor(world).example())
@@ -40,7 +40,7 @@ def test_batches_are_drawn_only_while_there_are_min_sequences():
 
 
 def test_a_row_has_the_mean_of_all_updates_since_the_row_before(
-    tmp_path, monkeypatch
+  tmp_path, monkeypatch
 ):
   add, seen = LearnerStats.add, []
 

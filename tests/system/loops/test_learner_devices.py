@@ -10,12 +10,12 @@ import jax
 import numpy as np
 import pytest
 
-from r2d2_jax.presets import smoke
 from r2d2_jax.agent.learning import BATCH_AXIS
 from r2d2_jax.config import Config, ConfigError
+from r2d2_jax.presets import smoke
 from r2d2_jax.system import train as train_module
-from r2d2_jax.system.loops import actor, learner
 from r2d2_jax.system.devices import learner_mesh
+from r2d2_jax.system.loops import actor, learner
 from r2d2_jax.system.storage.csv_log import read_log
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
@@ -26,23 +26,25 @@ def config(settings) -> Config:
 
 
 @pytest.mark.parametrize(
-    "found, batch_size, asked, expected",
-    [
-        (1, 16, 0, None),
-        (1, 16, 1, None),
-        (8, 64, 0, 8),
-        (6, 64, 0, 4),  # the most that divide the batch
-        (8, 7, 0, 7),
-        (2, 7, 0, None),
-        (8, 64, 1, None),
-        (8, 64, 2, 2),
-        (6, 6, 3, 3),
-    ],
+  "found, batch_size, asked, expected",
+  [
+    (1, 16, 0, None),
+    (1, 16, 1, None),
+    (8, 64, 0, 8),
+    (6, 64, 0, 4),  # the most that divide the batch
+    (8, 7, 0, 7),
+    (2, 7, 0, None),
+    (8, 64, 1, None),
+    (8, 64, 2, 2),
+    (6, 6, 3, 3),
+  ],
 )
 def test_which_devices(found, batch_size, asked, expected, monkeypatch):
   device = jax.devices()[0]
   monkeypatch.setattr(jax, "local_devices", lambda: [device] * found)
-  mesh = learner_mesh(config({"agent.batch_size": batch_size, "run.learner_devices": asked}))
+  mesh = learner_mesh(
+    config({"agent.batch_size": batch_size, "run.learner_devices": asked})
+  )
   if expected is None:
     assert mesh is None
   else:
@@ -50,7 +52,9 @@ def test_which_devices(found, batch_size, asked, expected, monkeypatch):
 
 
 def test_more_devices_than_there_are_is_a_fault_of_the_settings():
-  with pytest.raises(ConfigError, match="learner_devices: .* at most 1,.*got 2"):
+  with pytest.raises(
+    ConfigError, match="learner_devices: .* at most 1,.*got 2"
+  ):
     learner_mesh(config({"run.learner_devices": 2}))
 
 
@@ -67,7 +71,6 @@ def main(path: str) -> None:
 
   def spied_act(actors):
     result = act(actors)
-    # pylint: disable=protected-access
     for x in jax.tree.leaves((actors._params, actors._state)):
       devices_of_acting.add(tuple(sorted(d.id for d in x.sharding.device_set)))
     return result
@@ -78,36 +81,43 @@ def main(path: str) -> None:
 
   def spied_learn(learner, batch):
     learn(learner, batch)
-    # pylint: disable=protected-access
-    devices_of_learning.append([
+    devices_of_learning.append(
+      [
         len(x.sharding.device_set)
         for x in jax.tree.leaves((learner._state, batch.on_device))
-    ])
+      ]
+    )
 
   learner.LearnerLoop.step = spied_learn
   runs = []
   for total_steps, lockstep in ((3_000, False), (6_000, True)):
     result = train_module.train(
-        config({"run.total_steps": total_steps, "run.lockstep": lockstep}),
-        run_dir=pathlib.Path(path),
+      config({"run.total_steps": total_steps, "run.lockstep": lockstep}),
+      run_dir=pathlib.Path(path),
     )
     numbers = [np.asarray(x) for x in jax.tree.leaves(result.state)]
-    runs.append({
+    runs.append(
+      {
         "steps": result.steps,
         "updates": int(result.state.num_updates),
         "updates_here": len(devices_of_learning),
         "devices_of_learning": sorted(set(sum(devices_of_learning, []))),
         "games": len(result.evaluation.returns),
         "finite": all(np.isfinite(x).all() for x in numbers),
-    })
+      }
+    )
     devices_of_learning.clear()
   split_dir = pathlib.Path(path).with_name("row-states")
   train_module.train(
-      config({
-          "run.total_steps": 2_500, "run.lockstep": True,
-          "log.period_updates": 2, "replay.row_states": True,
-      }),
-      run_dir=split_dir,
+    config(
+      {
+        "run.total_steps": 2_500,
+        "run.lockstep": True,
+        "log.period_updates": 2,
+        "replay.row_states": True,
+      }
+    ),
+    run_dir=split_dir,
   )
   dq_last = read_log(split_dir / "log.csv")["dq_last"]
   print(json.dumps({
@@ -118,10 +128,10 @@ def main(path: str) -> None:
 
 def test_a_run_on_two_devices_acts_evaluates_and_resumes_on_one(tmp_path):
   flags = (
-      os.environ.get("XLA_FLAGS", "")
-      + " --xla_force_host_platform_device_count=2"
-      # Compiles faster.
-      + " --xla_backend_optimization_level=0"
+    os.environ.get("XLA_FLAGS", "")
+    + " --xla_force_host_platform_device_count=2"
+    # Compiles faster.
+    + " --xla_backend_optimization_level=0"
   )
   child = subprocess.run(
       [

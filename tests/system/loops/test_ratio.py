@@ -6,15 +6,14 @@ import threading
 import numpy as np
 import pytest
 
-from r2d2_jax.presets import smoke
 from r2d2_jax.config import Config
+from r2d2_jax.presets import smoke
 from r2d2_jax.system import train as train_module
 from r2d2_jax.system.loops import learner
 from r2d2_jax.system.loops.learner import Batch
 from r2d2_jax.system.loops.ratio import ReplayRatio
 from r2d2_jax.types import AgentInputs, ReplaySample, Sequence
 from tests.stamped import StampedWorld
-
 
 # --- Counting --------------------------------------------------------------
 
@@ -54,9 +53,7 @@ def test_the_measured_ratio_is_within_two_percent(asked, fast):
   """Whoever is faster is held back; batches hold padding and vary in rows."""
   rng = np.random.default_rng(0)
   batch_rows = 16 * 19
-  ratio = ReplayRatio(
-      asked, slack_rows=int(2 * batch_rows + asked * 2 * 32)
-  )
+  ratio = ReplayRatio(asked, slack_rows=int(2 * batch_rows + asked * 2 * 32))
   ratio.add_steps(5000)
   ratio.start()
   acted = trained = 0
@@ -68,7 +65,9 @@ def test_the_measured_ratio_is_within_two_percent(asked, fast):
         acted += 1
     for _ in range(50 if fast == "learner" else 1):
       if ratio.learner_may_train():
-        ratio.add_trained_rows(int(rng.integers(batch_rows // 2, batch_rows + 1)))
+        ratio.add_trained_rows(
+          int(rng.integers(batch_rows // 2, batch_rows + 1))
+        )
         trained += 1
     assert (acted, trained) != before  # never both blocked
   assert abs(ratio.measured() / asked - 1) < 0.02
@@ -95,7 +94,7 @@ def test_trained_rows_are_transitions_without_burn_in_and_padding():
   rows = np.zeros((3, 10), np.float32)
   inputs = AgentInputs(rows, rows, rows, rows)
   sample = ReplaySample(
-      Sequence(inputs, rows, rows, valid_t, ()), np.ones(3), np.arange(3)
+    Sequence(inputs, rows, rows, valid_t, ()), np.ones(3), np.arange(3)
   )
   assert Batch(sample, burn_in=4).trained_rows == 5 + 2
   assert Batch(sample, burn_in=0).trained_rows == 9 + 2 + 4
@@ -106,11 +105,25 @@ def test_trained_rows_are_transitions_without_burn_in_and_padding():
 
 def _config(total_steps, *, lockstep=True, max_minutes=0.0) -> Config:
   config = smoke()
-  return config.updated({"network.torso_channels": (4,), "network.core_units": 4, "network.head_units": 4, "agent.batch_size": 1, "replay.replay_ratio": 0.7, "replay.min_sequences": 20, "run.total_steps": total_steps, "run.lockstep": lockstep, "evaluation.num_episodes": 0, "log.period_seconds": 0.5, "run.max_minutes": max_minutes})  # fmt: skip
+  return config.updated(
+    {
+      "network.torso_channels": (4,),
+      "network.core_units": 4,
+      "network.head_units": 4,
+      "agent.batch_size": 1,
+      "replay.replay_ratio": 0.7,
+      "replay.min_sequences": 20,
+      "run.total_steps": total_steps,
+      "run.lockstep": lockstep,
+      "evaluation.num_episodes": 0,
+      "log.period_seconds": 0.5,
+      "run.max_minutes": max_minutes,
+    }
+  )
 
 
 def test_another_ratio_and_fewer_lanes_hold_from_the_resume_on(
-    tmp_path, monkeypatch
+  tmp_path, monkeypatch
 ):
   rows = []
   learn = learner.LearnerLoop.step
@@ -145,8 +158,13 @@ def test_a_replay_that_has_become_too_small_to_begin_is_filled(tmp_path):
 
 def _log(run_dir):
   with (run_dir / "log.csv").open() as file:
-    return [{k: float(v) if k in ("steps", "frames", "updates") else v
-             for k, v in row.items()} for row in csv.DictReader(file)]  # fmt: skip
+    return [
+      {
+        k: float(v) if k in ("steps", "frames", "updates") else v
+        for k, v in row.items()
+      }
+      for row in csv.DictReader(file)
+    ]
 
 
 def test_frames_are_steps_times_frame_skip_and_the_ratio_holds(tmp_path):
@@ -157,33 +175,30 @@ def test_frames_are_steps_times_frame_skip_and_the_ratio_holds(tmp_path):
     del seed
     if config.num_envs == 1:  # of the plan
       return StampedWorld([[1]], frame_skip=4)
-    worlds.append(
-        StampedWorld([[9], [30], [2, 17]] * 5 + [[50]], frame_skip=4)
-    )
+    worlds.append(StampedWorld([[9], [30], [2, 17]] * 5 + [[50]], frame_skip=4))
     assert worlds[-1].num_envs == config.num_envs
     return worlds[-1]
 
   result = train_module.train(
-      _config(2_000), run_dir=tmp_path, make_world=make_world
+    _config(2_000), run_dir=tmp_path, make_world=make_world
   )
   assert abs(result.replay_ratio / 0.7 - 1) < 0.02
   rows = _log(tmp_path)
   steps_before = rows[-1]["steps"]
   assert 2_000 <= steps_before == result.steps
   # a step is a transition: each episode has one row more than steps
-  taken = [
-      sum(not r.is_first for r in lane[:-1]) for lane in worlds[0].rows
-  ]
+  taken = [sum(not r.is_first for r in lane[:-1]) for lane in worlds[0].rows]
   assert result.steps == sum(taken)
 
   resumed = train_module.train(
-      _config(2_300), run_dir=tmp_path, make_world=make_world
+    _config(2_300), run_dir=tmp_path, make_world=make_world
   )
   assert resumed.steps >= 2_300
   # In lock-step the steps before the checkpoint are played again, not counted.
-  assert sum(
-      sum(not r.is_first for r in lane[:-1]) for lane in worlds[1].rows
-  ) == resumed.steps
+  assert (
+    sum(sum(not r.is_first for r in lane[:-1]) for lane in worlds[1].rows)
+    == resumed.steps
+  )
   rows = _log(tmp_path)
   assert all(row["frames"] == 4 * row["steps"] for row in rows)
   assert [r["steps"] for r in rows] == sorted(r["steps"] for r in rows)

@@ -8,14 +8,14 @@ import pytest
 
 from r2d2_jax.presets import laptop
 from r2d2_jax.system.metrics.columns import (
-    COLUMNS,
-    GROUPS,
-    HISTOGRAMS,
-    Column,
-    label,
-    register,
-    tag,
-    warnings,
+  COLUMNS,
+  GROUPS,
+  HISTOGRAMS,
+  Column,
+  label,
+  register,
+  tag,
+  warnings,
 )
 from r2d2_jax.system.metrics.report import RunReport
 from tests.system.metrics.example_row import NAN, example_row, first_row
@@ -34,9 +34,7 @@ def a_row(**metrics):
 @pytest.fixture(name="own")
 def fixture_own(monkeypatch):
   """A registered column of a researcher's, forgotten after the test."""
-  monkeypatch.setattr(
-      "r2d2_jax.system.metrics.columns.COLUMNS", dict(COLUMNS)
-  )
+  monkeypatch.setattr("r2d2_jax.system.metrics.columns.COLUMNS", dict(COLUMNS))
   return Column(
       "q_gap", "learner", "gap of the two best q", "rescaled unit", "last",
       lambda row, config: "no choice" if row["q_gap"] < 0.01 else None,
@@ -74,13 +72,13 @@ def test_a_registered_column_has_words_and_a_healthy_range(own):
 
 
 @pytest.mark.parametrize(
-    "changes, words",
-    [
-        ({"name": "loss"}, "'loss', which the log has already"),
-        ({"name": "lag_updates"}, "'lag_updates', which the log has already"),
-        ({"group": "mine"}, "one of the groups train, learner,.*got 'mine'"),
-        ({"reduce": "sum"}, "one of mean, max, last, got 'sum'"),
-    ],
+  "changes, words",
+  [
+    ({"name": "loss"}, "'loss', which the log has already"),
+    ({"name": "lag_updates"}, "'lag_updates', which the log has already"),
+    ({"group": "mine"}, "one of the groups train, learner,.*got 'mine'"),
+    ({"reduce": "sum"}, "one of mean, max, last, got 'sum'"),
+  ],
 )
 def test_a_column_that_cannot_be_is_refused(own, changes, words):
   with pytest.raises(ValueError, match=words):
@@ -98,21 +96,21 @@ def test_a_healthy_row_and_a_first_row_have_no_warnings():
 # laptop: gradients clipped at 40, ratio 2, batches of 16, 10 new rows in each
 # item of 20: an item is drawn 2 * 10 / 19 = 1.05 times in all.
 @pytest.mark.parametrize(
-    "column, healthy, unhealthy",
-    [
-        ("grad_norm", 39.9, 40.1),
-        ("replay_ratio", 2.03, 2.05),
-        ("replay_ratio", 1.97, 1.95),
-        ("effective_sample_size", 0.26, 0.24),
-        ("reuse_mean", 20.0, 21.0),
-        ("lag_p50", 5_000, 5_001),  # 40 000 items * 2 / 16
-        ("dq_first", 0.99, 1.01),
-        ("dq_last", 0.49, 0.51),
-        ("loss", 1e9, NAN),
-        ("loss", 1e9, float("inf")),
-        ("td_abs_mean", 1e3, NAN),
-        ("q_max_mean", -1e3, float("-inf")),
-    ],
+  "column, healthy, unhealthy",
+  [
+    ("grad_norm", 39.9, 40.1),
+    ("replay_ratio", 2.03, 2.05),
+    ("replay_ratio", 1.97, 1.95),
+    ("effective_sample_size", 0.26, 0.24),
+    ("reuse_mean", 20.0, 21.0),
+    ("lag_p50", 5_000, 5_001),  # 40 000 items * 2 / 16
+    ("dq_first", 0.99, 1.01),
+    ("dq_last", 0.49, 0.51),
+    ("loss", 1e9, NAN),
+    ("loss", 1e9, float("inf")),
+    ("td_abs_mean", 1e3, NAN),
+    ("q_max_mean", -1e3, float("-inf")),
+  ],
 )
 def test_thresholds(column, healthy, unhealthy):
   assert not warnings(example_row(**{column: healthy}), laptop())
@@ -121,9 +119,7 @@ def test_thresholds(column, healthy, unhealthy):
 
 
 def test_the_ratio_is_judged_when_its_slack_no_longer_matters():
-  assert not warnings(
-      example_row(updates=999, replay_ratio=1.5), laptop()
-  )
+  assert not warnings(example_row(updates=999, replay_ratio=1.5), laptop())
 
 
 def test_dq_is_judged_when_values_have_left_zero():

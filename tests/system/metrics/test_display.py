@@ -12,7 +12,7 @@ from tests.system.metrics.example_row import example_row, first_row
 
 def drawn(row, *, width=80, panel=None):
   console = Console(
-      file=io.StringIO(), width=width, force_terminal=True, record=True
+    file=io.StringIO(), width=width, force_terminal=True, record=True
   )
   console.print((panel or RunPanel(laptop())).draw(row))
   return console.export_text()
@@ -76,7 +76,7 @@ def test_the_last_and_the_best_evaluation_stay():
 
 def test_a_threads_bar_is_as_long_as_it_was_busy():
   row = example_row(
-      share_environment=0.25, share_inference=0.25, share_write=0.0
+    share_environment=0.25, share_inference=0.25, share_write=0.0
   )
   line = line_with(drawn(row), "actors")
   assert line.count("█") == 12 and line.count("·") == 12  # half of 24
@@ -115,7 +115,7 @@ def test_messages_appear_above_the_panel(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "environment, is_terminal", [({}, False), ({"TERM": "dumb"}, True)]
+  "environment, is_terminal", [({}, False), ({"TERM": "dumb"}, True)]
 )
 def test_without_a_terminal_every_row_is_a_line(environment, is_terminal):
   console = Console(
@@ -127,8 +127,8 @@ def test_without_a_terminal_every_row_is_a_line(environment, is_terminal):
     show(example_row())
   lines = console.file.getvalue().splitlines()
   assert lines == [
-      progress_line(first_row(), laptop()),
-      progress_line(example_row(), laptop()),
+    progress_line(first_row(), laptop()),
+    progress_line(example_row(), laptop()),
   ]
 
 

@@ -10,14 +10,14 @@ from r2d2_jax.envs.recall import RecallWorld
 from r2d2_jax.replay.checks import ReplayError
 from r2d2_jax.replay.local import LocalReplay
 from r2d2_jax.system.loops import learner
-from r2d2_jax.system.storage.checkpoints import list_checkpoints
 from r2d2_jax.system.metrics.health import (
-    BadRowsError,
-    DivergedError,
-    Heartbeat,
-    check_priorities_are_sane,
-    check_rows_are_finite,
+  BadRowsError,
+  DivergedError,
+  Heartbeat,
+  check_priorities_are_sane,
+  check_rows_are_finite,
 )
+from r2d2_jax.system.storage.checkpoints import list_checkpoints
 from r2d2_jax.system.train import RunError, train
 from r2d2_jax.types import Timestep
 from tests.system.test_train import small
@@ -33,23 +33,23 @@ def test_what_is_sane(bad):
 def rows(obs_dtype=np.float32) -> Timestep:
   """Of lanes 7, 4 and 9."""
   return Timestep(
-      obs_t=np.zeros((3, 2, 2), obs_dtype),
-      r_t=np.zeros(3, np.float32),
-      discount_t=np.ones(3, np.float32),
-      is_first_t=np.zeros(3, bool),
-      is_last_t=np.zeros(3, bool),
-      env_id=np.array([7, 4, 9], np.int32),
+    obs_t=np.zeros((3, 2, 2), obs_dtype),
+    r_t=np.zeros(3, np.float32),
+    discount_t=np.ones(3, np.float32),
+    is_first_t=np.zeros(3, bool),
+    is_last_t=np.zeros(3, bool),
+    env_id=np.array([7, 4, 9], np.int32),
   )
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize(
-    "field, place, words",
-    [
-        ("r_t", 1, "lane 4: expected finite numbers in r_t, got "),
-        ("discount_t", 2, "lane 9: expected finite numbers in discount_t, got "),
-        ("obs_t", (0, 1, 1), "lane 7: expected finite numbers in obs_t, got "),
-    ],
+  "field, place, words",
+  [
+    ("r_t", 1, "lane 4: expected finite numbers in r_t, got "),
+    ("discount_t", 2, "lane 9: expected finite numbers in discount_t, got "),
+    ("obs_t", (0, 1, 1), "lane 7: expected finite numbers in obs_t, got "),
+  ],
 )
 def test_a_row_that_is_not_finite_is_named(field, place, words, bad):
   timestep = rows()
@@ -92,7 +92,7 @@ def test_three_heartbeats_in_a_row_must_be_missing():
 
 @pytest.mark.parametrize("lockstep", [True, False])
 def test_a_world_that_gives_nan_stops_the_run_and_is_named(
-    lockstep, tmp_path, monkeypatch
+  lockstep, tmp_path, monkeypatch
 ):
   recv, calls = RecallWorld.recv, []
 
@@ -106,18 +106,24 @@ def test_a_world_that_gives_nan_stops_the_run_and_is_named(
   monkeypatch.setattr(RecallWorld, "recv", spoilt)
   with pytest.raises(RunError) as caught:
     train(
-        small({"run.total_steps": 10**9, "run.max_minutes": 2.0, "run.lockstep": lockstep}),
-        run_dir=tmp_path / "run",
+      small(
+        {
+          "run.total_steps": 10**9,
+          "run.max_minutes": 2.0,
+          "run.lockstep": lockstep,
+        }
+      ),
+      run_dir=tmp_path / "run",
     )
   assert "'recall', lane 3: expected finite numbers in r_t, got nan" in str(
-      caught.value
+    caught.value
   )
   assert not (tmp_path / "run" / "crash.txt").exists()
 
 
 @pytest.mark.parametrize("lockstep", [True, False])
 def test_nan_stops_the_run_with_a_diagnosis_and_the_last_good_checkpoint(
-    lockstep, tmp_path, monkeypatch
+  lockstep, tmp_path, monkeypatch
 ):
   """One poisoned reward: what follows must be noticed before it is saved."""
   step = learner.LearnerLoop.step
@@ -130,12 +136,19 @@ def test_nan_stops_the_run_with_a_diagnosis_and_the_last_good_checkpoint(
       r_t = batch.on_device.sequence.inputs.r_t.at[0].set(np.nan)
       sequence = batch.on_device.sequence
       batch.on_device = batch.on_device._replace(
-          sequence=sequence._replace(inputs=sequence.inputs._replace(r_t=r_t))
+        sequence=sequence._replace(inputs=sequence.inputs._replace(r_t=r_t))
       )
     step(loop, batch)
 
   monkeypatch.setattr(learner.LearnerLoop, "step", poison)
-  config = small({"run.total_steps": 10**9, "run.lockstep": lockstep, "checkpoint.period_updates": 1, "run.max_minutes": 2.0})
+  config = small(
+    {
+      "run.total_steps": 10**9,
+      "run.lockstep": lockstep,
+      "checkpoint.period_updates": 1,
+      "run.max_minutes": 2.0,
+    }
+  )
   with pytest.raises(RunError) as caught:
     train(config, run_dir=tmp_path / "run")
   message = str(caught.value)
@@ -147,7 +160,9 @@ def test_nan_stops_the_run_with_a_diagnosis_and_the_last_good_checkpoint(
   assert str(saved[-1].path) in message
   # It can go on from there.
   monkeypatch.setattr(learner.LearnerLoop, "step", step)
-  config = config.updated({"run.total_steps": saved[-1].steps + 1_000, "evaluation.num_episodes": 0})
+  config = config.updated(
+    {"run.total_steps": saved[-1].steps + 1_000, "evaluation.num_episodes": 0}
+  )
   result = train(config, run_dir=tmp_path / "run")
   assert int(result.state.num_updates) > saved[-1].num_updates
   assert all(np.isfinite(x).all() for x in jax.tree.leaves(result.state))
@@ -155,7 +170,7 @@ def test_nan_stops_the_run_with_a_diagnosis_and_the_last_good_checkpoint(
 
 @pytest.mark.parametrize("learner_notices", [False, True])
 def test_actors_that_stumble_over_bad_parameters_are_not_the_cause(
-    learner_notices, tmp_path, monkeypatch
+  learner_notices, tmp_path, monkeypatch
 ):
   """The actors' thread fails first; what is told is what the learner did."""
   failed, stumbled = threading.Event(), threading.Event()
@@ -166,7 +181,7 @@ def test_actors_that_stumble_over_bad_parameters_are_not_the_cause(
     r_t = sequence.inputs.r_t.at[:].set(np.nan)
     inputs = sequence.inputs._replace(r_t=r_t)
     batch.on_device = batch.on_device._replace(
-        sequence=sequence._replace(inputs=inputs)
+      sequence=sequence._replace(inputs=inputs)
     )
     step(loop, batch)
     failed.set()
@@ -184,4 +199,7 @@ def test_actors_that_stumble_over_bad_parameters_are_not_the_cause(
   monkeypatch.setattr(learner.LearnerLoop, "step", poison)
   monkeypatch.setattr(LocalReplay, "insert", fail)
   with pytest.raises(RunError, match="mean .td error. of a batch is nan"):
-    train(small({"run.total_steps": 10**9, "run.max_minutes": 2.0}), run_dir=tmp_path / "run")
+    train(
+      small({"run.total_steps": 10**9, "run.max_minutes": 2.0}),
+      run_dir=tmp_path / "run",
+    )

@@ -8,8 +8,8 @@ from r2d2_jax.system.metrics.learner_stats import LearnerStats
 
 def add(stats, by_row=(0.5, 0.25), **metrics):
   stats.add(
-      {k: np.float32(v) for k, v in metrics.items()},
-      np.array(by_row, np.float32),
+    {k: np.float32(v) for k, v in metrics.items()},
+    np.array(by_row, np.float32),
   )
 
 
@@ -78,5 +78,7 @@ def test_arrays_of_another_shape_are_refused(name):
 def test_a_metric_that_is_no_scalar_is_named():
   stats = LearnerStats()
   add(stats, loss=1.0)
-  with pytest.raises(ValueError, match=r"'q' of the .*: expected a scalar.*\(2,\)"):
+  with pytest.raises(
+    ValueError, match=r"'q' of the .*: expected a scalar.*\(2,\)"
+  ):
     stats.add({"q": np.zeros(2)}, np.zeros(2))

@@ -1,25 +1,34 @@
 """dQ in a running training, on the items of a few lanes."""
 
-
 import jax
 import numpy as np
 import pytest
 
-from r2d2_jax.presets import smoke
 from r2d2_jax.agent.acting import init_actor_state, make_actor
 from r2d2_jax.agent.networks import make_networks
 from r2d2_jax.envs.make import make_world
+from r2d2_jax.presets import smoke
 from r2d2_jax.system.metrics.probe import Probe
 from tests.agents import agent_of
 
 
 def parts(start_state="stored", num_envs=16):
   config = smoke()
-  config = config.updated({"agent.trace_length": 4, "agent.overlap": 2, "agent.start_state": start_state, "replay.capacity_sequences": 32, "env.num_envs": num_envs})
+  config = config.updated(
+    {
+      "agent.trace_length": 4,
+      "agent.overlap": 2,
+      "agent.start_state": start_state,
+      "replay.capacity_sequences": 32,
+      "env.num_envs": num_envs,
+    }
+  )
   world = make_world(config.env, seed=0)
   networks = make_networks(world.spec, config=config.network)
   core_state = jax.device_get(networks.initial_core_state(1))
-  probe = Probe(config, world.spec, core_state, agent=agent_of(networks, config))
+  probe = Probe(
+    config, world.spec, core_state, agent=agent_of(networks, config)
+  )
   return config, world, networks, probe
 
 
@@ -83,11 +92,11 @@ def test_what_it_keeps_survives_a_checkpoint(tmp_path):
   (tmp_path / "probe").mkdir()
   probe.save(tmp_path / "probe")
   restored = Probe(
-      config,
-      world.spec,
-      jax.device_get(networks.initial_core_state(1)),
-      agent=agent_of(networks, config),
-      restore_from=tmp_path / "probe",
+    config,
+    world.spec,
+    jax.device_get(networks.initial_core_state(1)),
+    agent=agent_of(networks, config),
+    restore_from=tmp_path / "probe",
   )
   restored.load_state_dict(probe.state_dict())
   other = networks.init(jax.random.key(7))

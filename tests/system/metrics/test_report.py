@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from r2d2_jax.presets import smoke
 from r2d2_jax.envs.world import EpisodeReport
+from r2d2_jax.presets import smoke
 from r2d2_jax.system.metrics import report as report_module
 from r2d2_jax.system.metrics.display import progress_line
 from r2d2_jax.system.metrics.report import RunReport
@@ -132,21 +132,23 @@ def test_lanes_that_explore_least_are_reported_beside_all(clock):
 
 
 @pytest.mark.parametrize(
-    "updates, legs, expected",
-    [
-        (0, {"write": 1, "environment": 3, "wait_for_data": 9}, "environment"),
-        (5, {"step": 6, "write_back": 1, "wait_for_learner": 4}, "step"),
-        (5, {"inference": 6, "write": 2, "wait_for_actors": 3}, "inference"),
-        (5, {"sample": 2, "copy": 1, "wait_for_data": 5}, "sample"),
-        (5, {"inference": 2, "step": 4}, "step"),
-    ],
+  "updates, legs, expected",
+  [
+    (0, {"write": 1, "environment": 3, "wait_for_data": 9}, "environment"),
+    (5, {"step": 6, "write_back": 1, "wait_for_learner": 4}, "step"),
+    (5, {"inference": 6, "write": 2, "wait_for_actors": 3}, "inference"),
+    (5, {"sample": 2, "copy": 1, "wait_for_data": 5}, "sample"),
+    (5, {"inference": 2, "step": 4}, "step"),
+  ],
 )
 def test_the_bottleneck_is_the_busiest_leg_that_others_wait_for(
-    clock, updates, legs, expected
+  clock, updates, legs, expected
 ):
   _, report = make_report(clock)
   clock.now += 10
-  assert row(report, steps=10, updates=updates, **legs)["bottleneck"] == expected
+  assert (
+    row(report, steps=10, updates=updates, **legs)["bottleneck"] == expected
+  )
 
 
 def test_the_line_says_it_all(clock):

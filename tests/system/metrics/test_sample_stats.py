@@ -13,10 +13,10 @@ from r2d2_jax.types import Origin
 def origin():
   # Two items of three rows, of lanes 0 and 7; the second one is padded.
   return Origin(
-      env_id=np.array([0, 7], np.int32),
-      num_updates=np.array([[0, 10, 12], [0, 16, 0]], np.int32),
-      step=np.array([[0, 100, 110], [0, 150, 0]], np.int64),
-      times_sampled=np.array([1, 4], np.int32),
+    env_id=np.array([0, 7], np.int32),
+    num_updates=np.array([[0, 10, 12], [0, 16, 0]], np.int32),
+    step=np.array([[0, 100, 110], [0, 150, 0]], np.int64),
+    times_sampled=np.array([1, 4], np.int32),
   )
 
 
@@ -94,9 +94,7 @@ def test_counts_of_other_lanes_are_refused():
 @pytest.mark.parametrize("num_envs", [1, 2, 3, 5])
 def test_shares_of_few_lanes_add_up_to_1(num_envs):
   stats = SampleStats(num_envs)
-  batch = origin()._replace(
-      env_id=np.array([0, num_envs - 1], np.int32)
-  )
+  batch = origin()._replace(env_id=np.array([0, num_envs - 1], np.int32))
   stats.add(batch, TRAINED, num_updates=20, steps=200)
   columns, _ = stats.pop()
   assert sum(columns[f"sampled_eps_{i}"] for i in (1, 2, 3, 4)) == 1.0

@@ -6,31 +6,31 @@ import types
 import numpy as np
 import pytest
 
-from r2d2_jax.presets import laptop
 from r2d2_jax.config import ConfigError
+from r2d2_jax.presets import laptop
 from r2d2_jax.system.metrics.sinks import TensorBoardSink, WandbSink, make_sinks
 from tests.system.metrics.example_row import example_row, first_row
 
 # TensorBoard then reads files with its own code: importing TensorFlow takes long.
 sys.modules.setdefault(
-    "tensorboard.compat.notf", types.ModuleType("tensorboard.compat.notf")
+  "tensorboard.compat.notf", types.ModuleType("tensorboard.compat.notf")
 )
 
 _HISTOGRAMS = {
-    "lag_updates": np.array([3, 3, 7, 99]),
-    "td_abs_by_row": np.array([0.5, 0.0, 0.25], np.float32),
-    "samples_by_lane": np.array([0, 4, 0, 2]),
+  "lag_updates": np.array([3, 3, 7, 99]),
+  "td_abs_by_row": np.array([0.5, 0.0, 0.25], np.float32),
+  "samples_by_lane": np.array([0, 4, 0, 2]),
 }
 
 
 def read(directory):
   """What TensorBoard finds in a directory."""
   module = pytest.importorskip(
-      "tensorboard.backend.event_processing.event_accumulator"
+    "tensorboard.backend.event_processing.event_accumulator"
   )
   accumulator = module.EventAccumulator(
-      str(directory),
-      size_guidance={module.SCALARS: 0, module.HISTOGRAMS: 0},
+    str(directory),
+    size_guidance={module.SCALARS: 0, module.HISTOGRAMS: 0},
   )
   return accumulator.Reload()
 
@@ -51,7 +51,9 @@ def test_a_row_can_be_read_as_soon_as_it_is_written(tmp_path):
   sink.write(first_row(), {})
   sink.write(example_row(steps=100, loss=0.25), _HISTOGRAMS)
   sink.write(example_row(steps=200, loss=0.125), {})
-  found = read(tmp_path)  # nothing was closed: as if the process were killed now
+  found = read(
+    tmp_path
+  )  # nothing was closed: as if the process were killed now
   assert [(e.step, e.value) for e in found.Scalars("learner/loss")] == [
       (100, 0.25), (200, 0.125),
   ]  # fmt: skip
@@ -60,7 +62,7 @@ def test_a_row_can_be_read_as_soon_as_it_is_written(tmp_path):
 
 def test_names_begin_with_their_group(tmp_path):
   TensorBoardSink(tmp_path, steps=0).write(
-      example_row(eval_return=1.0), _HISTOGRAMS
+    example_row(eval_return=1.0), _HISTOGRAMS
   )
   tags = read(tmp_path).Tags()
   names = {tag.split("/")[1] for tag in tags["scalars"]}
@@ -86,7 +88,7 @@ def shown(tmp_path, name, values):
   """Left edge, right edge and height of each bar that TensorBoard draws."""
   data_compat = pytest.importorskip("tensorboard.data_compat")
   loader = pytest.importorskip(
-      "tensorboard.backend.event_processing.event_file_loader"
+    "tensorboard.backend.event_processing.event_file_loader"
   )
   TensorBoardSink(tmp_path, steps=0).write(example_row(), {name: values})
   (path,) = tmp_path.iterdir()
@@ -119,8 +121,8 @@ def test_more_lanes_than_bars_are_drawn_in_groups(tmp_path):
 
 def test_histograms_of_nothing_are_left_out(tmp_path):
   TensorBoardSink(tmp_path, steps=0).write(
-      example_row(),
-      {"lag_updates": np.zeros(0, int), "samples_by_lane": np.zeros(4, int)},
+    example_row(),
+    {"lag_updates": np.zeros(0, int), "samples_by_lane": np.zeros(4, int)},
   )
   assert not read(tmp_path).Tags()["histograms"]
 
@@ -224,8 +226,12 @@ def test_wandb_is_not_given_what_it_would_refuse(wandb, tmp_path):
 
 def test_without_the_package_nothing_starts(monkeypatch, tmp_path):
   monkeypatch.setitem(sys.modules, "wandb", None)
-  with pytest.raises(ConfigError, match="pip install wandb.*, or leave log.wandb"):
-    make_sinks(a_config({"log.wandb_project": "p"}), tmp_path, steps=0, say=print)
+  with pytest.raises(
+    ConfigError, match="pip install wandb.*, or leave log.wandb"
+  ):
+    make_sinks(
+      a_config({"log.wandb_project": "p"}), tmp_path, steps=0, say=print
+    )
   assert not list(tmp_path.iterdir())
 
 
@@ -245,7 +251,9 @@ def test_the_settings_choose(wandb, tmp_path):
   say = pytest.fail
   off = a_config({"log.tensorboard": False})
   assert not make_sinks(off, tmp_path, steps=0, say=say)
-  sinks = make_sinks(a_config({"log.wandb_project": "p"}), tmp_path, steps=0, say=say)
+  sinks = make_sinks(
+    a_config({"log.wandb_project": "p"}), tmp_path, steps=0, say=say
+  )
   assert len(sinks) == 2
   for sink in sinks:
     sink.write(example_row(), _HISTOGRAMS)

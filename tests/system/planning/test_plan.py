@@ -11,13 +11,13 @@ from rich.console import Console
 from r2d2_jax.agent.agent import make_r2d2_agent
 from r2d2_jax.agent.learning import compile_learner
 from r2d2_jax.config import (
-    AgentConfig,
-    Config,
-    ConfigError,
-    EnvConfig,
-    NetworkConfig,
-    ReplayConfig,
-    RunConfig,
+  AgentConfig,
+  Config,
+  ConfigError,
+  EnvConfig,
+  NetworkConfig,
+  ReplayConfig,
+  RunConfig,
 )
 from r2d2_jax.presets import PRESETS
 from r2d2_jax.replay.local import LocalReplay
@@ -28,18 +28,18 @@ from r2d2_jax.system.planning import plan as plan_lib
 from r2d2_jax.system.planning import sizes
 from r2d2_jax.system.planning.plan import check_plan, make_plan
 from r2d2_jax.system.planning.words import (
-    plan_rows,
-    plan_warnings,
-    print_plan,
+  plan_rows,
+  plan_warnings,
+  print_plan,
 )
 from r2d2_jax.types import (
-    ActorOutput,
-    AgentInputs,
-    CoreState,
-    EnvSpec,
-    ReplaySample,
-    Sequence,
-    Timestep,
+  ActorOutput,
+  AgentInputs,
+  CoreState,
+  EnvSpec,
+  ReplaySample,
+  Sequence,
+  Timestep,
 )
 
 GIB = 2**30
@@ -100,16 +100,19 @@ def test_steps_and_updates_written_out():
   assert plan.total_updates == (2000 - 84) // 36 == 53
   # 500 steps of each lane: one item after 9, then one for each 6 of the other 491.
   assert plan.replay_items == min(100, 4 * (1 + 491 // 6)) == 100
-  assert plan_of(SMALL.updated({"run.total_steps": 200})
-                ).replay_items == 4 * (1 + 41 // 6) == 28
+  assert (
+    plan_of(SMALL.updated({"run.total_steps": 200})).replay_items
+    == 4 * (1 + 41 // 6)
+    == 28
+  )
 
 
 def _item_arrays(config, spec, lanes, rows, episode_rows):
   """Items of a world of such episodes, cut by the real builder."""
   units, earlier = config.network.core_units, config.network.frame_stack - 1
   core = CoreState(
-      np.zeros((lanes, earlier, *spec.obs_shape), spec.obs_dtype),
-      (np.zeros((lanes, units), np.float32),) * 2,
+    np.zeros((lanes, earlier, *spec.obs_shape), spec.obs_dtype),
+    (np.zeros((lanes, units), np.float32),) * 2,
   )
   builder = SequenceBuilder(
       lanes, spec=spec, core_state=core, burn_in=config.agent.burn_in,
@@ -144,8 +147,14 @@ def test_the_builder_needs_as_many_steps_as_planned():
 
 
 def test_items_written_out(monkeypatch):
-  monkeypatch.setattr(sizes, "row_specs", lambda *_: {
-      "obs_t": ((20,), np.dtype(np.uint8)), "r_t": ((), np.dtype(np.float32))})
+  monkeypatch.setattr(
+    sizes,
+    "row_specs",
+    lambda *_: {
+      "obs_t": ((20,), np.dtype(np.uint8)),
+      "r_t": ((), np.dtype(np.float32)),
+    },
+  )
   spec = EnvSpec((20,), np.dtype(np.uint8), 5, 1)
   item = item_of(SMALL, spec)
   assert item.row_bytes == 24
@@ -154,14 +163,17 @@ def test_items_written_out(monkeypatch):
   # 6 rows with 5 values each, 3 blocks of 3 arrays: obs, r, values.
   assert item.stored_bytes == 6 * (24 + 20) + 44 + 3 * (230 + 3 * 140) + 750
   assert item.short_episode_bytes == (
-      10 * (24 + 20) + 44 + 5 * (230 + 3 * 140) + 750)
+    10 * (24 + 20) + 44 + 5 * (230 + 3 * 140) + 750
+  )
   reverb = SMALL.updated({"replay.backend": "reverb"})
   item = item_of(reverb, spec)
   assert item.stored_bytes == pytest.approx(
-      6 * (0.25 * 20 + 1.1 * 4) + 0.25 * 20 + 1.1 * 24 + 3 * 1300 + 1400)
+    6 * (0.25 * 20 + 1.1 * 4) + 0.25 * 20 + 1.1 * 24 + 3 * 1300 + 1400
+  )
   floats = EnvSpec((5,), np.dtype(np.float32), 5, 1)  # 20 bytes too
   assert item_of(reverb, floats).stored_bytes == pytest.approx(
-      6 * 1.1 * 24 + 1.1 * 44 + 3 * 1300 + 1400)
+    6 * 1.1 * 24 + 1.1 * 44 + 3 * 1300 + 1400
+  )
 
 
 def test_row_states_are_in_the_rows():
@@ -174,13 +186,19 @@ def test_row_states_are_in_the_rows():
 
 @pytest.mark.parametrize("episode_rows", [10_000, 10])
 def test_local_replay_holds_the_bytes_that_are_planned(episode_rows):
-  config = SMALL.updated({"replay.capacity_sequences": 400, "network.frame_stack": 4, "network.core_units": 64})
+  config = SMALL.updated(
+    {
+      "replay.capacity_sequences": 400,
+      "network.frame_stack": 4,
+      "network.core_units": 64,
+    }
+  )
   items, _, core = _item_arrays(
-      config, PONG, 4, 410 * 10, episode_rows=episode_rows)
+    config, PONG, 4, 410 * 10, episode_rows=episode_rows
+  )
   replay = LocalReplay(config, PONG, core)
   replay.insert(items, np.ones(len(items)))
   fields = (*row_specs(PONG, core, False), "q_t")
-  # pylint: disable=protected-access
   held = replay._items
   assert len(held) == 400
   blocks = {block.uid: block for item in held for block in item.blocks}
@@ -188,9 +206,10 @@ def test_local_replay_holds_the_bytes_that_are_planned(episode_rows):
   blank = [uid for uid, block in blocks.items() if not block.valid_t.any()]
   assert len(blank) <= 1
   arrays = [
-      getattr(block, name)
-      for uid, block in blocks.items() if uid not in blank
-      for name in fields
+    getattr(block, name)
+    for uid, block in blocks.items()
+    if uid not in blank
+    for name in fields
   ] + [leaf for item in held for leaf in core_leaves(item.core_state)]
   measured = sum({id(a): a.nbytes for a in arrays}.values())
   objects = len(blocks) * (
@@ -208,12 +227,10 @@ def test_local_replay_holds_the_bytes_that_are_planned(episode_rows):
 @pytest.mark.reverb
 def test_a_row_is_the_record_that_reverb_stores():
   pytest.importorskip("reverb")
-  from r2d2_jax.replay import reverb as tables  # pylint: disable=import-outside-toplevel
+  from r2d2_jax.replay import reverb as tables
 
   config = PRESETS["laptop"]()
-  core = jax.device_get(
-      make_r2d2_agent(PONG, config).initial_core_state(1))
-  # pylint: disable=protected-access
+  core = jax.device_get(make_r2d2_agent(PONG, config).initial_core_state(1))
   shapes = tables._Layout(config, PONG, core).item_specs()
   item = sizes.item_size(config, PONG, core)
   assert shapes["rows"] == (3, 10, item.row_bytes)
@@ -239,12 +256,20 @@ def _measured_update(config, spec):
   lead = (batch_size, config.item_rows)
   field = lambda dtype, shape=(): jax.ShapeDtypeStruct(lead + shape, dtype)
   batch = ReplaySample(*[None] * len(ReplaySample._fields))._replace(
-      sequence=Sequence(
-          AgentInputs(
-              field(spec.obs_dtype, spec.obs_shape), field(np.int32),
-              field(np.float32), field(bool)),
-          field(np.int32), field(np.float32), field(bool), core),
-      probability=jax.ShapeDtypeStruct((batch_size,), np.float32))
+    sequence=Sequence(
+      AgentInputs(
+        field(spec.obs_dtype, spec.obs_shape),
+        field(np.int32),
+        field(np.float32),
+        field(bool),
+      ),
+      field(np.int32),
+      field(np.float32),
+      field(bool),
+      core,
+    ),
+    probability=jax.ShapeDtypeStruct((batch_size,), np.float32),
+  )
   learner = compile_learner(agent.learner_step, batch_size=batch_size)
   analysis = learner.lower(state, batch).compile().memory_analysis()
   return analysis.temp_size_in_bytes
@@ -255,10 +280,18 @@ def _planned_update(config, spec):
   return sizes.update_bytes(config, size)
 
 
-@pytest.mark.parametrize("config, spec", [
+@pytest.mark.parametrize(
+  "config, spec",
+  [
     (PRESETS["memory"](), GRID),
-    (PRESETS["laptop"]().updated({"agent.batch_size": 8, "network.torso_channels": (8, 16, 16)}), PONG),
-])
+    (
+      PRESETS["laptop"]().updated(
+        {"agent.batch_size": 8, "network.torso_channels": (8, 16, 16)}
+      ),
+      PONG,
+    ),
+  ],
+)
 def test_an_update_takes_the_planned_memory_or_somewhat_less(config, spec):
   measured = _measured_update(config, spec)
   assert measured < _planned_update(config, spec) < 1.5 * measured
@@ -266,14 +299,17 @@ def test_an_update_takes_the_planned_memory_or_somewhat_less(config, spec):
 
 # Of docs/planning.md: XLA's figures, MiB, compiled for a CPU; of bfloat16, of
 # which a CPU keeps copies, the accelerators' program.
-@pytest.mark.parametrize("name, changes, spec, measured", [
+@pytest.mark.parametrize(
+  "name, changes, spec, measured",
+  [
     ("smoke", {}, FLAT, 0.6),
     ("memory", {}, GRID, 10.7),
     ("laptop", {}, PONG._replace(num_actions=6), 97),
     ("laptop", {"network.torso": "impala"}, PONG._replace(num_actions=6), 1799),
     ("paper", {}, PONG, 1931),
     ("gpu", {}, PONG, 2046),
-])
+  ],
+)
 def test_large_updates_as_they_were_measured(name, changes, spec, measured):
   planned = _planned_update(PRESETS[name]().updated(changes), spec) / 2**20
   assert measured < planned < 1.3 * measured
@@ -308,7 +344,8 @@ def test_an_own_torso_and_another_core_are_planned_as_they_are():
   assert 4 * (14 + 100) < plan.agent.row_bytes < 4 * (14 + 4 * 100)
   # As for any torso whose updates were not measured.
   assert plan.host.parts["update"] == pytest.approx(
-      4 * params + 3.1 * 10 * 2 * plan.agent.row_bytes)
+    4 * params + 3.1 * 10 * 2 * plan.agent.row_bytes
+  )
 
 
 def test_devices_share_the_batch_but_not_the_parameters():
@@ -333,8 +370,14 @@ def test_without_an_accelerator_the_host_holds_it_all():
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_fits_a_machine_of_16_gib(name):
-  check_plan(plan_of(PRESETS[name](), SPECS[name], host_limit_bytes=16 * GIB,
-                     disk_limit_bytes=60 * GIB))
+  check_plan(
+    plan_of(
+      PRESETS[name](),
+      SPECS[name],
+      host_limit_bytes=16 * GIB,
+      disk_limit_bytes=60 * GIB,
+    )
+  )
 
 
 def _refused(plan):
@@ -347,12 +390,12 @@ def test_a_refusal_names_the_limit_the_need_and_what_drives_it():
   local = PRESETS["paper"]().updated({"replay.backend": "local"})
   text = _refused(plan_of(local, PONG, host_limit_bytes=21 * GIB))
   assert text == (
-      "host memory: expected a run of at most 21 GiB (what is free), got one of"
-      " 33.4 GiB; its largest parts: replay 29.3 GiB (replay.capacity_sequences"
-      " 100000, replay.backend 'local'), update 2.13 GiB (agent.batch_size 64,"
-      " agent.trace_length 80, network.torso 'nature', network.torso_channels"
-      " (32, 64, 64), network.core_units 512), programs 900 MiB (replay.backend"
-      " 'local'); lower one of these settings, or give it more room"
+    "host memory: expected a run of at most 21 GiB (what is free), got one of"
+    " 33.4 GiB; its largest parts: replay 29.3 GiB (replay.capacity_sequences"
+    " 100000, replay.backend 'local'), update 2.13 GiB (agent.batch_size 64,"
+    " agent.trace_length 80, network.torso 'nature', network.torso_channels"
+    " (32, 64, 64), network.core_units 512), programs 900 MiB (replay.backend"
+    " 'local'); lower one of these settings, or give it more room"
   )
   # What compresses fits.
   check_plan(plan_of(PRESETS["paper"](), PONG, host_limit_bytes=21 * GIB))
@@ -366,9 +409,16 @@ def test_the_limit_of_the_settings_is_named():
 
 
 def test_each_resource_that_is_too_small_is_a_line():
-  text = _refused(plan_of(
-      PRESETS["gpu"](), PONG, host_limit_bytes=GIB, disk_limit_bytes=GIB,
-      device_limit_bytes=GIB, num_devices=2))
+  text = _refused(
+    plan_of(
+      PRESETS["gpu"](),
+      PONG,
+      host_limit_bytes=GIB,
+      disk_limit_bytes=GIB,
+      device_limit_bytes=GIB,
+      num_devices=2,
+    )
+  )
   host, device, disk = text.splitlines()
   assert host.startswith("host memory: ") and disk.startswith("disk: ")
   assert "its largest parts: update 1.12 GiB (agent.batch_size 64," in device
@@ -378,14 +428,13 @@ def test_each_resource_that_is_too_small_is_a_line():
 def test_every_part_has_its_settings():
   plan = plan_of(PRESETS["gpu"](), PONG, device_limit_bytes=GIB)
   parts = [*plan.host.parts, *plan.device.parts, *plan.disk.parts]
-  # pylint: disable=protected-access
   assert sorted(parts) == sorted(plan_lib._SETTINGS)
   for names in plan_lib._SETTINGS.values():
     assert all(plan.config.setting(name) is not None for name in names)
 
 
 def test_the_probe_keeps_what_is_planned():
-  assert plan_lib._PROBE_ITEMS == PROBE_ITEMS  # pylint: disable=protected-access
+  assert plan_lib._PROBE_ITEMS == PROBE_ITEMS
 
 
 def test_disk_written_out_and_refused():
@@ -414,8 +463,11 @@ def test_memory_that_is_free_is_less_than_there_is(monkeypatch, tmp_path):
   free = limits_lib.free_memory_bytes()
   if free is not None:
     assert 0 < free < 2**50
-  for name, text in (("memory.max", "1000"), ("memory.current", "700"),
-                     ("memory.stat", "anon 600\ninactive_file 50\n")):
+  for name, text in (
+    ("memory.max", "1000"),
+    ("memory.current", "700"),
+    ("memory.stat", "anon 600\ninactive_file 50\n"),
+  ):
     (tmp_path / name).write_text(text)
   left = limits_lib.left_in_group
   assert left(tmp_path) == 350
@@ -427,12 +479,15 @@ def test_memory_that_is_free_is_less_than_there_is(monkeypatch, tmp_path):
 # Warnings, and what people see.
 
 
-@pytest.mark.parametrize("changes, text", [
+@pytest.mark.parametrize(
+  "changes, text",
+  [
     ({"run.total_steps": 84}, "end before the first update"),
     ({"agent.target_period_updates": 54}, "target network is never"),
     ({"run.actor_refresh_steps": 500}, "never get new parameters"),
     ({"env.num_envs": 1}, "no ladder of epsilons"),
-])
+  ],
+)
 def test_warns(changes, text):
   assert plan_warnings(plan_of(SMALL)) == []
   found = plan_warnings(plan_of(SMALL.updated(changes)))

@@ -10,9 +10,9 @@ import sys
 
 import pytest
 
-from r2d2_jax.presets import PRESETS, smoke
 from r2d2_jax.config import MissingPackageError
 from r2d2_jax.envs import make
+from r2d2_jax.presets import PRESETS, smoke
 from r2d2_jax.system.planning.preflight import plan_run
 from r2d2_jax.system.planning.words import plan_warnings
 
@@ -37,9 +37,9 @@ def test_a_device_that_is_not_there_is_one_message(asked, words, tmp_path):
   )  # fmt: skip
   assert result.returncode == 2, result.stderr
   assert re.match(
-      f"error: JAX_PLATFORMS: expected a device of {asked!r}, but JAX finds [cgt]pu"
-      " here",
-      result.stderr,
+    f"error: JAX_PLATFORMS: expected a device of {asked!r}, but JAX finds [cgt]pu"
+    " here",
+    result.stderr,
   )
   assert words in result.stderr and result.stderr.count("\n") == 1
   assert not (tmp_path / "run").exists()
@@ -61,5 +61,7 @@ def test_a_missing_envpool_is_told_in_words(monkeypatch):
   monkeypatch.delitem(sys.modules, "r2d2_jax.envs.envpool_world", raising=False)
   monkeypatch.delattr("r2d2_jax.envs.envpool_world", raising=False)
   env = dataclasses.replace(smoke().env, task="Pong")
-  with pytest.raises(MissingPackageError, match=r"pip install 'r2d2_jax\[envpool\]'"):
+  with pytest.raises(
+    MissingPackageError, match=r"pip install 'r2d2_jax\[envpool\]'"
+  ):
     make.world_spec(env)

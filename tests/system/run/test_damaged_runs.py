@@ -11,20 +11,24 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from r2d2_jax.presets import smoke
 from r2d2_jax.config import Config
+from r2d2_jax.presets import smoke
 from r2d2_jax.system.run import monitor
-from r2d2_jax.system.storage.checkpoints import CheckpointError, list_checkpoints
 from r2d2_jax.system.run.state import find_resumed
-from r2d2_jax.system.storage.csv_log import read_log
 from r2d2_jax.system.storage.agents import load_agent
+from r2d2_jax.system.storage.checkpoints import (
+  CheckpointError,
+  list_checkpoints,
+)
+from r2d2_jax.system.storage.csv_log import read_log
 from r2d2_jax.system.train import train
 
 _STEPS = 400
 
 
 def _small(settings=None) -> Config:
-  return smoke().updated({
+  return smoke().updated(
+    {
       "env.num_envs": 4,
       "network.torso_channels": (4,),
       "network.core_units": 4,
@@ -39,7 +43,8 @@ def _small(settings=None) -> Config:
       "log.tensorboard": False,
       "log.period_updates": 2,
       **(settings or {}),
-  })
+    }
+  )
 
 
 _LONGER = _small({"run.total_steps": _STEPS + 80})
@@ -114,7 +119,7 @@ def _change_record(run_dir: pathlib.Path, **values) -> None:
     ("prng_impl", 3, "prng_impl: expected a name"),
 ])  # fmt: skip
 def test_a_damaged_record_is_refused_and_nothing_is_written(
-    name, value, words, run_dir
+  name, value, words, run_dir
 ):
   _change_record(run_dir, **{name: value})
   before = _files(run_dir)
@@ -133,15 +138,19 @@ def test_a_record_that_is_no_json(text, run_dir):
   assert _files(run_dir) == before
 
 
-def test_a_shape_beyond_the_memory_is_refused_before_anything_is_written(run_dir):
+def test_a_shape_beyond_the_memory_is_refused_before_anything_is_written(
+  run_dir,
+):
   path = _newest(run_dir) / "arrays.npz"
   with zipfile.ZipFile(path, "a") as archive:
     with archive.open("lanes/9.npy", "w") as file:
       np.lib.format.write_array_header_1_0(
-          file, {"descr": "<f8", "fortran_order": False, "shape": (2**45,)}
+        file, {"descr": "<f8", "fortran_order": False, "shape": (2**45,)}
       )
   before = _files(run_dir)
-  with pytest.raises(CheckpointError, match=r"arrays.npz: .*\[35184372088832\]"):
+  with pytest.raises(
+    CheckpointError, match=r"arrays.npz: .*\[35184372088832\]"
+  ):
     train(_LONGER, run_dir=run_dir)
   assert _files(run_dir) == before
 
@@ -174,7 +183,9 @@ def test_counts_of_a_replay_that_cannot_be(counts, run_dir):
   assert _files(run_dir) == before
 
 
-@pytest.mark.parametrize("name", ["record.json", "arrays.npz", "replay/meta.json"])
+@pytest.mark.parametrize(
+  "name", ["record.json", "arrays.npz", "replay/meta.json"]
+)
 def test_a_pipe_in_a_checkpoint_is_not_waited_for(name, run_dir):
   path = _newest(run_dir) / name
   path.unlink()
@@ -199,7 +210,9 @@ def test_a_checkpoint_that_was_copied_under_another_name_is_refused(run_dir):
 def test_keys_of_another_kind_are_refused_by_the_name_of_the_setting(run_dir):
   assert find_resumed(run_dir, _LONGER).record["prng_impl"] == "threefry2x32"
   _change_record(run_dir, prng_impl="rbg")
-  with pytest.raises(CheckpointError, match="JAX_DEFAULT_PRNG_IMPL=rbg, JAX now"):
+  with pytest.raises(
+    CheckpointError, match="JAX_DEFAULT_PRNG_IMPL=rbg, JAX now"
+  ):
     find_resumed(run_dir, _LONGER)
 
 
@@ -208,7 +221,13 @@ def test_one_that_was_moved_and_linked_is_resumed_and_left(run_dir, tmp_path):
   path.rename(tmp_path / "elsewhere")
   path.symlink_to(tmp_path / "elsewhere")
   before = _files(tmp_path / "elsewhere")
-  config = _small({"run.total_steps": _STEPS + 80, "checkpoint.max_to_keep": 1, "checkpoint.period_updates": 2})
+  config = _small(
+    {
+      "run.total_steps": _STEPS + 80,
+      "checkpoint.max_to_keep": 1,
+      "checkpoint.period_updates": 2,
+    }
+  )
   train(config, run_dir=run_dir)
   (saved,) = list_checkpoints(run_dir / "checkpoints")
   assert saved.steps >= _STEPS + 80 and not saved.path.is_symlink()
@@ -240,7 +259,10 @@ def test_rows_and_bests_of_a_lost_life_are_dropped(run_dir):
   (agent,) = list_checkpoints(run_dir / "best")
   late = f"{agent.num_updates}-{checkpoint.steps + 8}"
   shutil.copytree(agent.path, run_dir / "best" / late)
-  train(_small({"run.total_steps": _STEPS + 8, "evaluation.num_episodes": 0}), run_dir=run_dir)
+  train(
+    _small({"run.total_steps": _STEPS + 8, "evaluation.num_episodes": 0}),
+    run_dir=run_dir,
+  )
   assert _lines(log)[: len(kept)] == kept
   steps = read_log(log)["steps"]
   assert steps[len(kept) - 1] > checkpoint.steps
@@ -267,7 +289,10 @@ def test_a_run_without_a_checkpoint_starts_with_empty_logs(run_dir):
   shutil.rmtree(run_dir / "checkpoints")
   log, games = _lines(run_dir / "log.csv"), _lines(run_dir / "evaluation.csv")
   assert list((run_dir / "best").iterdir())
-  train(_small({"run.total_steps": 40, "evaluation.num_episodes": 0}), run_dir=run_dir)
+  train(
+    _small({"run.total_steps": 40, "evaluation.num_episodes": 0}),
+    run_dir=run_dir,
+  )
   steps = read_log(run_dir / "log.csv")["steps"]
   assert steps and max(steps) <= 44 and not (run_dir / "best").exists()
   assert not (run_dir / "evaluation.csv").exists()
@@ -294,7 +319,9 @@ def test_a_run_of_an_earlier_version_goes_on(run_dir):
   columns = _lines(log)[0].split(",")
   place = columns.index("loss")
   lines = [line.split(",") for line in _lines(log)]
-  cut = [[x for i, x in enumerate(line) if i != place] + ["7"] for line in lines]
+  cut = [
+    [x for i, x in enumerate(line) if i != place] + ["7"] for line in lines
+  ]
   cut[0][-1] = "gone"
   log.write_text("".join(",".join(line) + "\n" for line in cut))
   console = Console(record=True, width=200)

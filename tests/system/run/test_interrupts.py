@@ -72,7 +72,9 @@ def test_the_user_is_told_what_a_second_signal_does(clock, capfd):
   with heard_signals() as stop:
     with stop.deferred(), stop.shielded():
       _send(signal.SIGINT)
-      assert "another signal after 5 seconds ends at once" in capfd.readouterr().err
+      assert (
+        "another signal after 5 seconds ends at once" in capfd.readouterr().err
+      )
       clock[0] += 6
       _send(signal.SIGINT)
       assert "no other checkpoint" in capfd.readouterr().err
@@ -80,7 +82,6 @@ def test_the_user_is_told_what_a_second_signal_does(clock, capfd):
 
 def test_an_exception_that_a_destructor_drops_is_not_forgotten():
   class Garbage:
-
     def __del__(self):
       _send(signal.SIGINT)
       for _ in range(1000):  # the handler runs between two of these
@@ -139,15 +140,15 @@ def test_a_thread_that_is_not_the_main_one_hears_nothing():
 def test_the_handler_waits_for_no_reader_of_its_words():
   """A pipe to which nothing more can be written, and two signals."""
   code = (
-      "import os, signal, fcntl\n"
-      "from r2d2_jax.system.run.interrupts import heard_signals\n"
-      "os.set_blocking(2, False)\n"
-      "try:\n"
-      "  while True: os.write(2, bytes(4096))\n"
-      "except BlockingIOError: os.set_blocking(2, True)\n"
-      "with heard_signals() as stop, stop.deferred():\n"
-      "  os.kill(os.getpid(), signal.SIGTERM)\n"
-      "  print('asked', stop.asked)\n"
+    "import os, signal, fcntl\n"
+    "from r2d2_jax.system.run.interrupts import heard_signals\n"
+    "os.set_blocking(2, False)\n"
+    "try:\n"
+    "  while True: os.write(2, bytes(4096))\n"
+    "except BlockingIOError: os.set_blocking(2, True)\n"
+    "with heard_signals() as stop, stop.deferred():\n"
+    "  os.kill(os.getpid(), signal.SIGTERM)\n"
+    "  print('asked', stop.asked)\n"
   )
   process = subprocess.Popen(
       [sys.executable, "-c", code],

@@ -7,9 +7,13 @@ from rich.console import Console
 
 from experiments.drills import kills
 from experiments.drills.drill import small_run
-from r2d2_jax.system.run import lockstep, state as module
-from r2d2_jax.system.storage.checkpoints import CheckpointError, list_checkpoints
 from r2d2_jax.system.loops.learner import LearnerLoop
+from r2d2_jax.system.run import lockstep
+from r2d2_jax.system.run import state as module
+from r2d2_jax.system.storage.checkpoints import (
+  CheckpointError,
+  list_checkpoints,
+)
 from r2d2_jax.system.storage.csv_log import RunLog
 from r2d2_jax.system.train import RunError, train
 
@@ -62,13 +66,21 @@ def test_everything_goes_on_while_a_save_is_written(tmp_path, monkeypatch):
   monkeypatch.setattr(LearnerLoop, "step", counted)
   monkeypatch.setattr(module, "save_checkpoint", slow)
   monkeypatch.setattr(RunLog, "write", counted_write)
-  config = small_run(tmp_path / "run", {"run.total_steps": 25_000, "checkpoint.period_updates": 5, "evaluation.num_episodes": 0, "log.period_seconds": 0.2})  # fmt: skip
+  config = small_run(
+    tmp_path / "run",
+    {
+      "run.total_steps": 25_000,
+      "checkpoint.period_updates": 5,
+      "evaluation.num_episodes": 0,
+      "log.period_seconds": 0.2,
+    },
+  )
   train(config, run_dir=tmp_path / "run")
   assert seen == [True, True]
 
 
 def test_a_save_that_fails_is_a_warning_and_the_next_one_succeeds(
-    tmp_path, monkeypatch
+  tmp_path, monkeypatch
 ):
   save, failed = module.save_checkpoint, []
 
@@ -80,7 +92,15 @@ def test_a_save_that_fails_is_a_warning_and_the_next_one_succeeds(
 
   monkeypatch.setattr(module, "save_checkpoint", fail_once)
   console = Console(record=True, width=200)
-  config = small_run(tmp_path / "run", {"run.lockstep": True, "run.total_steps": 2_500, "checkpoint.period_updates": 3, "evaluation.num_episodes": 0})  # fmt: skip
+  config = small_run(
+    tmp_path / "run",
+    {
+      "run.lockstep": True,
+      "run.total_steps": 2_500,
+      "checkpoint.period_updates": 3,
+      "evaluation.num_episodes": 0,
+    },
+  )
   result = train(config, run_dir=tmp_path / "run", console=console)
   assert "warning: cannot save: no space left" in console.export_text()
   saved = list_checkpoints(tmp_path / "run" / "checkpoints")
@@ -89,7 +109,7 @@ def test_a_save_that_fails_is_a_warning_and_the_next_one_succeeds(
 
   # At the end of a run, though, it is an error.
   monkeypatch.setattr(
-      module, "save_checkpoint", lambda *a, **k: fail_once(failed.clear())
+    module, "save_checkpoint", lambda *a, **k: fail_once(failed.clear())
   )
   longer = config.updated({"run.total_steps": 2_600})
   with pytest.raises(RunError, match="no space left"):
@@ -97,9 +117,13 @@ def test_a_save_that_fails_is_a_warning_and_the_next_one_succeeds(
   assert list_checkpoints(tmp_path / "run" / "checkpoints") == saved
 
 
-def test_a_run_stopped_before_its_first_step_can_be_saved(tmp_path, monkeypatch):
+def test_a_run_stopped_before_its_first_step_can_be_saved(
+  tmp_path, monkeypatch
+):
   monkeypatch.setattr(lockstep, "is_over", lambda parts: True)
-  config = small_run(tmp_path / "run", {"run.lockstep": True, "evaluation.num_episodes": 0})
+  config = small_run(
+    tmp_path / "run", {"run.lockstep": True, "evaluation.num_episodes": 0}
+  )
   result = train(config, run_dir=tmp_path / "run")
   assert result.steps == 0
   monkeypatch.undo()

@@ -12,16 +12,16 @@ from r2d2_jax.system.loops.arrays import flat, nested
 from r2d2_jax.system.storage.arrays import load_arrays, save_arrays
 
 _PARTS = {
-    "lanes": {"0": np.arange(6, dtype=np.uint32).reshape(3, 2)},
-    "world": {"actions": np.zeros((0, 4), np.uint8), "check": np.array(7)},
+  "lanes": {"0": np.arange(6, dtype=np.uint32).reshape(3, 2)},
+  "world": {"actions": np.zeros((0, 4), np.uint8), "check": np.array(7)},
 }
 
 
 def test_what_was_saved_comes_back(tmp_path):
   save_arrays(tmp_path / "a.npz", flat(_PARTS))
   for loaded in (
-      load_arrays(tmp_path / "a.npz"),
-      dict(np.load(tmp_path / "a.npz", allow_pickle=False)),
+    load_arrays(tmp_path / "a.npz"),
+    dict(np.load(tmp_path / "a.npz", allow_pickle=False)),
   ):
     found = nested(loaded)
     assert found.keys() == _PARTS.keys()
@@ -40,7 +40,7 @@ def _forged(path, shape, *, size=None, compression=zipfile.ZIP_STORED):
   with zipfile.ZipFile(path, "w", compression) as archive:
     with archive.open("a.npy", "w") as file:
       np.lib.format.write_array_header_1_0(
-          file, {"descr": "<f8", "fortran_order": False, "shape": shape}
+        file, {"descr": "<f8", "fortran_order": False, "shape": shape}
       )
       file.write(b"\0" * 16)
     if size is not None:
@@ -51,7 +51,9 @@ def test_a_shape_beyond_what_is_there_is_refused(tmp_path):
   _forged(tmp_path / "a.npz", (2,))
   assert load_arrays(tmp_path / "a.npz")["a"].tolist() == [0, 0]
   _forged(tmp_path / "a.npz", (2**45,))
-  with pytest.raises(ValueError, match=r"a.npy: float64 \[35184372088832\] takes"):
+  with pytest.raises(
+    ValueError, match=r"a.npy: float64 \[35184372088832\] takes"
+  ):
     load_arrays(tmp_path / "a.npz")
   # The archive's own list may lie as well.
   _forged(tmp_path / "a.npz", (2**45,), size=8 * 2**45 + 128)

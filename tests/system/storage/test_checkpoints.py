@@ -11,11 +11,11 @@ import pytest
 from r2d2_jax.replay.checks import ReplayError
 from r2d2_jax.system.storage import checkpoints as module
 from r2d2_jax.system.storage.checkpoints import (
-    CheckpointError,
-    list_checkpoints,
-    read_record,
-    restore_learner,
-    save_checkpoint,
+  CheckpointError,
+  list_checkpoints,
+  read_record,
+  restore_learner,
+  save_checkpoint,
 )
 from r2d2_jax.types import LearnerState
 
@@ -31,7 +31,7 @@ def state(num_updates, units=3, value=1.0):
 def save(directory, num_updates, steps, **kwargs):
   options = {"max_to_keep": 2} | kwargs
   return save_checkpoint(
-      directory, state(num_updates), {"steps": steps, "lucky": 7}, **options
+    directory, state(num_updates), {"steps": steps, "lucky": 7}, **options
   )
 
 
@@ -89,7 +89,7 @@ def test_a_save_that_fails_leaves_the_old_ones(moment, tmp_path, monkeypatch):
   else:
     usage = module.shutil.disk_usage(tmp_path)
     monkeypatch.setattr(
-        module.shutil, "disk_usage", lambda path: usage._replace(free=1_000)
+      module.shutil, "disk_usage", lambda path: usage._replace(free=1_000)
     )
   with pytest.raises(CheckpointError, match="No space left|1000 are free"):
     save(tmp_path, 2, 20, **options)
@@ -99,12 +99,15 @@ def test_a_save_that_fails_leaves_the_old_ones(moment, tmp_path, monkeypatch):
   assert len(list_checkpoints(tmp_path)) == 2
 
 
-@pytest.mark.parametrize("error, converted", [
+@pytest.mark.parametrize(
+  "error, converted",
+  [
     (ReplayError("Reverb could not write its checkpoint"), True),
     (RuntimeError("a fault of the program"), False),
-])
+  ],
+)
 def test_a_replay_that_cannot_be_saved_leaves_nothing(
-    error, converted, tmp_path
+  error, converted, tmp_path
 ):
   def fail(path):
     (path / "half").write_bytes(b"x" * 1000)
@@ -176,7 +179,9 @@ def test_what_is_not_finite_is_not_saved(bad, tmp_path):
 def test_another_network_is_refused(tmp_path):
   saved = save(tmp_path, 5, 100)
   before = files(tmp_path)
-  with pytest.raises(CheckpointError, match=r"has shape \(3, 2\), expected \(4"):
+  with pytest.raises(
+    CheckpointError, match=r"has shape \(3, 2\), expected \(4"
+  ):
     restore_learner(saved, state(0, units=4))
   other = state(0)
   other.params["b"] = np.zeros(1, np.float32)
@@ -186,23 +191,23 @@ def test_another_network_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text, expected",
-    [
-        (None, "cannot read .*record.json"),
-        ("", "cannot read .*record.json"),
-        ("[]", "cannot read .*record.json"),
-        ('{"steps": 3}', "cannot read .*record.json"),
-        ("[" * 100_000, "cannot read .*record.json"),
-        ('{"format": []}', "expected checkpoint format 2, got \\[\\]"),
-        ('{"format": 2}', "steps: expected 100 as in the .*, got None"),
-        ('{"format": 2, "steps": "x"}', "steps: expected 100 .*, got 'x'"),
-        ('{"format": 2, "steps": 1%s}' % ("0" * 400), "steps: expected 100 "),
-        ('{"format": 1, "steps": 3}', "expected checkpoint format 2, got 1"),
-        ('{"format": 3, "steps": 3}', "expected checkpoint format 2, got 3"),
-    ],
+  "text, expected",
+  [
+    (None, "cannot read .*record.json"),
+    ("", "cannot read .*record.json"),
+    ("[]", "cannot read .*record.json"),
+    ('{"steps": 3}', "cannot read .*record.json"),
+    ("[" * 100_000, "cannot read .*record.json"),
+    ('{"format": []}', "expected checkpoint format 2, got \\[\\]"),
+    ('{"format": 2}', "steps: expected 100 as in the .*, got None"),
+    ('{"format": 2, "steps": "x"}', "steps: expected 100 .*, got 'x'"),
+    ('{"format": 2, "steps": 1%s}' % ("0" * 400), "steps: expected 100 "),
+    ('{"format": 1, "steps": 3}', "expected checkpoint format 2, got 1"),
+    ('{"format": 3, "steps": 3}', "expected checkpoint format 2, got 3"),
+  ],
 )
 def test_a_record_that_is_damaged_or_of_another_version(
-    text, expected, tmp_path
+  text, expected, tmp_path
 ):
   saved = save(tmp_path, 5, 100)
   record = saved.path / "record.json"
@@ -215,11 +220,13 @@ def test_a_record_that_is_damaged_or_of_another_version(
 def test_a_checkpoint_with_another_ones_name_is_refused(tmp_path):
   saved = save(tmp_path, 5, 100)
   for name, read in (
-      ("5-99999", read_record),
-      ("999-100", lambda c: restore_learner(c, state(0))),
+    ("5-99999", read_record),
+    ("999-100", lambda c: restore_learner(c, state(0))),
   ):
     moved = saved.path.rename(tmp_path / name)
     (found,) = list_checkpoints(tmp_path)
-    with pytest.raises(CheckpointError, match="as in the directory's name, got"):
+    with pytest.raises(
+      CheckpointError, match="as in the directory's name, got"
+    ):
       read(found)
     moved.rename(saved.path)

@@ -48,7 +48,11 @@ def test_an_empty_log_lacks_no_columns(tmp_path):
 def test_a_log_is_cut_by_its_rows_where_counts_stand_still(path):
   log = RunLog(path)
   log.cut(2, steps=200, updates=20)
-  assert [line.split(",")[0] for line in _lines(path)] == ["steps", "100", "200"]
+  assert [line.split(",")[0] for line in _lines(path)] == [
+    "steps",
+    "100",
+    "200",
+  ]
   log.write({"steps": 250, "updates": 25, "loss": 1.0})
   assert _lines(path)[1:] == ["100,10,0.5", "200,20,0.5", "250,25,1"]
   assert log.num_rows == 3

@@ -5,11 +5,11 @@ import os
 import pytest
 
 from r2d2_jax.system.storage.files import (
-    open_to_read,
-    open_to_write,
-    read_text,
-    remove,
-    replace_file,
+  open_to_read,
+  open_to_write,
+  read_text,
+  remove,
+  replace_file,
 )
 
 

@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 
 from r2d2_jax.system.storage.checkpoints import (
-    CheckpointError,
-    list_checkpoints,
-    save_checkpoint,
+  CheckpointError,
+  list_checkpoints,
+  save_checkpoint,
 )
 from r2d2_jax.types import LearnerState
-from tests.replay.test_replay import (  # pylint: disable=unused-import
-    _items, _make)  # fmt: skip
+from tests.replay.test_replay import (
+  _items,  # fmt: skip
+  _make,
+)
 
 
 def _state():

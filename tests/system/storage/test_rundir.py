@@ -7,13 +7,13 @@ import os
 
 import pytest
 
-from r2d2_jax.presets import smoke
 from r2d2_jax.config import ConfigError
+from r2d2_jax.presets import smoke
 from r2d2_jax.system.storage.rundir import (
-    claimed_run_dir,
-    new_run_dir,
-    read_config,
-    write_config,
+  claimed_run_dir,
+  new_run_dir,
+  read_config,
+  write_config,
 )
 
 
@@ -74,7 +74,7 @@ def test_the_directory_itself_may_be_a_link(tmp_path):
 
 
 def test_a_directory_in_use_is_told_from_one_that_cannot_be_locked(
-    tmp_path, monkeypatch
+  tmp_path, monkeypatch
 ):
   with claimed_run_dir(tmp_path, smoke()):
     with pytest.raises(ConfigError, match="another process is training in"):
@@ -85,7 +85,9 @@ def test_a_directory_in_use_is_told_from_one_that_cannot_be_locked(
     raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
   monkeypatch.setattr(fcntl, "flock", no_locks)
-  with pytest.raises(ConfigError, match="cannot lock .*lock: No locks available"):
+  with pytest.raises(
+    ConfigError, match="cannot lock .*lock: No locks available"
+  ):
     _claim(tmp_path)
 
 
