@@ -41,12 +41,12 @@ _INSIDE_SYSTEM = {
     },
 }  # fmt: skip
 
-# Package -> the only place that may import it; agent/_rlax.py says why it loads
-# parts of rlax instead.
+# Package -> how the path of the only modules begins that may import it;
+# agent/_rlax.py says why it loads parts of rlax instead.
 _DOORS = {
   "envpool": "r2d2_jax/envs/",
-  "reverb": "r2d2_jax/replay/reverb.py",
-  "tensorflow": "r2d2_jax/replay/reverb.py",
+  "reverb": "r2d2_jax/replay/reverb",
+  "tensorflow": "r2d2_jax/replay/reverb",
   "rlax": "r2d2_jax/agent/_rlax.py",
   "torch": "experiments/benchmark/torch_step.py",
 }
@@ -89,6 +89,7 @@ _NEVER = {
 _NEEDS_ENVPOOL_OR_REVERB = {
   "r2d2_jax.envs.envpool_world",
   "r2d2_jax.replay.reverb",
+  "r2d2_jax.replay.reverb_streams",
 }
 
 

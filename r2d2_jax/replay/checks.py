@@ -1,7 +1,7 @@
 """What both replays refuse, and the error for a memory that cannot serve."""
 
 from collections.abc import Sequence as Seq
-from typing import Optional
+from typing import Any
 
 import numpy as np
 
@@ -77,6 +77,17 @@ def check_sampled(probability: np.ndarray, keys: np.ndarray) -> None:
       "docs/security.md). Go on from the last checkpoint, with the port closed "
       "to others or with the replay backend 'local'."
     )
+
+
+def foreign_item(why: Any) -> ReplayError:
+  """The error for what came into the table through the port."""
+  return ReplayError(
+    "the replay is at fault, not the training: it holds an item that this run "
+    f"did not write ({' '.join(str(why).split())}). Another process can write "
+    "through Reverb's port (see docs/security.md): go on from the last "
+    "checkpoint, with the port closed to others or with the replay backend "
+    "'local'."
+  )
 
 
 def wrong_rows(rows: dict[str, np.ndarray], num_actions: int) -> str | None:

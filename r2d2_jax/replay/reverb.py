@@ -1,4 +1,4 @@
-"""Prioritised replay in a Reverb server; the only module that imports reverb.
+"""Prioritised replay in a Reverb server.
 
 Rows are written in blocks: one append of one writer per block, and an item refers
 to the blocks of its lane by the cells that the writer handed back. Rows shared by
@@ -54,281 +54,30 @@ import reverb
 from reverb.cc import schema_pb2
 from reverb.cc.checkpointing import checkpoint_pb2
 from reverb.platform.checkpointers_lib import DefaultCheckpointer
-from reverb.trajectory_writer import TrajectoryColumn
 import tensorflow as tf
 
 from r2d2_jax import types
 from r2d2_jax.config import Config
-from r2d2_jax.replay.checks import ReplayError, check_priorities, wrong_rows
+from r2d2_jax.replay.checks import ReplayError, check_priorities, foreign_item
 from r2d2_jax.replay.meta import read_meta, settings_of, unreadable, write_meta
-from r2d2_jax.replay.sequences import (
-  Block,
-  Item,
-  as_sample,
-  core_from_leaves,
-  core_leaves,
-  row_specs,
+from r2d2_jax.replay.reverb_streams import (
+  CLOSE_SECONDS,
+  POLL_SECONDS,
+  TABLE,
+  BlockWriter,
+  Layout,
+  Reader,
 )
+from r2d2_jax.replay.sequences import Item
 
-_TABLE = "items"
 _SAVED = "reverb"  # Reverb's files within a saved replay
 # Without an answer for so long a server counts as dead: as long as three of a run's
 # heartbeats take. A machine that swaps, or a table that is being saved, is slow.
 _CALL_SECONDS = 30.0
-_POLL_SECONDS = 0.2  # how often those who wait look whether to stop
-_CLOSE_SECONDS = 0.9
 _START_SECONDS = 60.0  # for a server, which starts in a tenth of a second
 _RESTORE_BYTES_PER_SECOND = 1e6  # a hundredth of what is usual
 _START_THREADS = 64  # on two cores, a run that got 60 was ended by TensorFlow
 _LEAST_PRIORITY = 1e-20
-
-
-class _Layout:
-  """How blocks and states lie in Reverb's columns, and back.
-
-  Columns, both uint8: "rows" [R, bytes], the observation and then the small
-  fields of each row; "core" [bytes], the leaves of the state one after the other,
-  only with blocks where an item starts.
-  """
-
-  columns = ("rows", "core")
-
-  def __init__(
-    self, config: Config, spec: types.EnvSpec, core_state: types.CoreState
-  ):
-    self.row_specs = row_specs(spec, core_state, config.replay.row_states)
-    self._row = np.dtype(
-      [(name, dtype, shape) for name, (shape, dtype) in self.row_specs.items()]
-    )
-    self._core = np.dtype(
-      [
-        (f"leaf_{k}", x.dtype, x.shape[1:])
-        for k, x in enumerate(core_leaves(core_state))
-      ]
-    )
-    self._core_state = core_state
-    self._num_actions = spec.num_actions
-    self._block_rows = config.block_rows
-    self.item_blocks = config.item_rows // config.block_rows
-
-  def encode(self, block: Block) -> dict[str, np.ndarray]:
-    rows = np.empty(self._block_rows, self._row)
-    for name in self._row.names:
-      rows[name] = getattr(block, name)
-    columns = {"rows": _to_bytes(rows)}
-    if block.core_state is not None:
-      core = np.empty(1, self._core)
-      for name, leaf in zip(self._core.names, core_leaves(block.core_state)):
-        core[name] = leaf
-      columns["core"] = _to_bytes(core)[0]
-    return columns
-
-  def item_specs(self) -> dict[str, tuple[int, ...]]:
-    """Shape of an item's columns."""
-    return {
-      "rows": (self.item_blocks, self._block_rows, self._row.itemsize),
-      "core": (self._core.itemsize,),
-    }
-
-  def decode(
-    self, items: list[dict[str, np.ndarray]]
-  ) -> tuple[dict[str, np.ndarray], types.CoreState]:
-    """Rows [B, L, ...] and core states [B, ...] from the columns of B items.
-
-    Raises:
-      ReplayError: values that no run writes.
-    """
-    num_rows = self.item_blocks * self._block_rows
-    rows = _empty_fields((len(items), num_rows), self._row)
-    core = _empty_fields((len(items),), self._core)
-    for i, item in enumerate(items):
-      for fields, packed in (
-        (rows, np.ndarray(num_rows, self._row, item["rows"])),
-        (core, np.ndarray((), self._core, item["core"])),
-      ):
-        for name, array in fields.items():
-          array[i] = packed[name]
-    if fault := wrong_rows(rows, self._num_actions):
-      raise _foreign_item(fault)
-    return rows, core_from_leaves(list(core.values()), self._core_state)
-
-
-def _to_bytes(records: np.ndarray) -> np.ndarray:
-  """uint8 [N, bytes of a record]."""
-  shape = (len(records), records.dtype.itemsize)
-  # Of a copy: numpy does not lend the memory of bfloat16.
-  return np.ndarray(shape, np.uint8, records.tobytes())
-
-
-def _empty_fields(lead, dtype: np.dtype) -> dict[str, np.ndarray]:
-  """An array [*lead, ...] of its own for each field of a record."""
-  return {
-    name: np.empty(lead + dtype[name].shape, dtype[name].base)
-    for name in dtype.names
-  }
-
-
-class _BlockWriter:
-  """Appends each block once, as long as its cells are still known to the writer.
-
-  Not for several threads at once.
-  """
-
-  def __init__(self, client: reverb.Client, layout: _Layout, keep_blocks: int):
-    self._layout = layout
-    self._keep_blocks = keep_blocks
-    self._writer = client.trajectory_writer(keep_blocks, validate_items=False)
-    for column in layout.columns:
-      self._writer.configure(
-        (column,), num_keep_alive_refs=keep_blocks, max_chunk_length=1
-      )
-    # (uid, is a twin) -> (number of the append, column -> cell), oldest first.
-    self._cells = {}
-    self._num_appended = 0
-
-  def write(self, item: Item, priority: float) -> None:
-    cells, before, is_twin = [], None, False
-    for block in item.blocks:
-      is_twin = block.uid == before and not is_twin
-      cells.append(self._append(block, is_twin))
-      before = block.uid
-    self._writer.create_item(
-      _TABLE,
-      priority,
-      {
-        "rows": TrajectoryColumn([c["rows"] for c in cells]),
-        "core": TrajectoryColumn([cells[0]["core"]], squeeze=True),
-      },
-    )
-
-  def _append(self, block: Block, is_twin: bool) -> dict[str, Any]:
-    # The writer forgets the oldest cell with each append. One that could go while
-    # the rest of this item is appended is already too old, and is stored again.
-    key = (block.uid, is_twin)
-    known = self._cells.get(key)
-    fresh = self._num_appended - self._keep_blocks + self._layout.item_blocks
-    if known and known[0] >= fresh:
-      return known[1]
-    columns = self._layout.encode(block)
-    self._writer.append(columns)
-    history = self._writer.history
-    cells = {name: next(iter(history[name][-1])) for name in columns}
-    self._cells.pop(key, None)
-    self._cells[key] = (self._num_appended, cells)
-    self._num_appended += 1
-    if len(self._cells) > self._keep_blocks:
-      del self._cells[next(iter(self._cells))]
-    return cells
-
-  def wait_confirmed(self, timeout_seconds: float) -> bool:
-    """True when the server has all items, False when it is not done in time."""
-    try:
-      self._writer.flush(0, timeout_ms=int(1000 * timeout_seconds))
-    except reverb.errors.DeadlineExceededError:
-      return False
-    return True
-
-  def close(self) -> None:
-    self._writer.close()
-
-
-class _Reader:
-  """Prefetches batches of one size in a daemon thread."""
-
-  def __init__(self, address: str, layout: _Layout, batch_size: int):
-    self.batch_size = batch_size
-    self._layout = layout
-    shapes = layout.item_specs()
-    self._dataset = reverb.TrajectoryDataset(
-      server_address=address,
-      table=_TABLE,
-      dtypes=dict.fromkeys(shapes, tf.uint8),
-      shapes={name: tf.TensorShape(shape) for name, shape in shapes.items()},
-      num_workers_per_iterator=2,
-      max_in_flight_samples_per_worker=max(1, batch_size // 2),
-      # The dataset ends where it would wait, so that this thread can stop.
-      rate_limiter_timeout_ms=int(1000 * _POLL_SECONDS),
-    )
-    self._batches = queue.Queue(maxsize=1)
-    self._stopped = threading.Event()
-    self._thread = threading.Thread(target=self._run, daemon=True)
-    self._thread.start()
-
-  def get(self, timeout_seconds: float) -> tuple[types.ReplaySample, int]:
-    """The next batch, and the least size of the table while it was drawn.
-
-    Raises:
-      queue.Empty: there is none in time.
-      ReplayError: reading failed.
-    """
-    batch = self._batches.get(timeout=timeout_seconds)
-    if isinstance(batch, ReplayError):
-      raise batch
-    # Items of other shapes than those that were asked for.
-    if isinstance(batch, tf.errors.InvalidArgumentError):
-      raise _foreign_item(batch) from batch
-    if isinstance(batch, Exception):
-      raise ReplayError(f"reading from Reverb failed: {batch}") from batch
-    return batch
-
-  def stop(self) -> None:
-    # Dropping the dataset's iterator waits for what its workers have in flight.
-    self._stopped.set()
-    self._thread.join(_CLOSE_SECONDS / 2)
-
-  def _run(self):
-    try:
-      for batch in self._read():
-        self._put(batch)
-    except Exception as error:  # whatever it is, the caller must hear of it
-      self._put(error)
-
-  def _put(self, value):
-    while not self._stopped.is_set():
-      try:
-        return self._batches.put(value, timeout=_POLL_SECONDS)
-      except queue.Full:
-        pass
-
-  def _read(self):
-    elements = self._elements()
-    while True:
-      items = []
-      probability = np.empty(self.batch_size, np.float64)
-      keys = np.empty(self.batch_size, np.uint64)
-      times_sampled = np.empty(self.batch_size, np.int32)
-      table_size = np.empty(self.batch_size, np.int64)
-      for i in range(self.batch_size):
-        element = next(elements, None)
-        if element is None:
-          return
-        columns, info, k = element
-        items.append({name: column[k] for name, column in columns.items()})
-        probability[i] = info.probability[k]
-        keys[i] = info.key[k]
-        times_sampled[i] = info.times_sampled[k]
-        table_size[i] = info.table_size[k]
-      yield (
-        as_sample(
-          *self._layout.decode(items),
-          probability=probability,
-          keys=keys,
-          times_sampled=times_sampled,
-        ),
-        table_size.min(),
-      )
-
-  def _elements(self):
-    """The columns and infos of several items, and the place of one of them."""
-    # TensorFlow 2.15 leaks about 110 bytes at each step of an iterator: gigabytes
-    # in days where each item is a step of its own.
-    dataset = self._dataset.batch(self.batch_size)
-    while not self._stopped.is_set():
-      for several in dataset.as_numpy_iterator():
-        for k in range(len(several.info.key)):
-          if self._stopped.is_set():
-            return
-          yield several.data, several.info, k
 
 
 class ReverbReplay:
@@ -378,7 +127,7 @@ class ReverbReplay:
       )
     self._closed = threading.Event()
     self._exponent = config.replay.priority_exponent
-    self._layout = _Layout(config, spec, core_state)
+    self._layout = Layout(config, spec, core_state)
     self._settings = settings_of(
       "reverb", config, self._layout.row_specs, core_state
     ) | {"samples_per_insert": samples_per_insert, "error_buffer": error_buffer}
@@ -401,7 +150,7 @@ class ReverbReplay:
       config.agent.trace_length - config.agent.overlap
     )
     shared_blocks = config.env.num_envs * shared_rows // config.block_rows
-    self._writer = _BlockWriter(
+    self._writer = BlockWriter(
       self._client,
       self._layout,
       shared_blocks * 3 // 2 + 2 * self._layout.item_blocks,
@@ -431,10 +180,10 @@ class ReverbReplay:
         if self._reader is None or self._reader.batch_size != batch_size:
           if self._reader is not None:
             self._reader.stop()
-          self._reader = _Reader(self.address, self._layout, batch_size)
+          self._reader = Reader(self.address, self._layout, batch_size)
         reader = self._reader
       remaining = max(deadline - time.monotonic(), 0.0)
-      turn = min(remaining, _POLL_SECONDS)
+      turn = min(remaining, POLL_SECONDS)
       try:
         batch, size = reader.get(turn)
       except queue.Empty:
@@ -457,7 +206,7 @@ class ReverbReplay:
     priorities = self._raised(priorities, len(keys))
     self._check_open()
     updates = dict(zip(keys.tolist(), priorities))
-    self._call(lambda: self._client.mutate_priorities(_TABLE, updates))
+    self._call(lambda: self._client.mutate_priorities(TABLE, updates))
 
   def size(self) -> int:
     """See `Replay`."""
@@ -506,12 +255,12 @@ class ReverbReplay:
     self._closed.set()
     stopper = threading.Thread(target=self._stop, daemon=True)
     stopper.start()
-    stopper.join(_CLOSE_SECONDS)
+    stopper.join(CLOSE_SECONDS)
 
   def _stop(self):
     # The order matters: a writer or reader that outlives its server blocks.
     with self._write_lock:
-      self._writer.wait_confirmed(_POLL_SECONDS)
+      self._writer.wait_confirmed(POLL_SECONDS)
       self._writer.close()
     with self._read_lock:
       if self._reader is not None:
@@ -531,7 +280,7 @@ class ReverbReplay:
     # Reverb takes whole seconds, and 0 for ever.
     whole_seconds = max(1, math.ceil(timeout_seconds))
     return self._call(
-      lambda: self._client.server_info(whole_seconds)[_TABLE], timeout_seconds
+      lambda: self._client.server_info(whole_seconds)[TABLE], timeout_seconds
     )
 
   def _raised(self, priorities, expected):
@@ -563,10 +312,10 @@ class ReverbReplay:
       for record in several:
         item = schema_pb2.PrioritizedItem.FromString(record)
         if not 0.0 <= item.priority < math.inf:
-          raise _foreign_item(f"item {item.key} has priority {item.priority}")
+          raise foreign_item(f"item {item.key} has priority {item.priority}")
         columns = item.flat_trajectory.columns
         if [len(column.chunk_slices) for column in columns] != form:
-          raise _foreign_item(f"item {item.key} has other columns")
+          raise foreign_item(f"item {item.key} has other columns")
 
   def _check_restored(self, restore_from, expected):
     info = self._info(_CALL_SECONDS)
@@ -582,7 +331,7 @@ class ReverbReplay:
   def _wait(self, poll: Callable[[float], bool]) -> None:
     """Calls `poll(seconds)` until it is true, as long as the server lives."""
     checked = time.monotonic()
-    while not poll(_POLL_SECONDS):
+    while not poll(POLL_SECONDS):
       self._check_open()
       if time.monotonic() - checked > _CALL_SECONDS / 2:
         self.check_alive(_CALL_SECONDS / 2)
@@ -617,17 +366,6 @@ def _in_thread(function: Callable[[], Any]) -> futures.Future:
   return answer
 
 
-def _foreign_item(why: Any) -> ReplayError:
-  """The error for what came into the table through the port."""
-  return ReplayError(
-    "the replay is at fault, not the training: it holds an item that this run "
-    f"did not write ({' '.join(str(why).split())}). Another process can write "
-    "through Reverb's port (see docs/security.md): go on from the last "
-    "checkpoint, with the port closed to others or with the replay backend "
-    "'local'."
-  )
-
-
 def _rate_limiter(samples_per_insert, error_buffer):
   if samples_per_insert is None:
     return reverb.rate_limiters.MinSize(1)
@@ -659,7 +397,7 @@ def _start_server(config, rate_limiter, scratch, restore_from):
       server = reverb.Server(
         [
           reverb.Table(
-            name=_TABLE,
+            name=TABLE,
             sampler=reverb.selectors.Prioritized(
               config.replay.priority_exponent
             ),

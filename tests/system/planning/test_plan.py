@@ -227,11 +227,11 @@ def test_local_replay_holds_the_bytes_that_are_planned(episode_rows):
 @pytest.mark.reverb
 def test_a_row_is_the_record_that_reverb_stores():
   pytest.importorskip("reverb")
-  from r2d2_jax.replay import reverb as tables
+  from r2d2_jax.replay.reverb_streams import Layout
 
   config = PRESETS["laptop"]()
   core = jax.device_get(make_r2d2_agent(PONG, config).initial_core_state(1))
-  shapes = tables._Layout(config, PONG, core).item_specs()
+  shapes = Layout(config, PONG, core).item_specs()
   item = sizes.item_size(config, PONG, core)
   assert shapes["rows"] == (3, 10, item.row_bytes)
   assert shapes["core"] == (item.state_bytes,)
