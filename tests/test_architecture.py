@@ -89,6 +89,8 @@ _NEVER = {
 _NEEDS_ENVPOOL_OR_REVERB = {
   "r2d2_jax.envs.envpool_world",
   "r2d2_jax.replay.reverb",
+  "r2d2_jax.replay.reverb_calls",
+  "r2d2_jax.replay.reverb_server",
   "r2d2_jax.replay.reverb_streams",
 }
 

@@ -12,6 +12,7 @@ import tensorflow as tf
 from r2d2_jax import types
 from r2d2_jax.config import Config
 from r2d2_jax.replay.checks import ReplayError, foreign_item, wrong_rows
+from r2d2_jax.replay.reverb_calls import CLOSE_SECONDS, POLL_SECONDS, TABLE
 from r2d2_jax.replay.sequences import (
   Block,
   Item,
@@ -20,10 +21,6 @@ from r2d2_jax.replay.sequences import (
   core_leaves,
   row_specs,
 )
-
-TABLE = "items"
-POLL_SECONDS = 0.2  # how often those who wait look whether to stop
-CLOSE_SECONDS = 0.9
 
 
 class Layout:

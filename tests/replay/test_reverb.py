@@ -28,6 +28,8 @@ from tests.replay.test_replay import (
 
 reverb = pytest.importorskip("reverb")
 from r2d2_jax.replay import reverb as tables
+from r2d2_jax.replay import reverb_calls as calls
+from r2d2_jax.replay.reverb_server import ReverbServer
 
 pytestmark = [
   pytest.mark.reverb,
@@ -201,6 +203,33 @@ def test_another_limiter_than_that_of_the_save_is_refused(make, tmp_path):
     make(restore_from=tmp_path)
 
 
+def test_a_server_alone_serves_saves_and_restores(make, items, tmp_path):
+  world = make_world()
+  parts = make_config(), world.spec, StampingActor(world).example()
+  server = ReverbServer(*parts, scratch=tmp_path / "scratch")
+  joined = make(address=f"localhost:{server.port}")
+  joined.insert(items[:4], np.ones(4))
+  expected = {stamp(item) for item in items[:4]}
+  assert set(stamps(joined.sample(8, WAIT_SECONDS))) <= expected
+  saved = tmp_path / "saved"
+  saved.mkdir()
+  server.save(saved)
+  joined.close()
+  server.close()
+  with pytest.raises(ReplayError, match="closed"):
+    server.check_alive(1.0)
+  assert not (tmp_path / "scratch").exists()
+  server.close()
+  server = ReverbServer(*parts, restore_from=saved)
+  joined = make(address=f"localhost:{server.port}")
+  assert joined.size() == joined.num_inserted() == 4
+  assert set(stamps(joined.sample(8, WAIT_SECONDS))) <= expected
+  joined.close()
+  server.close()
+  # A whole replay finds what a server alone has saved.
+  assert make(restore_from=saved).size() == 4
+
+
 def test_a_server_saves_and_restores_where_it_runs(make, tmp_path):
   joined = make(address=make().address)
   with pytest.raises(ReplayError, match="belongs to another process"):
@@ -212,14 +241,16 @@ def test_a_server_saves_and_restores_where_it_runs(make, tmp_path):
 def test_saving_with_a_dead_server_blocks_nobody(
   make, items, tmp_path, monkeypatch
 ):
-  monkeypatch.setattr(tables, "_CALL_SECONDS", 2.0)
+  monkeypatch.setattr(calls, "CALL_SECONDS", 2.0)
   replay = make()
   replay.insert(items[:4], np.ones(4))
-  replay._server.stop()
+  replay._server._server.stop()
   with pytest.raises(ReplayError, match="dead or out of reach"):
     replay.save(tmp_path)
   # Should the call not come back, whatever Reverb does today.
-  monkeypatch.setattr(replay._client, "checkpoint", threading.Event().wait)
+  monkeypatch.setattr(
+    replay._connection.client, "checkpoint", threading.Event().wait
+  )
   with pytest.raises(ReplayError, match="dead or out of reach"):
     replay.save(tmp_path)
 
@@ -236,7 +267,7 @@ def test_a_save_that_fails_leaves_the_replay_in_order(
     raise RuntimeError("no space left on device")
 
   with monkeypatch.context() as patch:
-    patch.setattr(replay._client, "checkpoint", fail)
+    patch.setattr(replay._connection.client, "checkpoint", fail)
     with pytest.raises(ReplayError, match="could not write .* no space left"):
       replay.save(tmp_path)
   assert not any(scratch.iterdir())
@@ -272,7 +303,7 @@ def test_a_priority_that_came_through_the_port_is_told(
     replay.save(directory)
   assert not any(directory.iterdir())
   with monkeypatch.context() as patch:
-    patch.setattr(replay, "_check_items", lambda _: None)
+    patch.setattr(replay._server, "_check_items", lambda _: None)
     replay.save(directory)
   with pytest.raises(
     ReplayError, match=f"cannot restore .* {key} has priority inf"
@@ -324,7 +355,7 @@ def test_an_item_of_another_process_is_told(
   if in_file:
     with pytest.raises(ReplayError, match="this run did not write"):
       replay.save(tmp_path)
-    monkeypatch.setattr(replay, "_check_items", lambda _: None)
+    monkeypatch.setattr(replay._server, "_check_items", lambda _: None)
     replay.save(tmp_path)
     with pytest.raises(ReplayError, match="cannot restore .* did not write"):
       make(restore_from=tmp_path)
@@ -381,15 +412,16 @@ import ctypes, signal, sys, warnings
 warnings.simplefilter("ignore")
 from tests.replay.tape import StampingActor
 from tests.replay.test_replay import make_config, make_world
-from r2d2_jax.replay import reverb as tables
+from r2d2_jax.replay import reverb_server
+from r2d2_jax.replay.reverb import ReverbReplay
 world = make_world()
-tables._START_SECONDS = float(sys.argv[1])
+reverb_server._START_SECONDS = float(sys.argv[1])
 def hang(*args, **kwargs):
   print("HANGS", flush=True)
   ctypes.PyDLL(None).sleep(600)
-tables.reverb.Server = hang
+reverb_server.reverb.Server = hang
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(5))
-tables.ReverbReplay(make_config(), world.spec, StampingActor(world).example())
+ReverbReplay(make_config(), world.spec, StampingActor(world).example())
 """
 
 
@@ -502,7 +534,7 @@ time.sleep(600)
 def test_a_server_that_was_killed_is_noticed_and_blocks_nobody(
   make, items, monkeypatch
 ):
-  monkeypatch.setattr(tables, "_CALL_SECONDS", 2.0)
+  monkeypatch.setattr(calls, "CALL_SECONDS", 2.0)
   with subprocess.Popen(
     [sys.executable, "-c", _SERVER], text=True, stdout=subprocess.PIPE
   ) as server:

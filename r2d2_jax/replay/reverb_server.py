@@ -1,0 +1,282 @@
+"""A Reverb server in this process: its table, its start, what it saves."""
+
+from concurrent import futures
+import math
+import os
+import pathlib
+import shutil
+import tempfile
+import threading
+import warnings
+import zlib
+
+from google.protobuf.message import DecodeError
+import reverb
+from reverb.cc import schema_pb2
+from reverb.cc.checkpointing import checkpoint_pb2
+from reverb.platform.checkpointers_lib import DefaultCheckpointer
+import tensorflow as tf
+
+from r2d2_jax import types
+from r2d2_jax.config import Config
+from r2d2_jax.replay.checks import ReplayError, foreign_item
+from r2d2_jax.replay.meta import read_meta, settings_of, unreadable, write_meta
+from r2d2_jax.replay.reverb_calls import (
+  CLOSE_SECONDS,
+  TABLE,
+  Connection,
+  check_port,
+  check_threads,
+  in_thread,
+  interruptible,
+)
+from r2d2_jax.replay.sequences import row_specs
+
+_SAVED = "reverb"  # Reverb's files within a saved replay
+_START_SECONDS = 60.0  # for a server, which starts in a tenth of a second
+_RESTORE_BYTES_PER_SECOND = 1e6  # a hundredth of what is usual
+
+
+class ReverbServer:
+  """The table of a prioritised replay, which other processes write and read.
+
+  It opens no writer and no reader: those are `ReverbReplay(address=...)`, with
+  "HOST:PORT" of this server, here or on another machine.
+
+  Args:
+    config: capacity, exponent, lengths of items, port.
+    spec: what the world says of itself.
+    core_state: an example, with one leading dimension, for shapes and dtypes.
+    samples_per_insert: see `ReverbReplay`.
+    error_buffer: see `ReverbReplay`.
+    restore_from: see `ReverbReplay`.
+    scratch: see `ReverbReplay`.
+
+  Raises:
+    ValueError: error_buffer is missing or too small.
+    ReplayError: what is in `restore_from` is not whole, or of other settings; the
+      server does not start.
+  """
+
+  def __init__(
+    self,
+    config: Config,
+    spec: types.EnvSpec,
+    core_state: types.CoreState,
+    *,
+    samples_per_insert: float | None = None,
+    error_buffer: float | None = None,
+    restore_from: pathlib.Path | None = None,
+    scratch: pathlib.Path | None = None,
+  ):
+    self._item_blocks = config.item_rows // config.block_rows
+    rows = row_specs(spec, core_state, config.replay.row_states)
+    self._settings = settings_of("reverb", config, rows, core_state) | {
+      "samples_per_insert": samples_per_insert,
+      "error_buffer": error_buffer,
+    }
+    limiter = _rate_limiter(samples_per_insert, error_buffer)
+    counts = self._read_saved(restore_from) if restore_from else None
+    self._scratch = pathlib.Path(scratch or tempfile.mkdtemp())
+    self._server = _start_server(config, limiter, self._scratch, restore_from)
+    self.port: int = self._server.port
+    self.connection = Connection(f"localhost:{self.port}")
+    self._save_lock = threading.Lock()
+    if counts is not None:
+      self._check_restored(restore_from, counts)
+
+  def check_alive(self, timeout_seconds: float) -> None:
+    """See `Replay`."""
+    self.connection.info(timeout_seconds)
+
+  def save(self, directory: pathlib.Path) -> None:
+    """See `Replay`."""
+    with self._save_lock:
+      path = in_thread(self.connection.client.checkpoint)
+      self.connection.wait(
+        lambda seconds: bool(futures.wait([path], seconds).done)
+      )
+      if error := path.exception():
+        self.connection.info()
+        _make_empty(self._scratch)  # it may be what fills the disk
+        raise ReplayError(
+          f"Reverb could not write its checkpoint to {self._scratch}: {error}. "
+          "Is the disk full?"
+        ) from error
+      try:
+        _check_whole(pathlib.Path(path.result()))
+        self._check_items(path.result())
+      except ReplayError:
+        _make_empty(self._scratch)
+        raise
+      counts = _read_counts(path.result())
+      # A rename, unless `scratch` was left to be a temporary directory elsewhere.
+      shutil.move(path.result(), directory / _SAVED)
+    write_meta(directory, self._settings, counts)
+
+  def _read_saved(self, directory):
+    """The counts of a saved replay, once it has been looked through."""
+    counts = read_meta(directory, self._settings, ("size", "num_inserted"))
+    try:
+      self._check_items(directory / _SAVED)
+    # What TensorFlow and protobuf raise on damaged files.
+    except (ReplayError, tf.errors.OpError, DecodeError) as error:
+      raise unreadable(directory / _SAVED, error) from error
+    return counts
+
+  def _check_items(self, checkpoint):
+    """Refuses a checkpoint whose table this run did not make.
+
+    Raises:
+      ReplayError: an item with a priority that damages the table, or of another
+        form.
+    """
+    records = tf.data.TFRecordDataset(
+      os.path.join(checkpoint, "items.tfrecord"), compression_type="ZLIB"
+    )
+    form = [1, self._item_blocks]  # places of "core" and "rows"
+    for several in records.batch(1024).as_numpy_iterator():
+      for record in several:
+        item = schema_pb2.PrioritizedItem.FromString(record)
+        if not 0.0 <= item.priority < math.inf:
+          raise foreign_item(f"item {item.key} has priority {item.priority}")
+        columns = item.flat_trajectory.columns
+        if [len(column.chunk_slices) for column in columns] != form:
+          raise foreign_item(f"item {item.key} has other columns")
+
+  def _check_restored(self, restore_from, expected):
+    info = self.connection.info()
+    got = {
+      "size": info.current_size,
+      "num_inserted": info.rate_limiter_info.insert_stats.completed,
+    }
+    if got != expected:
+      self._server.stop()
+      self._server = None
+      raise unreadable(restore_from / _SAVED, f"expected {expected}, got {got}")
+
+  def close(self) -> None:
+    """Stops the server. Close its writers and readers first: they would block.
+
+    Twice is fine; takes less than a second.
+    """
+    self.connection.close()
+    stopper = threading.Thread(target=self._stop, daemon=True)
+    stopper.start()
+    stopper.join(CLOSE_SECONDS)
+
+  def _stop(self):
+    if self._server is not None:
+      self._server.stop()
+      self._server = None  # else its destructor complains at interpreter exit
+      shutil.rmtree(self._scratch, ignore_errors=True)
+
+
+def _rate_limiter(samples_per_insert, error_buffer):
+  if samples_per_insert is None:
+    return reverb.rate_limiters.MinSize(1)
+  least = max(1.0, samples_per_insert)
+  if error_buffer is None or error_buffer < least:
+    raise ValueError(
+      f"expected error_buffer >= {least} = max(1, samples_per_insert), smaller "
+      f"ones block all readers or writers; got {error_buffer}"
+    )
+  return reverb.rate_limiters.SampleToInsertRatio(
+    samples_per_insert, min_size_to_sample=1, error_buffer=float(error_buffer)
+  )
+
+
+def _start_server(config, rate_limiter, scratch, restore_from):
+  _make_empty(scratch)
+  restored = scratch / "restored"
+  seconds = _START_SECONDS
+  try:
+    if restore_from is not None:
+      shutil.copytree(restore_from / _SAVED, restored, copy_function=_link)
+      seconds += (
+        sum(x.stat().st_size for x in restored.iterdir())
+        / _RESTORE_BYTES_PER_SECOND
+      )
+    check_threads()
+    check_port(config.replay.port)
+    with interruptible(seconds):
+      server = reverb.Server(
+        [
+          reverb.Table(
+            name=TABLE,
+            sampler=reverb.selectors.Prioritized(
+              config.replay.priority_exponent
+            ),
+            remover=reverb.selectors.Fifo(),
+            max_size=config.replay.capacity_sequences,
+            rate_limiter=rate_limiter,
+          )
+        ],
+        port=config.replay.port or None,
+        checkpointer=DefaultCheckpointer(str(scratch)),
+      )
+  except ReplayError:
+    raise
+  except (OSError, RuntimeError, ValueError) as error:
+    if restore_from is not None:
+      raise unreadable(restore_from / _SAVED, error) from error
+    raise ReplayError(
+      f"the Reverb server does not start: {error}. Is its port taken "
+      f"(replay.port {config.replay.port}, 0 is any), or are memory or threads "
+      "short (`ulimit -v`, `ulimit -u`)? The replay backend 'local' needs no "
+      "server."
+    ) from error
+  finally:
+    shutil.rmtree(restored, ignore_errors=True)
+  warnings.warn(
+    f"Reverb listens on port {server.port} of every network interface, without "
+    "credentials: whoever reaches it can read and write the replay. Use it in a "
+    "trusted network only, or take the replay backend 'local', which opens no "
+    "port.",
+    stacklevel=3,
+  )
+  return server
+
+
+def _make_empty(directory):
+  shutil.rmtree(directory, ignore_errors=True)
+  directory.mkdir(mode=0o700, parents=True)
+
+
+def _link(source, destination):
+  try:
+    os.link(source, destination)
+  except OSError:  # another file system, or one without links
+    shutil.copyfile(source, destination)
+
+
+def _check_whole(checkpoint):
+  """Raises ReplayError where a file of a checkpoint has no end.
+
+  Reverb writes the rest of a file as it closes it, and does not look whether there
+  was room for that.
+  """
+  for path in sorted(checkpoint.glob("*.tfrecord")):
+    stream = zlib.decompressobj()
+    with path.open("rb") as file:
+      while data := stream.unconsumed_tail or file.read(2**20):
+        stream.decompress(data, 2**24)
+    if not stream.eof:
+      raise ReplayError(
+        f"Reverb could not write all of {path}. Is the disk full?"
+      )
+
+
+def _read_counts(checkpoint):
+  """What a checkpoint of one table says of itself, {"size", "num_inserted"}."""
+  records = tf.data.TFRecordDataset(
+    os.path.join(checkpoint, "tables.tfrecord"), compression_type="ZLIB"
+  )
+  table = checkpoint_pb2.PriorityTableCheckpoint.FromString(
+    next(records.as_numpy_iterator())
+  )
+  counts = table.rate_limiter
+  return {
+    "size": counts.insert_count - counts.delete_count,
+    "num_inserted": counts.insert_count,
+  }
