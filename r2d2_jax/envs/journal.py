@@ -10,44 +10,29 @@ import zlib
 
 import numpy as np
 
-from r2d2_jax.envs.world import EpisodeReport, World
+from r2d2_jax.envs.world import World, WorldWrapper
 from r2d2_jax.types import Timestep
 
 
-class JournalWorld:
+class JournalWorld(WorldWrapper):
   """A `World` whose lanes all step together, with a journal of their actions."""
 
   def __init__(self, world: World):
     """Args: a world that was not stepped yet, all lanes in each batch."""
-    self._world = world
-    self.spec = world.spec
-    self.num_envs = world.num_envs
-    self.batch_size = world.batch_size
+    super().__init__(world)
     self._dtype = np.min_scalar_type(self.spec.num_actions - 1)
     self._actions: list[np.ndarray] = []
     self._last: Timestep | None = None
 
-  def reset(self) -> None:
-    """See `World.reset`."""
-    self._world.reset()
-
   def recv(self) -> Timestep:
     """See `World.recv`."""
-    self._last = self._world.recv()
+    self._last = super().recv()
     return self._last
 
   def send(self, a_t: np.ndarray, env_id: np.ndarray) -> None:
     """See `World.send`."""
-    self._world.send(a_t, env_id)
+    super().send(a_t, env_id)
     self._actions.append(a_t.astype(self._dtype))
-
-  def pop_episodes(self) -> list[EpisodeReport]:
-    """See `World.pop_episodes`."""
-    return self._world.pop_episodes()
-
-  def close(self) -> None:
-    """See `World.close`."""
-    self._world.close()
 
   def state_dict(self) -> dict[str, np.ndarray]:
     """The journal; to be taken after a `send`."""
@@ -74,7 +59,7 @@ class JournalWorld:
     for a_t in actions:
       timestep = self.recv()
       self.send(a_t.astype(np.int32), timestep.env_id)
-      self._world.pop_episodes()
+      self.pop_episodes()
     if _checksum(self._last) != int(state["check"]):
       raise ValueError(
         "played again with the same seed and actions, the environment showed"

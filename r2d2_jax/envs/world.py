@@ -64,6 +64,37 @@ class World(Protocol):
     """Stops the lanes. May be called twice."""
 
 
+class WorldWrapper:
+  """A `World` that does what the one inside does; subclasses change part of it."""
+
+  def __init__(self, world: World):
+    """Args: the world inside."""
+    self._world = world
+    self.spec = world.spec
+    self.num_envs = world.num_envs
+    self.batch_size = world.batch_size
+
+  def reset(self) -> None:
+    """See `World.reset`."""
+    self._world.reset()
+
+  def recv(self) -> Timestep:
+    """See `World.recv`."""
+    return self._world.recv()
+
+  def send(self, a_t: np.ndarray, env_id: np.ndarray) -> None:
+    """See `World.send`."""
+    self._world.send(a_t, env_id)
+
+  def pop_episodes(self) -> list[EpisodeReport]:
+    """See `World.pop_episodes`."""
+    return self._world.pop_episodes()
+
+  def close(self) -> None:
+    """See `World.close`."""
+    self._world.close()
+
+
 def check_actions(
   a_t: np.ndarray, env_id: np.ndarray, num_actions: int
 ) -> None:
