@@ -11,7 +11,8 @@ So these modules are executed here from rlax's own files, and by Python's own
 loader, but outside `sys.modules`: `from rlax._src import base` inside them
 gives a copy of `base` loaded in the same way, and every other import is the
 ordinary one. Nothing global changes, not even for a moment: a program that
-imports rlax itself, before, afterwards or in another thread, gets rlax as it is.
+imports rlax itself, before, afterwards or in another thread, gets rlax as it
+is.
 """
 
 import builtins

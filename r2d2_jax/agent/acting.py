@@ -1,4 +1,4 @@
-"""Acting: epsilon-greedy steps of many lanes, and the first priority of an item."""
+"""Acting: epsilon-greedy steps of many lanes, and an item's first priority."""
 
 from collections.abc import Callable
 import functools
@@ -44,7 +44,7 @@ def epsilon_ladder(num_envs: int, *, base: float, alpha: float) -> np.ndarray:
 def init_actor_state(
   key: Array, num_envs: int, *, networks: Networks
 ) -> ActorState:
-  """State of N lanes before their first row: zeros, and a key of its own each."""
+  """State of N lanes before their first row: zeros, and a key for each."""
   return ActorState(
     core_state=networks.initial_core_state(num_envs),
     a_tm1=jnp.zeros(num_envs, jnp.int32),
@@ -115,10 +115,11 @@ def make_actor(
 def compile_actor(
   step: Callable[..., tuple[ActorState, ActorOutput]], *, donate: bool = True
 ) -> Callable[..., tuple[ActorState, ActorOutput]]:
-  """An actor step, jit-compiled, its state donated: go on with the returned one.
+  """An actor step, jit-compiled, its state donated: use the returned one.
 
   Args:
-    step: (params, state, timestep, epsilon) -> (state, output), as `actor_step`.
+    step: (params, state, timestep, epsilon) -> (state, output), as
+      `actor_step`.
     donate: False copies the state instead, so that the caller keeps its own.
   """
   return Donating(step, argument=1, donate=donate)

@@ -38,27 +38,31 @@ from r2d2_jax.types import (
 class Agent(NamedTuple):
   """An algorithm, as the run's loops, evaluation and recording know it.
 
-  All are pure and can be jit-compiled. N lanes, B items or rows, L rows of an item.
+  All are pure and can be jit-compiled. N lanes, B items or rows, L rows of an
+  item.
   """
 
   init: Callable[[Array], LearnerState]
   """key -> a fresh learner's state."""
   initial_core_state: Callable[[int], CoreState]
-  """B -> the null recurrent state, leading [B]; replay takes its layout from it."""
+  """B -> the null recurrent state, leading [B]; replay takes its layout from
+  it."""
   initial_actor_state: Callable[[Array, int], ActorState]
   """key, N -> the state of N lanes before their first row."""
   actor_step: Callable[
     [Params, ActorState, Timestep, Array], tuple[ActorState, ActorOutput]
   ]
-  """params, state [N], rows of B lanes, epsilon [N] -> state [N], output [B]."""
+  """params, state [N], rows of B lanes, epsilon [N] -> state [N], output
+  [B]."""
   learner_step: LearnerStep
-  """state, batch, axis_name=None -> state, output: see `learning.learner_step`."""
+  """state, batch, axis_name=None -> state, output: see
+  `learning.learner_step`."""
   initial_priorities: Callable[..., Array]
   """q_t, a_t, r_t, discount_t, valid_t, each [B, L, ...] -> the priority of new
   items, float32 [B], before the exponent."""
   q_discrepancy: Callable[..., tuple[Array, Array]] | None
-  """params, sequence, row_carry, rows -> dQ and its mask, see `diagnostics`; None
-  where an algorithm has no values to compare."""
+  """params, sequence, row_carry, rows -> dQ and its mask, see `diagnostics`;
+  None where an algorithm has no values to compare."""
   networks: Networks
   """The network behind them, for studies of it."""
 

@@ -1,8 +1,8 @@
-"""Checks of what the agent's functions are given: settings, and the order of axes.
+"""Checks of what the agent's functions are given: settings, order of axes.
 
-They look at types and shapes alone, so that a compiled program is the same without
-them. Where two lengths are equal no shape tells that axes were swapped; no preset
-has as many items in a batch as rows in an item.
+They look at types and shapes alone, so that a compiled program is the same
+without them. Where two lengths are equal no shape tells that axes were swapped;
+no preset has as many items in a batch as rows in an item.
 """
 
 from collections.abc import Mapping
@@ -113,8 +113,8 @@ def check_carry(name: str, carry: Any, expected: Any) -> None:
     carry
   ) != shapes(expected):
     raise ValueError(
-      f"{name}: expected the carry of this core, of shapes {shapes(expected)}, got"
-      f" {None if carry is None else shapes(carry)}"
+      f"{name}: expected the carry of this core, of shapes {shapes(expected)},"
+      f" got {None if carry is None else shapes(carry)}"
     )
 
 

@@ -1,8 +1,8 @@
 """Cores: what carries memory from row to row, by name.
 
-A core of one's own is an entry like those of `CORES`, named by `network.core` as
-"module:name". Its carry may be any pytree of arrays with a leading batch axis;
-replay stores whatever leaves it has.
+A core of one's own is an entry like those of `CORES`, named by `network.core`
+as "module:name". Its carry may be any pytree of arrays with a leading batch
+axis; replay stores whatever leaves it has.
 """
 
 from collections.abc import Callable
@@ -28,9 +28,11 @@ class Core(NamedTuple):
 
   make: Callable[[NetworkConfig], nn.Module]
   """The module: (x [T, B, F], carry, is_first_t bool [T, B]) -> (y [T, B, D],
-  carry after the last row). Where is_first_t the carry before the row is null."""
+  carry after the last row). Where is_first_t the carry before the row is
+  null."""
   initial_carry: Callable[[NetworkConfig, int], Any]
-  """(config, batch size) -> the null carry, zeros with leading [B]; () for none."""
+  """(config, batch size) -> the null carry, zeros with leading [B]; () for
+  none."""
 
 
 class _LSTM(nn.Module):

@@ -45,8 +45,8 @@ def first_and_last_row(valid_t: Array, *, config: AgentConfig) -> Array:
     config: the agent's settings.
 
   Returns:
-    int32 [B, 2], rows of the item: burn_in, and the last valid one from there on
-    (burn_in again where there is none: `q_discrepancy` masks it).
+    int32 [B, 2], rows of the item: burn_in, and the last valid one from there
+    on (burn_in again where there is none: `q_discrepancy` masks it).
 
   Raises:
     ValueError: the axes are not [B, L].
@@ -78,16 +78,17 @@ def q_discrepancy(
   A maximum near 0 still makes a large ratio: over items take the median rather
   than the mean.
 
-  One unroll of the batch, and one step of B x R lanes. At an episode's first row
-  both states are null and dQ is 0; so it is in every row of a feed-forward core.
+  One unroll of the batch, and one step of B x R lanes. At an episode's first
+  row both states are null and dQ is 0; so it is in every row of a feed-forward
+  core.
   Source: section 3, figure 1; the floor is ours.
 
   Args:
     params: today's.
     sequence: items [B, L, ...], L = burn_in + trace_length.
-    row_carry: `CoreState.carry` of the actor before each row, leaves [B, L, ...],
-      as `ReplaySample.row_carry` is with `replay.row_states`; ignored where is_first_t,
-      and of a feed-forward core.
+    row_carry: `CoreState.carry` of the actor before each row, leaves [B, L,
+      ...], as `ReplaySample.row_carry` is with `replay.row_states`; ignored
+      where is_first_t, and of a feed-forward core.
     rows: int32 [B, R], or [R] for all items alike: rows of the item, burn-in
       counted, at which to measure; see `first_and_last_row`.
     networks: from `make_networks`.
@@ -226,11 +227,11 @@ def horizon_actor_step(
 ) -> tuple[ActorState, HorizonOutput]:
   """`actor_step` with a core that remembers the last k rows alone.
 
-  q_t is what a core gives whose carry was zero before row t - k and has seen rows
-  t - k .. t: k = 0 is the current row from the zero state. In an episode's first
-  k + 1 rows that is the whole of it, and the step is `actor_step`. The frame
-  stack, being observation, stays as it is, and so do the action and the reward
-  that came with row t - k.
+  q_t is what a core gives whose carry was zero before row t - k and has seen
+  rows t - k .. t: k = 0 is the current row from the zero state. In an episode's
+  first k + 1 rows that is the whole of it, and the step is `actor_step`. The
+  frame stack, being observation, stays as it is, and so do the action and the
+  reward that came with row t - k.
 
   Instead of unrolling k + 1 rows anew, each lane keeps the carries that began
   1 .. k rows ago one row on; the torso, which they share, runs once.
@@ -289,7 +290,7 @@ def horizon_actor_step(
 def make_horizon_actor(
   *, horizon: int, networks: Networks, donate: bool = True
 ) -> Callable[..., tuple[ActorState, HorizonOutput]]:
-  """`horizon_actor_step`, jit-compiled, its state donated (see `make_actor`)."""
+  """`horizon_actor_step`, jit-compiled, its state donated: see `make_actor`."""
   return Donating(
     functools.partial(horizon_actor_step, horizon=horizon, networks=networks),
     argument=1,
@@ -302,10 +303,10 @@ def compare_q(q_full: Array, q_horizon: Array) -> tuple[Array, Array]:
 
       max_q_gap = |max_a q_full[a] - max_a q_horizon[a]|
 
-  Source: section 5, figure 5, "the difference of max-Q-values and the percentage
-  of correct greedy actions (where the unconstrained variant is taken as ground
-  truth)". Not relative: values pass through 0. To compare worlds, divide the mean
-  gap by the mean of |max_a q_full| over the same rows.
+  Source: section 5, figure 5, "the difference of max-Q-values and the
+  percentage of correct greedy actions (where the unconstrained variant is taken
+  as ground truth)". Not relative: values pass through 0. To compare worlds,
+  divide the mean gap by the mean of |max_a q_full| over the same rows.
 
   Args:
     q_full: float32 [..., A], rescaled unit.

@@ -1,4 +1,4 @@
-"""The frame stack: the last k frames of every row, rebuilt from single frames."""
+"""The frame stack: the last k frames of every row, from single frames."""
 
 import jax
 import jax.numpy as jnp
@@ -44,9 +44,9 @@ def stack_blocks(
 ) -> tuple[Array, Array]:
   """`stack_frames` of images in blocks: [T, B, H / size, W / size, k size^2 C].
 
-  Blocks are cut from single frames, a k-th of the pixels of their stacks. Pixels
-  beyond the last whole block are not in them; no window of a convolution whose
-  stride is the block's size reaches them.
+  Blocks are cut from single frames, a k-th of the pixels of their stacks.
+  Pixels beyond the last whole block are not in them; no window of a convolution
+  whose stride is the block's size reaches them.
   """
   shape = frames.shape[2:]
   whole = [side // size for side in shape[:2]]

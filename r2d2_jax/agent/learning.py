@@ -1,4 +1,4 @@
-"""One update of the learner, a pure function of arrays; on one device or more."""
+"""One update of the learner, a pure function of arrays, on any devices."""
 
 from collections.abc import Callable
 import functools
@@ -91,7 +91,8 @@ def learner_step(
       q_max_mean: mean of max_a q over valid rows (rescaled unit);
       importance_weight_mean;
       effective_sample_size: (sum w)^2 / (B sum w^2) of the importance weights,
-        in (0, 1]: the share of the batch that counts, 1 where all weigh the same.
+        in (0, 1]: the share of the batch that counts, 1 where all weigh the
+        same.
 
   Raises:
     ValueError: the axes of the batch are not [B, L], or probabilities not [B].
@@ -203,7 +204,7 @@ def compile_learner(
   mesh: Mesh | None = None,
   donate: bool = True,
 ) -> LearnerStep:
-  """A learner step, jit-compiled, its state donated: go on with the returned one.
+  """A learner step, jit-compiled, its state donated: use the returned one.
 
   Call it with `keys=None` in the batch: keys stay on the host.
 
@@ -213,8 +214,8 @@ def compile_learner(
     mesh: the devices that split each batch between them, along its one axis
       `BATCH_AXIS`; each keeps a copy of the state. None for one device, the one
       that holds the arguments.
-    donate: False copies the state instead, so that the caller keeps its own; for
-      notebooks, where a cell runs twice. Memory then holds both.
+    donate: False copies the state instead, so that the caller keeps its own;
+      for notebooks, where a cell runs twice. Memory then holds both.
 
   Returns:
     step(state, batch). Under a mesh it wants the shardings of

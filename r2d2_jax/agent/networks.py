@@ -1,7 +1,7 @@
 """The recurrent Q-network: frame stack, torso, core, duelling head.
 
-`step` (acting, evaluation) is `unroll` (training) over one row, so that what the
-learner computes for a row is what the actor saw.
+`step` (acting, evaluation) is `unroll` (training) over one row, so that what
+the learner computes for a row is what the actor saw.
 """
 
 from collections.abc import Callable
@@ -19,8 +19,8 @@ from r2d2_jax.factories import factory
 from r2d2_jax.ops.convolution import even_chunk
 from r2d2_jax.types import AgentInputs, Array, CoreState, EnvSpec, Params
 
-# Rows of one pass through a torso whose activations nobody needs later: few enough
-# to be in the caches still when the next layer reads them.
+# Rows of one pass through a torso whose activations nobody needs later: few
+# enough to be in the caches still when the next layer reads them.
 _CHUNK_ROWS = 320
 
 
@@ -55,8 +55,8 @@ def make_networks(spec: EnvSpec, *, config: NetworkConfig) -> Networks:
 
   Args:
     spec: shape and dtype of one observation, number of actions.
-    config: what to build; the defaults are the paper's (appendix). Its torso and
-      core are names in `TORSOS` and `CORES`, or "module:name" of one's own.
+    config: what to build; the defaults are the paper's (appendix). Its torso
+      and core are names in `TORSOS` and `CORES`, or "module:name" of one's own.
 
   Returns:
     The four functions; none of them is jit-compiled.
@@ -87,7 +87,8 @@ def make_networks(spec: EnvSpec, *, config: NetworkConfig) -> Networks:
     core.make(config),
     in_chunks=False,
   )
-  # Chosen by measurement, docs/performance.md: accelerators want all rows at once.
+  # Chosen by measurement, docs/performance.md: accelerators want all rows at
+  # once.
   without_gradient = module.clone(
     in_chunks=torso.in_chunks and jax.default_backend() == "cpu"
   )

@@ -44,8 +44,8 @@ def importance_weights(
     probability: float [B], chance of each item at the time it was sampled, in
       [0, 1].
     exponent: at least 0.
-    axis_name: mesh axis over which the batch is split, B being the items of this
-      device; None where the array is the whole batch.
+    axis_name: mesh axis over which the batch is split, B being the items of
+      this device; None where the array is the whole batch.
 
   Returns:
     float32 [B], finite and in (0, 1].

@@ -121,11 +121,12 @@ def n_step_td_error(
   best_a_t = jnp.argmax(q[1:], axis=-1)
   v_t = apply_inverse(_select(target_q[1:], best_a_t))
 
-  # rlax's recursion G = r + d ((1 - lambda) v + lambda G') with lambda = 0 where
-  # no valid transition follows is a return that stops there and bootstraps.
+  # rlax's recursion G = r + d ((1 - lambda) v + lambda G') with lambda = 0
+  # where no valid transition follows is a return that stops there and
+  # bootstraps.
   goes_on = jnp.concatenate([mask[1:], jnp.zeros_like(mask[:1])])
   returns = jax.vmap(
-    lambda r, d, v, l: n_step_bootstrapped_returns(r, d, v, config.n_step, l),
+    lambda r, d, v, x: n_step_bootstrapped_returns(r, d, v, config.n_step, x),
     in_axes=1,
     out_axes=1,
   )(

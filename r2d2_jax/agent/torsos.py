@@ -32,14 +32,15 @@ class Torso(NamedTuple):
   """How a torso is made, and what it wants to see."""
 
   make: Callable[[NetworkConfig], nn.Module]
-  """The module: M stacked observations, as they come, [M, *obs_shape, k] (images
-  with channels [M, H, W, k C]) -> [M, features]."""
+  """The module: M stacked observations, as they come, [M, *obs_shape, k]
+  (images with channels [M, H, W, k C]) -> [M, features]."""
   check: Callable[[EnvSpec, NetworkConfig], None] = lambda spec, config: None
   """Raises ConfigError where it cannot read such observations."""
   stack: Callable[..., tuple[Array, Array]] = stack_frames
   """(obs_t, is_first_t, frames) -> (stacks, new frames), see `stack_frames`."""
   in_chunks: bool = False
-  """Whether a CPU is faster with few rows at a time where no gradient is wanted."""
+  """Whether a CPU is faster with few rows at a time where no gradient is
+  wanted."""
 
 
 def as_floats(x: Array, config: NetworkConfig) -> Array:
@@ -102,8 +103,8 @@ def _linear(x: Array, config: NetworkConfig) -> Array:
 
 
 def _nature_in_blocks() -> bool:
-  # On CPU a convolution over blocks of stride x stride pixels is faster than one
-  # with a stride; chosen by measurement, docs/performance.md.
+  # On CPU a convolution over blocks of stride x stride pixels is faster than
+  # one with a stride; chosen by measurement, docs/performance.md.
   return jax.default_backend() == "cpu"
 
 
@@ -123,7 +124,7 @@ class _Nature(nn.Module):
     config = self.config
     x = as_floats(x, config)
     for i, (channels, (size, stride)) in enumerate(
-      zip(config.torso_channels, _NATURE_LAYERS)
+      zip(config.torso_channels, _NATURE_LAYERS, strict=True)
     ):
       x = nn.relu(
         Conv(
@@ -166,7 +167,7 @@ class _Impala(nn.Module):
 
 
 class _Layers(nn.Module):
-  """Linear layers with ReLU over flat inputs; MiniGrid's cells as one-hot planes."""
+  """Linear layers with ReLU over flat inputs; MiniGrid's cells one-hot."""
 
   config: NetworkConfig
   one_hot: bool

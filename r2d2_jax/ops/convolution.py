@@ -7,8 +7,9 @@ with zeros (stride > 1), that of the kernel one whose window is the whole
 output. Here a stride s that divides the window is taken out first: blocks of
 s x s pixels become channels, and what remains is a convolution with stride 1.
 Then the gradient of the input is an ordinary convolution (products summed in
-place, where images are small), and that of the kernel one matrix product, over the pixels of all images, of the input and of
-dL/dy shifted to every place of the window:
+place, where images are small), and that of the kernel one matrix product, over
+the pixels of all images, of the input and of dL/dy shifted to every place of
+the window:
 
     dL/dkernel[u, v] = sum_{m, i, j} x[m, i, j]^T dL/dy[m, i - u, j - v]
 
@@ -90,8 +91,13 @@ def _backward(stride, padding, residuals, dy):
   ]
   # What the windows cover, a multiple of the stride: more than the image where
   # it is padded, less where the last window ends before the image does.
-  covered = [(n - 1) * stride + k for n, k in zip(dy.shape[1:3], window)]
-  high = [c - size - lo for c, size, lo in zip(covered, x.shape[1:3], low)]
+  covered = [
+    (n - 1) * stride + k for n, k in zip(dy.shape[1:3], window, strict=True)
+  ]
+  high = [
+    c - size - lo
+    for c, size, lo in zip(covered, x.shape[1:3], low, strict=True)
+  ]
 
   # The kernel as O images of the window: stride 1 from here on.
   kernel_blocks = jnp.moveaxis(
@@ -211,7 +217,7 @@ def _over_chunks(add, total, images, most):
 
 
 def even_chunk(count: int, most: int) -> int:
-  """The largest divisor of count up to `most`; 0 if it is below half of that."""
+  """The largest divisor of count up to `most`; 0 if below half of that."""
   most = min(most, count)
   size = max(n for n in range(1, most + 1) if count % n == 0)
   return size if 2 * size >= most else 0
@@ -222,7 +228,11 @@ def _pad(images, low, high):
   return lax.pad(
     images,
     jnp.zeros((), images.dtype),
-    [(0, 0, 0), *((lo, hi, 0) for lo, hi in zip(low, high)), (0, 0, 0)],
+    [
+      (0, 0, 0),
+      *((lo, hi, 0) for lo, hi in zip(low, high, strict=True)),
+      (0, 0, 0),
+    ],
   )
 
 

@@ -45,7 +45,8 @@ def _backward(residuals, cotangents):
   c_tm1, h_tm1 = _reset(
     is_first_t,
     tuple(
-      jnp.concatenate([s[None], s_t[:-1]]) for s, s_t in zip(state, (c_t, h_t))
+      jnp.concatenate([s[None], s_t[:-1]])
+      for s, s_t in zip(state, (c_t, h_t), strict=True)
     ),
   )
   # Once, not in every row of the scan: the barrier keeps it outside.

@@ -1,4 +1,4 @@
-"""x w for wide x, with the gradient of x taken in the order that CPUs prefer."""
+"""x w for wide x, with the gradient of x in the order that CPUs prefer."""
 
 import jax
 from jax import lax
@@ -11,9 +11,9 @@ _MAX_ROWS = 1024
 def product(x: jax.Array, w: jax.Array) -> jax.Array:
   """x w; on CPU dL/dx is computed as (w dL/dy^T)^T.
 
-  The same numbers up to rounding. XLA repacks w, transposed, for dL/dy w^T, which
-  takes longer than the product itself where w is large and x has few rows. On
-  CPU: reverse-mode derivatives only, and only once (no jvp, no second
+  The same numbers up to rounding. XLA repacks w, transposed, for dL/dy w^T,
+  which takes longer than the product itself where w is large and x has few
+  rows. On CPU: reverse-mode derivatives only, and only once (no jvp, no second
   derivatives).
 
   Args:
