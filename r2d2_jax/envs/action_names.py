@@ -8,9 +8,9 @@ _ATARI = (
   " DOWNLEFTFIRE"
 ).split()
 
-# A game's own actions (EnvConfig.full_action_space off), as numbers of _ATARI, in
-# their order: the minimal action sets of the Arcade Learning Environment. The
-# games that are not here use all 18.
+# A game's own actions (EnvConfig.full_action_space off), as numbers of _ATARI,
+# in their order: the minimal action sets of the Arcade Learning Environment.
+# The games that are not here use all 18.
 _MINIMAL = {
   "freeway": (0, 2, 5),
   "skiing": (0, 3, 4),

@@ -129,7 +129,7 @@ class ChildWorld:
 
 
 def main() -> None:
-  """The child: builds the world, then does as it is told until the pipe closes."""
+  """The child: builds the world, then does as told until the pipe closes."""
   connection = Connection(int(sys.argv[1]))
   world = None
   while True:

@@ -16,14 +16,15 @@ from r2d2_jax.types import Timestep
 def envpool_seed(seed: int) -> int:
   """The seed given to EnvPool: a hash, in [0, 2^30).
 
-  EnvPool seeds lane i with seed + i. Worlds of neighbouring seeds would share all
-  lanes but one; an evaluation seeded one up would replay the training games.
+  EnvPool seeds lane i with seed + i. Worlds of neighbouring seeds would share
+  all lanes but one; an evaluation seeded one up would replay the training
+  games.
   """
   return int(lane_uniform(seed, np.array(0))[0] * 2**30)
 
 
 def find_task(name: str) -> str:
-  """EnvPool's id of a task; ConfigError if there is none. See `resolve_task`."""
+  """EnvPool's id of a task; ConfigError if none. See `resolve_task`."""
   return resolve_task(name, envpool.list_all_envs())
 
 
@@ -38,8 +39,8 @@ def task_spec(task: str, **options):
     return envpool.make_spec(task, **options)
   except ImportError as error:
     raise MissingPackageError(
-      f"{task} cannot start here: {error} Procgen is the family that needs Qt 5; "
-      "all the others run without."
+      f"{task} cannot start here: {error} Procgen is the family that needs Qt"
+      " 5; all the others run without."
     ) from error
   except RuntimeError as error:
     raise ConfigError(
@@ -84,21 +85,22 @@ class _Rows(NamedTuple):
 class EnvPoolWorld:
   """Lanes of one EnvPool task, stepped by EnvPool's threads.
 
-  Rows: the row with the end of an episode carries the true last observation; the
-  one after it is EnvPool's reset row, whose action is ignored. discount_t is 0 on
-  termination alone, EnvPool's own discount being 0 on truncation too. A game over
-  in the very step of the time limit, which EnvPool calls truncated, is over.
+  Rows: the row with the end of an episode carries the true last observation;
+  the one after it is EnvPool's reset row, whose action is ignored. discount_t
+  is 0 on termination alone, EnvPool's own discount being 0 on truncation too. A
+  game over in the very step of the time limit, which EnvPool calls truncated,
+  is over.
 
-  Lives: 'roll' sets discount_t to 0 in the row in which a life was lost and does
-  nothing else; 'reset' also makes that row last and first. The game goes on in
-  both, and its report covers the whole of it.
+  Lives: 'roll' sets discount_t to 0 in the row in which a life was lost and
+  does nothing else; 'reset' also makes that row last and first. The game goes
+  on in both, and its report covers the whole of it.
 
   Cap: counted here. EnvPool knows nothing of it (but in Atari): it is told to
   reset the lanes that were cut, where it would have played on.
 
-  Frames: a report's episode_frames are agent steps x frame skip. The no-ops that
-  begin an Atari game, counted by noop_max in raw frames, are in neither; nor do
-  they count towards the frame cap.
+  Frames: a report's episode_frames are agent steps x frame skip. The no-ops
+  that begin an Atari game, counted by noop_max in raw frames, are in neither;
+  nor do they count towards the frame cap.
   """
 
   def __init__(self, task: str, config: EnvConfig, *, seed: int):
@@ -122,12 +124,9 @@ class EnvPoolWorld:
     self._log = EpisodeLog(self.num_envs, self.spec.frame_skip)
     self._lives = np.zeros(self.num_envs, np.int64)
     self._cap_steps = families.cap_steps(task_spec(task).config, config)
-    self._steps = np.zeros(
-      self.num_envs, np.int64
-    )  # of the game that is played
-    self._game_over = np.ones(
-      self.num_envs, bool
-    )  # the next row is a first one
+    # Of the game that is played; whether the next row is a first one.
+    self._steps = np.zeros(self.num_envs, np.int64)
+    self._game_over = np.ones(self.num_envs, bool)
     self._cut = np.zeros(self.num_envs, bool)  # EnvPool would play on
     self._num_waiting = 0  # lanes that owe a row
     self._reset_rows: list[_Rows] = []  # of lanes that were cut, lock-step only
@@ -204,7 +203,8 @@ class EnvPoolWorld:
     a_t, env_id = a_t.astype(np.int32), env_id.astype(np.int32)
     cut = self._cut[env_id]
     if cut.any():
-      # `async_reset` is this with all lanes; there is no public way to name some.
+      # `async_reset` is this with all lanes; there is no public way to name
+      # some.
       self._pool._reset(env_id[cut])
       if self.batch_size == self.num_envs:
         # Here EnvPool files rows by their place in what was sent, so that

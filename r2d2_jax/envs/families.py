@@ -3,10 +3,12 @@
 | family | options | observation |
 |---|---|---|
 | Atari | all of EnvConfig | uint8 [84, 84], grey |
-| VizDoom | frame_skip | uint8 [84, 84] grey or [84, 84, 3], as the scenario says |
+| VizDoom | frame_skip | uint8 [84, 84] grey or [84, 84, 3]: the scenario says |
 | MiniGrid | | uint8 [7, 7, 3]: the image; direction and mission are left out |
 | Procgen | | uint8 [64, 64, 3] |
-| any other with a Box or Discrete observation (Catch, FrozenLake, CartPole) | | as it comes, floats as float32, a state number as one-hot float32 |
+| any other (Catch, FrozenLake, CartPole) | | Box or Discrete, as it comes |
+
+Of the others floats are float32, and a state number is one-hot float32.
 
 One player, one observation array, one number as the action: a task that has
 more of any is refused. Where a family has no option, its own default holds and
@@ -93,7 +95,7 @@ def frame_skip(defaults: Any, config: EnvConfig) -> int:
 
 
 def cap_steps(defaults: Any, config: EnvConfig) -> int:
-  """Agent steps after which an episode is truncated: the whole ones in the cap."""
+  """Agent steps after which an episode is truncated: whole ones in the cap."""
   return max(1, config.max_episode_frames // frame_skip(defaults, config))
 
 
@@ -101,9 +103,8 @@ class Interface(NamedTuple):
   """A task as the agent meets it."""
 
   spec: EnvSpec
-  convert: Callable[
-    [Any], np.ndarray
-  ]  # EnvPool's observation -> [B, *obs_shape]
+  # EnvPool's observation -> [B, *obs_shape]
+  convert: Callable[[Any], np.ndarray]
 
 
 def family_interface(task: str, spaces: Any, skip: int) -> Interface:
@@ -153,7 +154,7 @@ def _num_actions(task: str, arrays: dict[str, Any]) -> int:
 def _observation(
   task: str, arrays: dict[str, Any]
 ) -> tuple[tuple[int, ...], Any, Callable[[Any], np.ndarray]]:
-  """Shape and dtype of one observation as the agent sees it; how to get there."""
+  """Shape and dtype of one observation as the agent sees it; how to get it."""
   parts = {
     name.removeprefix("obs:"): array
     for name, array in arrays.items()

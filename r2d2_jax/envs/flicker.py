@@ -11,15 +11,18 @@ class FlickerWorld(WorldWrapper):
   """Another world, with each observation blanked (all 0) with a probability.
 
   Only obs_t changes: rewards, ends and reports are those of the world inside.
-  Every row may go blank, the first and the last of an episode included. A lane's
-  blanks depend on the seed and on how many rows it has had, not on arrival order.
+  Every row may go blank, the first and the last of an episode included. A
+  lane's blanks depend on the seed and on how many rows it has had, not on
+  arrival order.
   """
 
   def __init__(self, world: World, probability: float, *, seed: int):
-    """Args:
-    world: the world inside.
-    probability: chance per row, in [0, 1].
-    seed: non-negative.
+    """See the class.
+
+    Args:
+      world: the world inside.
+      probability: chance per row, in [0, 1].
+      seed: non-negative.
     """
     super().__init__(world)
     self._probability = probability

@@ -1,9 +1,9 @@
-"""A world that can be brought back: the same seed, the same actions, the same state.
+"""A world that can be brought back: same seed, same actions, same state.
 
-Neither EnvPool's environments nor the emulators behind them can be saved. They are
-deterministic, though: lanes of one seed, stepped in a fixed order, end up in the
-same state after the same actions. So the actions are what is kept: one byte per
-step of a lane, and a resumed run plays them again.
+Neither EnvPool's environments nor the emulators behind them can be saved. They
+are deterministic, though: lanes of one seed, stepped in a fixed order, end up
+in the same state after the same actions. So the actions are what is kept: one
+byte per step of a lane, and a resumed run plays them again.
 """
 
 import zlib
@@ -70,7 +70,7 @@ class JournalWorld(WorldWrapper):
 
 
 def _checksum(timestep: Timestep | None) -> int:
-  """Of the rows received last: any difference in the lanes' state soon shows."""
+  """Of the rows received last: a difference in the lanes' state soon shows."""
   check = 0
   for x in timestep or ():
     check = zlib.crc32(np.ascontiguousarray(x).data, check)

@@ -1,6 +1,7 @@
 """One call that makes a world from the settings."""
 
 import dataclasses
+import importlib
 from typing import Protocol
 
 from r2d2_jax.config import ConfigError, EnvConfig, MissingPackageError
@@ -98,7 +99,7 @@ def world_spec(
 def _envpool_world(task: str):
   """The module of that name, where EnvPool can be imported."""
   try:
-    import envpool
+    importlib.import_module("envpool")
   except (ImportError, OSError) as error:  # OSError: without its assets
     raise MissingPackageError(
       f"task {task!r} needs EnvPool, which cannot be imported here ({error}): "

@@ -2,20 +2,21 @@
 
 An episode: a *cue* names one of K symbols; D blank rows follow, each showing a
 random symbol that means nothing; a *hush* row, in which only action 0 keeps the
-episode alive; a *query* row, in which the action must name the cue. Reward 1 for
-the right name, else 0, and the episode is over.
+episode alive; a *query* row, in which the action must name the cue. Reward 1
+for the right name, else 0, and the episode is over.
 
     row      0     1 .. D        D + 1   D + 2   D + 3
     shows    cue   distractors   hush    query   nothing (the last row)
 
 D is drawn anew for each episode, so the query cannot be timed: from 3 to 8 in
-'recall', from 16 to 24 in 'recall-long', whose episodes are longer than an item.
+'recall', from 16 to 24 in 'recall-long', whose episodes are longer than an
+item.
 
-The bound: a policy that acts on (obs_t, a_tm1, r_t) alone has an expected return
-of at most 1 / K. In the query row the observation is always the same, r_t is
-always 0, and a_tm1 is always 0 because of the hush row (without it a policy
-could carry the cue along as its own previous action). Its guess is therefore
-independent of the cue, which is uniform. With memory the return is 1.
+The bound: a policy that acts on (obs_t, a_tm1, r_t) alone has an expected
+return of at most 1 / K. In the query row the observation is always the same,
+r_t is always 0, and a_tm1 is always 0 because of the hush row (without it a
+policy could carry the cue along as its own previous action). Its guess is
+therefore independent of the cue, which is uniform. With memory the return is 1.
 """
 
 import numpy as np
@@ -50,12 +51,14 @@ class RecallWorld:
     batch_size: int = 0,
     max_episode_steps: int = 108_000,
   ):
-    """Args:
-    num_envs: lanes.
-    seed: non-negative.
-    delays: least and largest D.
-    batch_size: lanes per step, 0 for all; fewer take turns.
-    max_episode_steps: agent steps after which an episode is truncated.
+    """See the class.
+
+    Args:
+      num_envs: lanes.
+      seed: non-negative.
+      delays: least and largest D.
+      batch_size: lanes per step, 0 for all; fewer take turns.
+      max_episode_steps: agent steps after which an episode is truncated.
     """
     self.num_envs = num_envs
     self.batch_size = batch_size or num_envs

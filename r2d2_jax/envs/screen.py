@@ -16,8 +16,8 @@ def screen(world: World) -> np.ndarray | None:
     world: any; only EnvPool's own, in this process, can draw.
 
   Returns:
-    uint8 [height, width, 3], Atari [210, 160, 3]: the last raw frame. None where
-    nobody draws the task: built-in ones, Catch, VizDoom.
+    uint8 [height, width, 3], Atari [210, 160, 3]: the last raw frame. None
+    where nobody draws the task: built-in ones, Catch, VizDoom.
   """
   if isinstance(world, FlickerWorld):
     return screen(world._world)

@@ -9,8 +9,9 @@ from r2d2_jax.config import ConfigError
 BUILT_IN = ("recall", "recall-long")
 
 _ATARI57 = """
-alien amidar assault asterix asteroids atlantis bank_heist battle_zone beam_rider
-berzerk bowling boxing breakout centipede chopper_command crazy_climber defender
+alien amidar assault asterix asteroids atlantis bank_heist battle_zone
+beam_rider berzerk bowling boxing breakout centipede chopper_command
+crazy_climber defender
 demon_attack double_dunk enduro fishing_derby freeway frostbite gopher gravitar
 hero ice_hockey jamesbond kangaroo krull kung_fu_master montezuma_revenge
 ms_pacman name_this_game phoenix pitfall pong private_eye qbert riverraid
@@ -34,8 +35,8 @@ def plain_name(name: str) -> str:
 def resolve_task(name: str, known: Collection[str]) -> str:
   """EnvPool's id of a game or task.
 
-  Accepts an id as EnvPool lists it ('MiniGrid-MemoryS7-v0'), in any case, and for
-  Atari also the bare name, with or without underscores: 'Pong', 'pong',
+  Accepts an id as EnvPool lists it ('MiniGrid-MemoryS7-v0'), in any case, and
+  for Atari also the bare name, with or without underscores: 'Pong', 'pong',
   'Pong-v5', 'MsPacman', 'ms_pacman'.
 
   Args:
@@ -59,7 +60,8 @@ def resolve_task(name: str, known: Collection[str]) -> str:
     if near
     else (
       "Atari games go by name (Pong, ms_pacman), other tasks by EnvPool's id "
-      "(MiniGrid-MemoryS7-v0, Catch-v0), the built-in ones are 'recall' and 'recall-long'."
+      "(MiniGrid-MemoryS7-v0, Catch-v0), the built-in ones are 'recall' and "
+      "'recall-long'."
     )
   )
   raise ConfigError(f"unknown task {name!r}: {hint}")

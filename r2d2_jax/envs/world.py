@@ -36,7 +36,8 @@ class World(Protocol):
   exception: there the game goes on, and the action counts.
 
   No game is longer than the frame cap, which the world counts itself: it makes
-  the row last (discount_t stays 1) and begins a new game, whoever would play on.
+  the row last (discount_t stays 1) and begins a new game, whoever would play
+  on.
   """
 
   spec: EnvSpec

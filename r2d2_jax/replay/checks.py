@@ -13,8 +13,11 @@ _MAX_LANES = 2**20
 
 
 class ReplayError(RuntimeError):
-  """The memory cannot serve: its server did not start or died, it was closed, what
-  was saved of it cannot be restored, or it holds what this run did not put there."""
+  """The memory cannot serve: its server is gone, or what it holds is wrong.
+
+  The server did not start or died, the memory was closed, what was saved of it
+  cannot be restored, or it holds what this run did not put there.
+  """
 
 
 def check_priorities(
@@ -72,8 +75,8 @@ def check_sampled(probability: np.ndarray, keys: np.ndarray) -> None:
     raise ReplayError(
       "the replay is at fault, not the training: expected probabilities above "
       f"0 of all sampled items, got {probability[wrong[0]]} of item "
-      f"{keys[wrong[0]]}. A priority in the table is not finite, which this run "
-      "never sets; another process can, through Reverb's port (see "
+      f"{keys[wrong[0]]}. A priority in the table is not finite, which this run"
+      " never sets; another process can, through Reverb's port (see "
       "docs/security.md). Go on from the last checkpoint, with the port closed "
       "to others or with the replay backend 'local'."
     )

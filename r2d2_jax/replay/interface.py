@@ -19,8 +19,8 @@ class Replay(Protocol):
   def insert(self, items: list[Item], priorities: np.ndarray) -> None:
     """Adds items, the oldest leaving where there is no room.
 
-    Returns when the memory has them; a server with a limiter (`samples_per_insert`)
-    lets the caller wait until enough was sampled.
+    Returns when the memory has them; a server with a limiter
+    (`samples_per_insert`) lets the caller wait until enough was sampled.
 
     Args:
       items: from `SequenceBuilder.add`.
@@ -41,23 +41,23 @@ class Replay(Protocol):
     its batches were drawn some calls ago.
 
     Args:
-      batch_size: B. With Reverb, another one than in the call before throws away
-        what was prefetched.
+      batch_size: B. With Reverb, another one than in the call before throws
+        away what was prefetched.
       timeout_seconds: how long to wait.
       min_size: how many items must be held, at least 1; batches that were drawn
         from fewer are thrown away.
 
     Raises:
-      TimeoutError: no batch in that time: the memory is empty or holds less than
-        min_size, a limiter holds it back, or the server is dead (`check_alive`
-        tells).
+      TimeoutError: no batch in that time: the memory is empty or holds less
+        than min_size, a limiter holds it back, or the server is dead
+        (`check_alive` tells).
       ReplayError: closed, reading failed, or the memory holds what this run did
         not write.
     """
     ...
 
   def update_priorities(self, keys: np.ndarray, priorities: np.ndarray) -> None:
-    """Sets new raw priorities; keys that are no longer held are dropped silently.
+    """Sets new raw priorities; keys no longer held are dropped silently.
 
     Args:
       keys: uint64 [B], from `sample`.
@@ -91,23 +91,25 @@ class Replay(Protocol):
   def save(self, directory: pathlib.Path) -> None:
     """Writes the whole memory and a meta.json that says what it is.
 
-    May take minutes. Other threads go on meanwhile: what is written is the memory
-    at one moment after this began. `restore_from` of the constructors reads it.
+    May take minutes. Other threads go on meanwhile: what is written is the
+    memory at one moment after this began. `restore_from` of the constructors
+    reads it.
 
     Args:
-      directory: exists and is empty; with Reverb on the file system of `scratch`.
+      directory: exists and is empty; with Reverb on the file system of
+        `scratch`.
 
     Raises:
       OSError: there is no such directory, or the disk is full.
-      ReplayError: closed; the server is dead or another's, it could not write, or
-        the memory holds what this run did not write.
+      ReplayError: closed; the server is dead or another's, it could not write,
+        or the memory holds what this run did not write.
     """
     ...
 
   def close(self) -> None:
     """Frees the memory and wakes whoever waits in `sample`. Twice is fine.
 
-    Takes less than a second. What Reverb does not let go of in that time is left
-    to a daemon thread.
+    Takes less than a second. What Reverb does not let go of in that time is
+    left to a daemon thread.
     """
     ...

@@ -8,7 +8,7 @@ reproducible runs and for small machines.
 import pathlib
 import threading
 import time
-from typing import Any, Optional
+from typing import Any
 
 import jax
 import numpy as np
@@ -37,8 +37,8 @@ from r2d2_jax.replay.sequences import (
 class SumTree:
   """Weights in the leaves of a binary tree, partial sums above them.
 
-  Sums are recomputed from the children, never adjusted by differences: they don't
-  drift.
+  Sums are recomputed from the children, never adjusted by differences: they
+  don't drift.
 
   Args:
     size: leaves asked for; all weights start at 0.
@@ -60,7 +60,7 @@ class SumTree:
     return self._nodes[self._first_leaf + index]
 
   def set(self, index: np.ndarray, weights: np.ndarray) -> None:
-    """Sets the leaves `index` (int [B]); of equal indices the last one counts."""
+    """Sets the leaves `index` (int [B]); of equal indices the last counts."""
     node = self._first_leaf + index
     self._nodes[node] = weights
     for _ in range(self._depth):
@@ -68,12 +68,13 @@ class SumTree:
       self._nodes[node] = self._nodes[2 * node] + self._nodes[2 * node + 1]
 
   def find(self, uniform: np.ndarray) -> np.ndarray:
-    """Leaves drawn with probability weight / total, by `uniform` in [0, 1) [B]."""
+    """Leaves drawn with probability weight / total, by `uniform` [B] < 1."""
     target = uniform * self._nodes[1]
     node = np.ones(target.shape, np.int64)
     for _ in range(self._depth):
       left = self._nodes[2 * node]
-      # Rounding can carry a target past the last weight: never into an empty side.
+      # Rounding can carry a target past the last weight: never into an empty
+      # side.
       right = (target >= left) & (self._nodes[2 * node + 1] > 0.0)
       target = np.where(right, target - left, target)
       node = 2 * node + right
@@ -83,8 +84,8 @@ class SumTree:
 class LocalReplay:
   """A `Replay` of numpy arrays.
 
-  Blocks are held by reference, so that rows shared by neighbouring items are there
-  once.
+  Blocks are held by reference, so that rows shared by neighbouring items are
+  there once.
 
   Args:
     config: capacity, exponent, lengths of items.
@@ -136,7 +137,7 @@ class LocalReplay:
     with self._changed:
       self._check_open()
       slots = (self._num_inserted + np.arange(len(items))) % self._capacity
-      for slot, item in zip(slots, items):
+      for slot, item in zip(slots, items, strict=True):
         self._items[slot] = item
       self._tree.set(slots, priorities**self._exponent)
       self._times_sampled[slots] = 0
@@ -159,7 +160,8 @@ class LocalReplay:
             "longer."
           )
         self._check_open()
-      # One generator per draw: a count is then all that a checkpoint has to keep.
+      # One generator per draw: a count is then all that a checkpoint has to
+      # keep.
       uniform = np.random.default_rng((self._seed, self._num_draws)).random(
         batch_size
       )
@@ -172,9 +174,8 @@ class LocalReplay:
         probability = np.full(batch_size, 1.0 / self._size())
       items = [self._items[slot] for slot in slots]
       times_sampled = np.empty(batch_size, np.int32)
-      for i, slot in enumerate(
-        slots
-      ):  # a batch may draw an item more than once
+      # A batch may draw an item more than once.
+      for i, slot in enumerate(slots):
         self._times_sampled[slot] += 1
         times_sampled[i] = self._times_sampled[slot]
       # The newest number that lives in the slot.
@@ -258,7 +259,7 @@ class LocalReplay:
     write_meta(directory, self._settings, counts)
 
   def _restore(self, directory):
-    """The inverse of `save`: the next samples are those that would have come."""
+    """The inverse of `save`: the next samples are what would have come."""
     counts = read_meta(
       directory,
       self._settings,
@@ -277,7 +278,8 @@ class LocalReplay:
       for name, (shape, dtype) in self._saved_shapes(counts).items()
     }
     self._check_saved(directory, saved, counts["num_blocks"])
-    # The actor's values are not kept: initial priorities were computed long ago.
+    # The actor's values are not kept: initial priorities were computed long
+    # ago.
     no_q = np.zeros((self._block_rows, 0), np.float32)
     # Copies, each of one block: rows leave one by one, a whole file would not.
     blocks = [
@@ -362,7 +364,7 @@ class LocalReplay:
       raise ReplayError("the replay is closed")
 
   def _stack(self, items):
-    """The rows of the items [B, L, ...] and their core states [B, ...], copied."""
+    """The items' rows [B, L, ...] and their core states [B, ...], copied."""
     rows = {}
     for name, (shape, dtype) in self._specs.items():
       out = np.empty((len(items), self._item_rows) + shape, dtype)
@@ -378,7 +380,7 @@ class LocalReplay:
       for shape, dtype in self._leaf_specs
     ]
     for i, item in enumerate(items):
-      for leaf, value in zip(leaves, core_leaves(item.core_state)):
+      for leaf, value in zip(leaves, core_leaves(item.core_state), strict=True):
         leaf[i] = value
     return rows, core_from_leaves(leaves, self._core_state)
 

@@ -1,7 +1,6 @@
 """Which memory: the one place that knows both backends."""
 
 import pathlib
-from typing import Optional
 
 from r2d2_jax import types
 from r2d2_jax.config import Config, MissingPackageError
@@ -20,14 +19,15 @@ def make_replay(
   """The memory that `config.replay.backend` names.
 
   Args:
-    config: capacity, exponent, lengths of items, and the seed of local sampling.
+    config: capacity, exponent, lengths of items, and the seed of local
+      sampling.
     spec: what the world says of itself.
     core_state: an example, with one leading dimension, for shapes and dtypes.
-    restore_from: directory of the `save` of such a replay, which it goes on from
-      and leaves as it is; None starts empty.
-    scratch: where Reverb writes what `save` then moves to its place: a directory
-      of its own on the same file system, emptied here. None takes a temporary
-      one. The local replay needs none.
+    restore_from: directory of the `save` of such a replay, which it goes on
+      from and leaves as it is; None starts empty.
+    scratch: where Reverb writes what `save` then moves to its place: a
+      directory of its own on the same file system, emptied here. None takes a
+      temporary one. The local replay needs none.
 
   Raises:
     ReplayError: what is in `restore_from` is not whole, or of other settings.
@@ -44,12 +44,13 @@ def make_replay(
       f"{config.replay.backend!r}"
     )
   try:
-    # Here and not above: importing TensorFlow takes seconds and half a gigabyte.
+    # Here and not above: importing TensorFlow takes seconds and half a
+    # gigabyte.
     from r2d2_jax.replay.reverb import ReverbReplay
   except Exception as error:  # where memory is short, TensorFlow's own kinds
     raise MissingPackageError(
-      "the replay backend 'reverb' needs dm-reverb and TensorFlow, which cannot "
-      f"be imported ({error}). Install them (see README) and give them a "
+      "the replay backend 'reverb' needs dm-reverb and TensorFlow, which cannot"
+      f" be imported ({error}). Install them (see README) and give them a "
       "gigabyte of memory, or take the replay backend 'local'."
     ) from error
   return ReverbReplay(

@@ -1,4 +1,4 @@
-"""meta.json: what a saved replay holds, and what a run must share to restore it."""
+"""meta.json: what a saved replay holds, and what restores it must share."""
 
 import json
 import pathlib
@@ -77,8 +77,8 @@ def read_meta(
     names: of the counts that there must be.
 
   Raises:
-    ReplayError: no saved replay, one with other settings, or one whose files are
-      missing or of another size than when they were saved.
+    ReplayError: no saved replay, one with other settings, or one whose files
+      are missing or of another size than when they were saved.
   """
   path = directory / _NAME
   try:
@@ -91,9 +91,7 @@ def read_meta(
     )
     saved = with_new_names(saved)
     counts = {name: _count(counts[name], name) for name in names}
-  except (
-      OSError, ValueError, KeyError, TypeError, RecursionError
-  ) as error:  # fmt: skip
+  except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
     raise unreadable(path, _told(error)) from error
   faults = [
     f"{name[:80]} {saved.get(name)!r:.80}, this run has {settings.get(name)!r}"
@@ -126,9 +124,8 @@ def _plain(section, name):
 
 
 def _count(value, name):
-  if (
-    type(value) is not int or not 0 <= value < _MAX_COUNT
-  ):  # bool is an int, too
+  # Not isinstance: bool is an int, too.
+  if type(value) is not int or not 0 <= value < _MAX_COUNT:
     raise ValueError(
       f"{name}: expected a whole number from 0 to {_MAX_COUNT}, "
       f"got {str(value)[:40]!r}"

@@ -27,7 +27,9 @@ def pack_items(items: list[Item]) -> dict[str, np.ndarray]:
     for name in _ROWS
   }
   states = [core_leaves(item.core_state) for item in items]
-  packed |= {f"state/{i}": np.stack(x) for i, x in enumerate(zip(*states))}
+  packed |= {
+    f"state/{i}": np.stack(x) for i, x in enumerate(zip(*states, strict=True))
+  }
   return packed
 
 

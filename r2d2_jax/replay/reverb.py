@@ -1,17 +1,18 @@
 """Prioritised replay in a Reverb server.
 
-Rows are written in blocks: one append of one writer per block, and an item refers
-to the blocks of its lane by the cells that the writer handed back. Rows shared by
-neighbouring items are then stored once, compressed, and no lane needs a writer of
-its own. One append per row is five times slower and six times larger, and every
-column more costs time in each append: a row is packed into one string of bytes, a
-state into another.
+Rows are written in blocks: one append of one writer per block, and an item
+refers to the blocks of its lane by the cells that the writer handed back. Rows
+shared by neighbouring items are then stored once, compressed, and no lane needs
+a writer of its own. One append per row is five times slower and six times
+larger, and every column more costs time in each append: a row is packed into
+one string of bytes, a state into another.
 
 What guards against Reverb's ways, each pinned by a test:
 * A dead server makes calls block for ever, without an error and deaf to Ctrl-C.
   What may block runs in a daemon thread here, or with a deadline.
-* A start that fails to get a thread may hang in the same way, and holds Python's
-  lock: threads are tried before, and the start has a deadline of the system's.
+* A start that fails to get a thread may hang in the same way, and holds
+  Python's lock: threads are tried before, and the start has a deadline of the
+  system's.
 * A priority that is not finite damages the table for good: `check_priorities`.
   Another process can set one: sampled and saved items are checked.
 * The sums of priorities are kept by differences, and a rest of rounding beside
@@ -21,13 +22,14 @@ What guards against Reverb's ways, each pinned by a test:
   once more.
 * Sampling prefetches: a batch's probabilities, and the priorities that it was
   drawn by, are some batches old.
-* A checkpoint deletes whatever else is in its directory but the entry that sorts
-  last: it gets a directory of its own, and what it wrote is moved away at once.
-* Nor does it notice that the last bytes of a file found no room on the disk: its
-  files are read once more before they count as saved.
-* A server takes capacity, exponent and limiter from the checkpoint that it starts
-  with, and without a word stays empty where files of it are missing: meta.json is
-  compared before the server starts, the table's counts after.
+* A checkpoint deletes whatever else is in its directory but the entry that
+  sorts last: it gets a directory of its own, and what it wrote is moved away at
+  once.
+* Nor does it notice that the last bytes of a file found no room on the disk:
+  its files are read once more before they count as saved.
+* A server takes capacity, exponent and limiter from the checkpoint that it
+  starts with, and without a word stays empty where files of it are missing:
+  meta.json is compared before the server starts, the table's counts after.
 """
 
 import pathlib
@@ -60,14 +62,14 @@ class ReverbReplay:
     config: capacity, exponent, lengths of items, port, lanes.
     spec: what the world says of itself.
     core_state: an example, with one leading dimension, for shapes and dtypes.
-    samples_per_insert: None: whoever samples keeps the replay ratio. A number: the
-      server lets each item be sampled so many times on average, for actors in
-      other processes; writers and readers then wait for each other, and what was
-      prefetched counts as sampled.
-    error_buffer: with samples_per_insert: by how many samples its balance may be
-      off, at least max(1, samples_per_insert).
-    address: None starts a server in this process; "host:port" joins another one,
-      whose capacity, exponent and limits then hold.
+    samples_per_insert: None: whoever samples keeps the replay ratio. A number:
+      the server lets each item be sampled so many times on average, for actors
+      in other processes; writers and readers then wait for each other, and what
+      was prefetched counts as sampled.
+    error_buffer: with samples_per_insert: by how many samples its balance may
+      be off, at least max(1, samples_per_insert).
+    address: None starts a server in this process; "host:port" joins another
+      one, whose capacity, exponent and limits then hold.
     restore_from: directory of a `save`, to go on from; None starts empty. Its
       files are linked, never changed.
     scratch: where the server writes what `save` then moves to its place: a
@@ -77,8 +79,8 @@ class ReverbReplay:
   Raises:
     ValueError: error_buffer is missing or too small; restore_from or scratch
       although the server is another's.
-    ReplayError: what is in `restore_from` is not whole, or of other settings; the
-      server does not start.
+    ReplayError: what is in `restore_from` is not whole, or of other settings;
+      the server does not start.
   """
 
   def __init__(

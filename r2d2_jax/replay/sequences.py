@@ -1,4 +1,4 @@
-"""From the stream of rows of many lanes to overlapping items of one episode each.
+"""From the rows of many lanes to overlapping items of one episode each.
 
 An episode of T rows, rows 0 .. T-1, becomes the padded run
 
@@ -12,14 +12,15 @@ episode too (Kapturowski et al., ICLR 2019, section 2.3, says nothing of them;
 DEVIATION: many implementations lose them), and so do episodes shorter than an
 item.
 
-Rows travel in blocks of R = gcd(burn_in, trace_length, overlap) rows, and an item
-is a run of blocks: neighbouring items share blocks, which replay stores once.
+Rows travel in blocks of R = gcd(burn_in, trace_length, overlap) rows, and an
+item is a run of blocks: neighbouring items share blocks, which replay stores
+once.
 """
 
 import collections
 import itertools
 import math
-from typing import Any, NamedTuple, Optional
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -33,14 +34,14 @@ _UIDS = itertools.count()
 def new_uid() -> int:
   """A block's number: one count for the whole process.
 
-  Whatever builders share a replay, and whatever was restored from a file, no two
-  blocks have the same one.
+  Whatever builders share a replay, and whatever was restored from a file, no
+  two blocks have the same one.
   """
   return next(_UIDS)
 
 
 class Block(NamedTuple):
-  """R consecutive rows of one lane (numpy), the unit in which rows are stored."""
+  """R consecutive rows of one lane (numpy), the unit of storage."""
 
   obs_t: np.ndarray  # [R, *obs_shape]
   a_tm1: np.ndarray  # int32 [R]
@@ -50,19 +51,16 @@ class Block(NamedTuple):
   a_t: np.ndarray  # int32 [R]
   valid_t: np.ndarray  # bool [R], False in padding
   env_id: np.ndarray  # int32 [R]; 0 in padding
-  num_updates: (
-    np.ndarray
-  )  # int32 [R], of the parameters that acted; 0 in padding
+  # int32 [R], of the parameters that acted; 0 in padding
+  num_updates: np.ndarray
   step: np.ndarray  # int64 [R], environment steps of the run; 0 in padding
-  q_t: (
-    np.ndarray
-  )  # float32 [R, A]; for initial priorities, not stored in replay
-  core_state: types.CoreState | None  # of one lane, before the first row; None
-  #                                        where no item starts
+  # float32 [R, A]; for initial priorities, not stored in replay
+  q_t: np.ndarray
+  # Of one lane, before the first row; None where no item starts.
+  core_state: types.CoreState | None
   uid: int  # unique in this process, increasing
-  row_carry: np.ndarray = np.zeros(
-    0, np.float32
-  )  # [R, units]: the actor's carry
+  # [R, units]: the actor's carry
+  row_carry: np.ndarray = np.zeros(0, np.float32)
   #   before each row, its leaves side by side, zeros where is_first_t and in
   #   padding; of size 0 where only `core_state` is kept
 
@@ -216,7 +214,7 @@ def _split_carry(joined: np.ndarray, like: Any) -> Any:
       np.ascontiguousarray(part)
       .view(x.dtype)
       .reshape(joined.shape[:2] + x.shape[1:])
-      for part, x in zip(parts, leaves)
+      for part, x in zip(parts, leaves, strict=True)
     ],
   )
 
@@ -239,8 +237,8 @@ def stack_items(items: list[Item]) -> ItemRows:
 class SequenceBuilder:
   """Cuts the rows of N lanes into items; see the module's docstring.
 
-  Every operation on a row is vectorised over the lanes; Python runs lane by lane
-  only where a block is full or an episode ends.
+  Every operation on a row is vectorised over the lanes; Python runs lane by
+  lane only where a block is full or an episode ends.
 
   Args:
     num_envs: N, lanes; `env_id` is in [0, N).
@@ -250,8 +248,8 @@ class SequenceBuilder:
     trace_length: rows of the trained part.
     overlap: rows shared by the trained parts of neighbours, in
       [1, trace_length).
-    lane_ids: int32 [N], the `env_id` under which each lane's rows are stored; None
-      stores a lane's own number.
+    lane_ids: int32 [N], the `env_id` under which each lane's rows are stored;
+      None stores a lane's own number.
     row_states: keep the carry of every row, not only of items' first rows.
 
   Raises:
@@ -334,11 +332,12 @@ class SequenceBuilder:
   ) -> list[Item]:
     """Takes the rows that just happened, returns the items that they complete.
 
-    A row that is last and first at once closes the old episode (as a row with its
-    reward and discount) and opens the next one (with the same observation and
-    the action now taken). A first row whose predecessor was never marked as last
-    (the world was started anew) closes the old episode as a truncation does.
-    First rows are stored with action before, reward and state 0, discount 1.
+    A row that is last and first at once closes the old episode (as a row with
+    its reward and discount) and opens the next one (with the same observation
+    and the action now taken). A first row whose predecessor was never marked as
+    last (the world was started anew) closes the old episode as a truncation
+    does. First rows are stored with action before, reward and state 0, discount
+    1.
 
     Args:
       timestep: B rows, in any order of lanes, each lane at most once.
@@ -347,8 +346,8 @@ class SequenceBuilder:
       step: environment steps of the whole run so far, for `types.Origin`.
 
     Returns:
-      Items of B lanes or fewer, each with the actor's state just before its first
-      row (zeros where it begins in the padding).
+      Items of B lanes or fewer, each with the actor's state just before its
+      first row (zeros where it begins in the padding).
 
     Raises:
       ValueError: a lane twice or out of range, or one whose first row has not
@@ -443,7 +442,9 @@ class SequenceBuilder:
     starts = np.flatnonzero(position % self._period == 0)
     if starts.size:
       is_first = batch["is_first_t"][starts]
-      for mine, theirs in zip(self._state, core_leaves(core_state)):
+      for mine, theirs in zip(
+        self._state, core_leaves(core_state), strict=True
+      ):
         value = theirs[index[starts]]  # a copy
         value[is_first] = 0
         mine[lanes[starts]] = value
@@ -488,9 +489,8 @@ class SequenceBuilder:
     if (position > covered) if num_items else has_transition:
       num_blocks = -(-position // self._block_rows)
       history = self._history[lane]
-      skipped = num_blocks - len(
-        history
-      )  # of the episode, no longer in history
+      # Blocks of the episode that are no longer in history.
+      skipped = num_blocks - len(history)
       first = num_items * self._period // self._block_rows
       blocks = tuple(history)[first - skipped :]
       blocks += (self._blank,) * (self._item_blocks - len(blocks))
