@@ -1,4 +1,4 @@
-"""Aggregates over games, with bootstrap intervals (Agarwal et al., NeurIPS 2021).
+"""Aggregates over games, with bootstrap intervals (Agarwal et al., 2021).
 
 Everywhere `scores` holds an array for each game: the human-normalised score of
 each run (seed), as a fraction: 0 random play, 1 the human. The formulas are
@@ -16,13 +16,13 @@ METRICS = ("median", "mean", "IQM", "optimality gap")
 def aggregate(scores: Sequence[np.ndarray]) -> np.ndarray:
   """Median, mean, interquartile mean and optimality gap over games and runs.
 
-  Median and mean are those of the games' means over runs; the interquartile mean
-  is that of the middle half of all runs of all games; the optimality gap is the
-  mean of max(0, 1 - score), the smaller the better.
+  Median and mean are those of the games' means over runs; the interquartile
+  mean is that of the middle half of all runs of all games; the optimality gap
+  is the mean of max(0, 1 - score), the smaller the better.
 
   Args:
-    scores: one array of runs for each game. Each game counts as much as another,
-      whatever its number of runs.
+    scores: one array of runs for each game. Each game counts as much as
+      another, whatever its number of runs.
 
   Returns:
     float64 [4], in the order of `METRICS`; fractions.
@@ -68,8 +68,8 @@ def bootstrap_interval(
 ) -> np.ndarray:
   """95 % percentile interval of a statistic, by rliable's stratified bootstrap.
 
-  The runs of each game are drawn anew with replacement, the games are kept: it is
-  the spread that other seeds would give, on these games. A game with one run
+  The runs of each game are drawn anew with replacement, the games are kept: it
+  is the spread that other seeds would give, on these games. A game with one run
   contributes no spread.
 
   Args:

@@ -7,8 +7,8 @@ from typing import Any
 from r2d2_jax.config import Config, to_dict
 
 # These say where a run writes, what it shows, what it saves and how often it is
-# tested; not what it learns, from how much or for how long. A setting that is not
-# named here counts.
+# tested; not what it learns, from how much or for how long. A setting that is
+# not named here counts.
 _BESIDE_THE_TRAINING = frozenset(
   {
     "env.num_threads",
@@ -79,9 +79,9 @@ def settings_of(config: Config) -> dict[str, Any]:
 def training_settings(config: Config) -> dict[str, Any]:
   """'section.name' -> value of all that decides what is trained, but the seed.
 
-  Of the run that is how long (`run.total_steps`, `run.max_minutes`) and in which
-  way (`run.lockstep`, `run.actor_refresh_steps`), and `evaluation.epsilon`, without
-  which returns of evaluations cannot be compared.
+  Of the run that is how long (`run.total_steps`, `run.max_minutes`) and in
+  which way (`run.lockstep`, `run.actor_refresh_steps`), and
+  `evaluation.epsilon`, without which returns of evaluations cannot be compared.
   """
   flat = _flat(config)
   return {n: v for n, v in flat.items() if n not in _BESIDE_THE_TRAINING}
@@ -126,8 +126,8 @@ def group_runs(
 
   Args:
     configs: directory of a run -> its settings.
-    names: directory -> what its group is called; heeded within a task where they
-      tell its groups apart.
+    names: directory -> what its group is called; heeded within a task where
+      they tell its groups apart.
   """
   names = names or {}
   tasks: dict[str, dict[pathlib.Path, dict[str, Any]]] = {}
@@ -159,4 +159,6 @@ def _shared(names: Mapping[pathlib.Path, str], runs: list[pathlib.Path]) -> str:
 def _label(names: list[str], values: tuple, run: pathlib.Path) -> str:
   if len(names) > 3:
     return str(run)
-  return ", ".join(f"{n.split('.')[1]} {v}" for n, v in zip(names, values))
+  return ", ".join(
+    f"{n.split('.')[1]} {v}" for n, v in zip(names, values, strict=True)
+  )

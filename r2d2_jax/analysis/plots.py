@@ -45,12 +45,12 @@ def plot_runs(
 ) -> Drawn:
   """Draws many runs: the mean of each group of seeds, and its range.
 
-  Each task has a panel. In it, runs whose settings differ in nothing that changes
-  the training but the seed form a group, named after the settings in which the
-  groups differ (where more than three do, after the first one's directory). Runs
-  that have the seed in common too are one: the longest is drawn. Where a training
-  return is drawn, the mean returns of evaluations are added as circles, one for
-  each run and evaluation.
+  Each task has a panel. In it, runs whose settings differ in nothing that
+  changes the training but the seed form a group, named after the settings in
+  which the groups differ (where more than three do, after the first one's
+  directory). Runs that have the seed in common too are one: the longest is
+  drawn. Where a training return is drawn, the mean returns of evaluations are
+  added as circles, one for each run and evaluation.
 
   Args:
     run_dirs: directories of runs.
@@ -104,15 +104,18 @@ def plot_runs(
   }
   panels = group_runs(drawn)
   units = {
-      task: x if x != "frames"
-      else frames_or_steps(*(logs[d] for runs in groups.values() for d in runs))
-      for task, groups in panels.items()
-  }  # fmt: skip
+    task: x
+    if x != "frames"
+    else frames_or_steps(*(logs[d] for runs in groups.values() for d in runs))
+    for task, groups in panels.items()
+  }
   labels = sorted({label for groups in panels.values() for label in groups})
-  colors = dict(zip(labels, _colors(len(labels))))
+  colors = dict(zip(labels, _colors(len(labels)), strict=True))
   uneven = set()
   figure, grid = _panels(len(panels))
-  for i, (axes, (task, groups)) in enumerate(zip(grid.flat, panels.items())):
+  for i, (axes, (task, groups)) in enumerate(
+    zip(grid.flat, panels.items(), strict=False)
+  ):
     for label, members in groups.items():
       draw_curves(axes, [curves[d] for d in members], color=colors[label])
       for xs, ys in (points[d] for d in members if len(points[d][0])):
@@ -137,9 +140,12 @@ def plot_runs(
       textwrap.fill(label_of(column), 40 if len(panels) == 1 else 20)
     )
   _legend(
-      figure, colors, panels, uneven,
-      circles=any(len(xs) for xs, _ in points.values()),
-  )  # fmt: skip
+    figure,
+    colors,
+    panels,
+    uneven,
+    circles=any(len(xs) for xs, _ in points.values()),
+  )
   if title:
     figure.suptitle(title)
   figure.savefig(png_path, dpi=130)
@@ -209,13 +215,17 @@ def draw_curves(
 
 
 def draw_range(axes, xs: np.ndarray, values: np.ndarray, **style) -> None:
-  """Mean of values [curves, len(xs)], and a band from the lowest to the highest."""
+  """Mean of values [curves, len(xs)], and a band from lowest to highest."""
   axes.plot(xs, values.mean(axis=0), **style)
   if len(values) > 1:
     axes.fill_between(
-        xs, values.min(axis=0), values.max(axis=0),
-        color=style["color"], alpha=0.2, linewidth=0,
-    )  # fmt: skip
+      xs,
+      values.min(axis=0),
+      values.max(axis=0),
+      color=style["color"],
+      alpha=0.2,
+      linewidth=0,
+    )
 
 
 def _panels(number: int):
@@ -264,6 +274,9 @@ def _legend(
   longest = max(len(handle.get_label()) for handle in handles)
   columns = int(figure.get_figwidth() / (0.07 * longest + 0.6))
   figure.legend(
-      handles=handles, loc="outside lower center", frameon=False,
-      ncols=max(1, min(columns, len(handles))), fontsize="small",
-  )  # fmt: skip
+    handles=handles,
+    loc="outside lower center",
+    frameon=False,
+    ncols=max(1, min(columns, len(handles))),
+    fontsize="small",
+  )

@@ -29,12 +29,22 @@ def show(standings: Standings, console: Console) -> None:
       numbers are never cut.
   """
   print_table(
-      console,
-      "Raw scores over the games of each run's last evaluation",
-      ["game", "seeds", "frames", "games", "mean", "median", "human %", "random", "human",
-       *PUBLISHED_AGENTS.values()],
-      [_cells(game) for game in standings.games],
-  )  # fmt: skip
+    console,
+    "Raw scores over the games of each run's last evaluation",
+    [
+      "game",
+      "seeds",
+      "frames",
+      "games",
+      "mean",
+      "median",
+      "human %",
+      "random",
+      "human",
+      *PUBLISHED_AGENTS.values(),
+    ],
+    [_cells(game) for game in standings.games],
+  )
   if standings.aggregates:
     games = standings.published
     seeds = {len(game.run_returns) for game in games}
@@ -43,16 +53,19 @@ def show(standings: Standings, console: Console) -> None:
     if many == 1:
       spread = "1 seed"
     print_table(
-        console,
-        "Human-normalised scores in % (95 % interval), over"
-        f" {len(games)} of {len(published_scores())} games, {spread} each",
-        ["agent", *METRICS, "above human"],
+      console,
+      "Human-normalised scores in % (95 % interval), over"
+      f" {len(games)} of {len(published_scores())} games, {spread} each",
+      ["agent", *METRICS, "above human"],
+      [
         [
-            [row.agent, *map(_with_interval, row.values, _ends(row)),
-             f"{row.above_human} of {len(games)}"]
-            for row in standings.aggregates
-        ],
-    )  # fmt: skip
+          row.agent,
+          *map(_with_interval, row.values, _ends(row)),
+          f"{row.above_human} of {len(games)}",
+        ]
+        for row in standings.aggregates
+      ],
+    )
   for note in standings.notes:
     console.print(
       f"note: {note}", highlight=False, soft_wrap=True, markup=False
@@ -94,7 +107,9 @@ def write_csv(standings: Standings, path: pathlib.Path) -> list[pathlib.Path]:
   rows = []
   for aggregate in standings.aggregates:
     row = {"agent": aggregate.agent, "games": len(standings.published)}
-    for metric, value, ends in zip(METRICS, aggregate.values, _ends(aggregate)):
+    for metric, value, ends in zip(
+      METRICS, aggregate.values, _ends(aggregate), strict=True
+    ):
       name = metric.replace(" ", "_").lower()
       row[f"{name}_percent"] = value
       row[f"{name}_low_percent"], row[f"{name}_high_percent"] = ends or ("", "")

@@ -7,8 +7,8 @@ import pathlib
 
 from r2d2_jax.envs.tasks import plain_name
 
-# Raw scores: random play, a human, and the agents of Kapturowski et al., ICLR 2019,
-# table 4.
+# Raw scores: random play, a human, and the agents of Kapturowski et al., ICLR
+# 2019, table 4.
 _PATH = pathlib.Path(__file__).parent / "atari57_scores.csv"
 
 # Column of the csv -> the agent's name, of those that results are shown beside.
@@ -17,7 +17,7 @@ PUBLISHED_AGENTS = {"impala_deep": "IMPALA", "apex": "Ape-X", "r2d2": "R2D2"}
 
 @functools.cache
 def published_scores() -> Mapping[str, Mapping[str, float]]:
-  """Raw score by game ('ms_pacman') and column ('random', 'human', 'r2d2', ...)."""
+  """Raw score by game ('ms_pacman') and column ('random', 'r2d2', ...)."""
   with _PATH.open(newline="") as f:
     return {
       row.pop("game"): {name: float(value) for name, value in row.items()}

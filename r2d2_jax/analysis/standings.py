@@ -95,9 +95,8 @@ class Standings(NamedTuple):
   """Where some runs stand."""
 
   games: list[GameScores]  # the 57's first, then by name
-  aggregates: list[
-    Aggregate
-  ]  # over the 57's; the runs' first; [] below 2 games
+  # Over the 57's; the runs' first; [] below 2 games.
+  aggregates: list[Aggregate]
   notes: list[str]  # what a reader must know beside the numbers
 
   @property
@@ -109,13 +108,14 @@ class Standings(NamedTuple):
 def read_standings(run_dirs: list[pathlib.Path]) -> Standings:
   """Gathers the last evaluation of each run; runs of one game are its seeds.
 
-  Of runs with the same seed and settings, copies of one another for example, only
-  the one that was trained longest counts.
+  Of runs with the same seed and settings, copies of one another for example,
+  only the one that was trained longest counts.
 
   Aggregates of the published agents are over the same games, one score each.
 
   Args:
-    run_dirs: directories of runs, or parents of such; one given twice counts once.
+    run_dirs: directories of runs, or parents of such; one given twice counts
+      once.
 
   Raises:
     ConfigError: a directory holds no run, or none of them was evaluated.
@@ -171,7 +171,7 @@ def read_standings(run_dirs: list[pathlib.Path]) -> Standings:
 
 
 def _frames(run_dir: pathlib.Path, num_updates: int) -> float:
-  """Frames trained on before so many updates were done; NaN if nothing says it."""
+  """Frames trained on before so many updates; NaN if nothing says it."""
   path = run_dir / "log.csv"
   log = read_log(path, ("updates", "frames")) if path.exists() else {}
   if not {"updates", "frames"} <= set(log):
@@ -183,7 +183,7 @@ def _frames(run_dir: pathlib.Path, num_updates: int) -> float:
 def _one_of_each_seed(
   runs: dict[pathlib.Path, _Run],
 ) -> tuple[dict[pathlib.Path, _Run], list[str]]:
-  """The longest of those with the same seed and settings; notes on the others."""
+  """The longest of those with the same seed and settings; notes on others."""
   notes = []
   for same in same_runs({run_dir: run.config for run_dir, run in runs.items()}):
     if len(same) > 1:
@@ -199,7 +199,7 @@ def _one_of_each_seed(
 
 
 def _notes(configs: dict[str, list[Config]]) -> list[str]:
-  """Why numbers may not be what they seem; one line for all games it is true of."""
+  """Why numbers may not be what they seem; one line for all games it is of."""
   games: dict[str, list[str]] = {}
   for name in sorted(configs):
     if name not in published_scores():

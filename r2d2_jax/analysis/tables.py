@@ -27,8 +27,10 @@ def print_table(
   for row in rows:
     table.add_row(*row)
   wide = Console(
-      file=console.file, force_terminal=console.is_terminal, width=1000,
-      markup=False,
-  )  # fmt: skip
+    file=console.file,
+    force_terminal=console.is_terminal,
+    width=1000,
+    markup=False,
+  )
   wide.print(title, highlight=False)
   wide.print(table, highlight=False)

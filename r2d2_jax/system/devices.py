@@ -1,4 +1,4 @@
-"""Devices: those that JAX finds, and those that the learner splits batches over."""
+"""Devices: those JAX finds, and those the learner splits batches over."""
 
 import jax
 from jax.extend.backend import clear_backends

@@ -117,7 +117,7 @@ def open_evaluations(run_dir: pathlib.Path) -> RunLog:
 
 
 def check_writable(run_dir: pathlib.Path) -> None:
-  """Raises FileError where `write_evaluation` could not write; changes nothing."""
+  """Raises FileError where `write_evaluation` cannot write; changes nothing."""
   path = run_dir / _FILE
   try:
     if path.exists():

@@ -1,7 +1,7 @@
 """Trains an agent: the call that everything else serves.
 
-Two modes share every part. *Threaded* (`run/threaded.py`): actors, prefetcher and
-learner in threads of their own, the calling thread watches, logs and saves.
+Two modes share every part. *Threaded* (`run/threaded.py`): actors, prefetcher
+and learner in threads of their own, the calling thread watches, logs and saves.
 *Lock-step* (`run/lockstep.py`): everything in the calling thread, strictly
 alternating, repeatable bit for bit.
 """
@@ -62,24 +62,26 @@ def train(
   """Trains, and at the end evaluates; everything lands in run_dir.
 
   The directory gets config.json, log.csv, TensorBoard's events, checkpoints/,
-  best/, evaluation.csv and learning_curve.png. If it holds a checkpoint, the run
-  goes on from the newest one: learner, replay, counters, logs. In lock-step mode it
-  goes on as if it had never stopped (as long as the settings are the same); with
-  threads the lanes begin new games.
+  best/, evaluation.csv and learning_curve.png. If it holds a checkpoint, the
+  run goes on from the newest one: learner, replay, counters, logs. In lock-step
+  mode it goes on as if it had never stopped (as long as the settings are the
+  same); with threads the lanes begin new games.
 
-  Ctrl-C, SIGTERM, SIGHUP or SIGUSR1 saves and returns with `interrupted` set; one
-  that the program ignores stays ignored. Until then their handlers are this
-  function's, afterwards the program's own again. A second signal, more than five
-  seconds after the first, ends the run without what it is doing; but nothing cuts
-  short a last save where there is no other checkpoint. Only the main thread of a
-  program hears signals. It works in any thread, and more than once in a process.
+  Ctrl-C, SIGTERM, SIGHUP or SIGUSR1 saves and returns with `interrupted` set;
+  one that the program ignores stays ignored. Until then their handlers are this
+  function's, afterwards the program's own again. A second signal, more than
+  five seconds after the first, ends the run without what it is doing; but
+  nothing cuts short a last save where there is no other checkpoint. Only the
+  main thread of a program hears signals. It works in any thread, and more than
+  once in a process.
 
-  Functions given as make_world and make_agent are written into config.json by their
-  import path, by which the commands find them again (evaluate, record, plot, and
-  train for going on).
+  Functions given as make_world and make_agent are written into config.json by
+  their import path, by which the commands find them again (evaluate, record,
+  plot, and train for going on).
 
-  A run that has reached `run.total_steps` or `run.max_minutes`, and was evaluated,
-  has nothing left to do: it says so, writes nothing, and gives what it ended with.
+  A run that has reached `run.total_steps` or `run.max_minutes`, and was
+  evaluated, has nothing left to do: it says so, writes nothing, and gives what
+  it ended with.
 
   Args:
     config: all settings; checked first.
@@ -89,20 +91,20 @@ def train(
     make_agent: an agent of your own, as `make_r2d2_agent`: (EnvSpec, Config) ->
       Agent. None takes what `agent.make_agent` names, R2D2 by default.
     on_row: is called with each row of the log, a dict by column, in the thread
-      that called train (in lock-step and with threads alike). What it raises ends
-      the run.
-    stop: when it is set the run saves and returns, as after a signal; in threads
-      other than the main one the only way to stop it.
-    console: where progress is shown; None shows nothing (a run with nothing left
-      to do then warns). Output that cannot be written ends nothing.
+      that called train (in lock-step and with threads alike). What it raises
+      ends the run.
+    stop: when it is set the run saves and returns, as after a signal; in
+      threads other than the main one the only way to stop it.
+    console: where progress is shown; None shows nothing (a run with nothing
+      left to do then warns). Output that cannot be written ends nothing.
 
   Raises:
-    ConfigError: the settings cannot work, or run_dir cannot be used; nothing was
-      started.
+    ConfigError: the settings cannot work, or run_dir cannot be used; nothing
+      was started.
     CheckpointError: the directory's checkpoint cannot be read.
     RunError: the replay's server died, the training diverged, a thread failed,
-      the last checkpoint could not be written, a second signal came; the message
-      says where the run can go on from.
+      the last checkpoint could not be written, a second signal came; the
+      message says where the run can go on from.
     KeyboardInterrupt: a signal came before the training began.
     Exception: whatever a world or a network raises while it is built; the
       traceback is in crash.txt too.

@@ -1,4 +1,4 @@
-"""What the agent sees, drawn: frames, MiniGrid's cells, bars for plain numbers."""
+"""What the agent sees, drawn: frames, MiniGrid's cells, bars of numbers."""
 
 import math
 
@@ -18,14 +18,18 @@ _LINES = (62, 62, 70)
 _CELL_FILLS = {0: (0, 0, 0), 1: (36, 36, 42), 2: (128, 128, 128)}
 _DOOR, _KEY, _BALL, _BOX, _GOAL, _LAVA, _AGENT = 4, 5, 6, 7, 8, 9, 10
 _COLOURS = (
-    (255, 60, 60), (60, 220, 60), (70, 110, 255), (180, 70, 220),
-    (240, 220, 40), (150, 150, 150),
-)  # fmt: skip
+  (255, 60, 60),
+  (60, 220, 60),
+  (70, 110, 255),
+  (180, 70, 220),
+  (240, 220, 40),
+  (150, 150, 150),
+)
 _MAX_BARS = 16
 
 
 def enlarge(image: np.ndarray, box: tuple[int, int]) -> Image.Image:
-  """Pixels as large as `box` allows, by a whole number, so that none is blurred.
+  """Pixels as large as `box` allows, by a whole number: none is blurred.
 
   Args:
     image: uint8 [height, width] or [height, width, 3].
@@ -50,10 +54,10 @@ def draw_observation(
   """One frame of the agent's observation, at most as large as `box`.
 
   Args:
-    obs: [*obs_shape]. uint8 [H, W] and [H, W, 3] are shown as they are, MiniGrid's
-      uint8 [7, 7, 3] as cells seen by an agent that stands at the bottom's middle
-      and looks up, up to 16 numbers as bars, all else as cells whose brightness
-      is the value from 0 (or the least) to 1 (or the largest).
+    obs: [*obs_shape]. uint8 [H, W] and [H, W, 3] are shown as they are,
+      MiniGrid's uint8 [7, 7, 3] as cells seen by an agent that stands at the
+      bottom's middle and looks up, up to 16 numbers as bars, all else as cells
+      whose brightness is the value from 0 (or the least) to 1 (or the largest).
     box: width and height in pixels.
     task: as in EnvConfig.
   """
@@ -111,7 +115,7 @@ def _draw_bars(
 
 
 def _draw_grid(image: np.ndarray, cell: int) -> Image.Image:
-  """MiniGrid's view: image[x, y] is the cell x from the left, y from the top."""
+  """MiniGrid's view: image[x, y] is cell x from the left, y from the top."""
   columns, rows = image.shape[:2]
   picture = Image.new("RGB", (columns * cell, rows * cell), BACKGROUND)
   draw = ImageDraw.Draw(picture)
@@ -124,10 +128,14 @@ def _draw_grid(image: np.ndarray, cell: int) -> Image.Image:
 
 
 def _draw_cell(
-    draw: ImageDraw.ImageDraw,
-    x: int, y: int, cell: int,
-    kind: int, colour: int, state: int,
-) -> None:  # fmt: skip
+  draw: ImageDraw.ImageDraw,
+  x: int,
+  y: int,
+  cell: int,
+  kind: int,
+  colour: int,
+  state: int,
+) -> None:
   def at(*fractions: float) -> tuple[float, ...]:
     """Fractions of the cell, x and y in turn, as pixels."""
     return tuple(

@@ -1,4 +1,4 @@
-"""One picture of a recorded game: the screen, and beside it what the agent thinks.
+"""One picture of a recorded game: the screen, beside it the agent's thoughts.
 
     +----------+------------------------------+
     |          | task, step, score    agent's |
@@ -57,7 +57,7 @@ class Moment(NamedTuple):
 
 
 def format_value(value: float) -> str:
-  """Four digits that count, as long as they fit: 0.1234, 12.34, 1234, 1.2e+06."""
+  """Four digits that count, while they fit: 0.1234, 12.34, 1234, 1.2e+06."""
   size = abs(value)
   if size >= 99_999.5:
     return f"{value:.1e}"
@@ -70,11 +70,13 @@ class Painter:
   def __init__(
     self, *, title: str, subtitle: str, unit: str, action_names: list[str]
   ):
-    """Args:
-    title: the task.
-    subtitle: who plays.
-    unit: what the values are, said above the bars.
-    action_names: a name for each action.
+    """See the class.
+
+    Args:
+      title: the task.
+      subtitle: who plays.
+      unit: what the values are, said above the bars.
+      action_names: a name for each action.
     """
     self._task = title
     self._title = title
@@ -146,8 +148,8 @@ class Painter:
   def _draw_bars(self, draw, moment: Moment, x: int, right: int) -> None:
     """A full bar is the best action; what a bar lacks is how much worse it is.
 
-    Measured by the largest difference in the strip: it is small against the values
-    themselves, which the numbers and the strip tell.
+    Measured by the largest difference in the strip: it is small against the
+    values themselves, which the numbers and the strip tell.
     """
     best = float(moment.q.max())
     scale = 1.05 * max(self._spread) or 1.0

@@ -1,4 +1,4 @@
-"""One game of an agent as a video: played, drawn, written picture by picture."""
+"""One game of an agent as a video: played, drawn, written as it goes."""
 
 from collections.abc import Callable, Iterator
 import contextlib
@@ -68,8 +68,8 @@ def play_game(
 ) -> Iterator[Moment]:
   """Plays one whole game as evaluation does, and shows each of its rows.
 
-  In one lane, in a world and a state of its own, with `evaluation.epsilon`; the loss
-  of a life never ends it. Game g of a seed is the g-th that lane 0 of an
+  In one lane, in a world and a state of its own, with `evaluation.epsilon`; the
+  loss of a life never ends it. Game g of a seed is the g-th that lane 0 of an
   evaluation of that seed plays, up to rounding where that has more lanes.
 
   Args:
@@ -82,8 +82,8 @@ def play_game(
     make_world: as `envs.make.make_world`.
 
   Yields:
-    The rows from the first to the last, in which nothing is chosen any more: one
-    more than the game has steps.
+    The rows from the first to the last, in which nothing is chosen any more:
+    one more than the game has steps.
   """
   world = make_world(
     dataclasses.replace(
@@ -254,8 +254,8 @@ def open_video(
 ) -> Iterator[Callable[[bytes], None]]:
   """Opens an mp4 or gif for writing; gives the function that takes a picture.
 
-  The file is written under another name beside `out` and renamed at the end; after
-  an error nothing is left of it.
+  The file is written under another name beside `out` and renamed at the end;
+  after an error nothing is left of it.
 
   Args:
     out: .mp4 or .gif.
@@ -283,9 +283,12 @@ def open_video(
       # In a process group of its own: Ctrl-C must not reach the encoder, which
       # would leave before it has had the last picture.
       encoder = subprocess.Popen(
-          command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
-          stderr=complaints, process_group=0,
-      )  # fmt: skip
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=complaints,
+        process_group=0,
+      )
 
       def fail(error: OSError | None = None) -> None:
         encoder.wait()

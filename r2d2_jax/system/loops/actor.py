@@ -24,8 +24,9 @@ from r2d2_jax.system.loops.timing import LegTimer
 from r2d2_jax.system.metrics.health import check_rows_are_finite
 from r2d2_jax.system.metrics.probe import Probe
 
-# Items whose first priorities are computed in one call: as many as lanes, within
-# these bounds. Few enough not to delay them, enough that the call costs little.
+# Items whose first priorities are computed in one call: as many as lanes,
+# within these bounds. Few enough not to delay them, enough that the call costs
+# little.
 _PRIORITY_BATCH = (16, 64)
 
 

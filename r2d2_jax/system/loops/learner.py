@@ -104,8 +104,8 @@ class Prefetcher:
 class LearnerLoop:
   """Updates, publishes parameters and writes priorities back, a step late.
 
-  The priorities and the metrics of an update are fetched when the next one has been dispatched,
-  so that the accelerator never waits for the host.
+  The priorities and the metrics of an update are fetched when the next one has
+  been dispatched, so that the accelerator never waits for the host.
   """
 
   def __init__(
@@ -140,7 +140,8 @@ class LearnerLoop:
     self._replay = replay
     self._parameters = parameters
     self._max_td_error = config.limits.max_td_error
-    # The batch of the latest update, its output, and the output's numbers packed.
+    # The batch of the latest update, its output, and the output's numbers
+    # packed.
     self._unwritten: tuple[Batch, LearnerOutput, jax.Array] | None = None
     # With the states of its rows, for dQ.
     self.latest_batch: Batch | None = None
@@ -167,7 +168,7 @@ class LearnerLoop:
       self._unwritten = (batch, output, packed)
 
   def flush(self) -> None:
-    """Writes the outstanding priorities back, and counts their update's metrics.
+    """Writes outstanding priorities back, and counts their update's metrics.
 
     Raises:
       DivergedError: the update behind them went wrong.
@@ -177,7 +178,7 @@ class LearnerLoop:
     batch, output, packed = self._unwritten
     self._unwritten = None
     priorities, numbers = np.asarray(output.priorities), np.asarray(packed)
-    metrics = dict(zip(sorted(output.metrics), numbers))
+    metrics = dict(zip(sorted(output.metrics), numbers, strict=False))
     self._stats.add(metrics, numbers[len(metrics) :])
     try:
       check_priorities_are_sane(priorities, max_td_error=self._max_td_error)
@@ -198,7 +199,7 @@ class LearnerLoop:
     return jax.device_get(state)
 
   def metrics(self) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-    """Hands out what the updates since the last call said: see `LearnerStats.pop`.
+    """What the updates since the last call said: see `LearnerStats.pop`.
 
     The update whose priorities are not written back yet is not among them.
     """

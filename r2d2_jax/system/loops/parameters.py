@@ -17,7 +17,7 @@ class Published(NamedTuple):
 
 
 class ParameterStore:
-  """The latest parameters, copied: the learner's own are donated to its step."""
+  """The latest parameters, copied: the learner's are donated to its step."""
 
   def __init__(self, params: Params, num_updates: int = 0):
     """Args: the first ones, and how many updates made them."""
@@ -36,6 +36,6 @@ class ParameterStore:
       self._latest = Published(copied, num_updates)
 
   def latest(self) -> Published:
-    """What was published last; the parameters stay valid for as long as held."""
+    """What was published last; the parameters stay valid while held."""
     with self._lock:
       return self._latest

@@ -41,7 +41,7 @@ class ReplayRatio:
       self._condition.notify_all()
 
   def add_trained_rows(self, num_rows: int) -> None:
-    """Counts the trained rows of one batch, before or while it is trained on."""
+    """Counts the trained rows of a batch, before or while it is trained on."""
     with self._condition:
       self._trained_rows += num_rows
       self._condition.notify_all()
@@ -64,14 +64,14 @@ class ReplayRatio:
       return self._credit() < self._slack
 
   def wait_for_learner_turn(self, timeout_seconds: float) -> bool:
-    """Blocks until `learner_may_train`, at most so long; returns whether it is."""
+    """Blocks until `learner_may_train`, at most so long; whether it is."""
     with self._condition:
       return self._condition.wait_for(
         lambda: self._credit() >= 0, timeout_seconds
       )
 
   def wait_for_actors_turn(self, timeout_seconds: float) -> bool:
-    """Blocks until `actors_may_step`, at most so long; returns whether they may."""
+    """Blocks until `actors_may_step`, at most so long; whether they may."""
     with self._condition:
       return self._condition.wait_for(
         lambda: self._credit() < self._slack, timeout_seconds

@@ -13,7 +13,8 @@ from typing import Literal, NamedTuple, get_args
 from r2d2_jax.config import Config
 
 Row = dict[str, float | int | str]
-# What is wrong with a column of this row, in a few words; None where all is well.
+# What is wrong with a column of this row, in a few words; None where all is
+# well.
 Unhealthy = Callable[[Row, Config], str | None]
 Reduce = Literal["mean", "max", "last"]
 

@@ -21,12 +21,14 @@ _PANEL_CELLS = 100  # at most: on wider terminals the eye would have to travel
 # By thread, since the legs of one thread follow each other; its waiting is what
 # is left blank of the bar. (leg, colour)
 _THREADS = {
-    "actors": (
-        ("environment", "blue"), ("inference", "cyan"), ("write", "magenta"),
-    ),
-    "sampler": (("sample", "blue"), ("copy", "cyan")),
-    "learner": (("step", "blue"), ("write_back", "magenta")),
-}  # fmt: skip
+  "actors": (
+    ("environment", "blue"),
+    ("inference", "cyan"),
+    ("write", "magenta"),
+  ),
+  "sampler": (("sample", "blue"), ("copy", "cyan")),
+  "learner": (("step", "blue"), ("write_back", "magenta")),
+}
 
 
 @contextlib.contextmanager
@@ -35,8 +37,8 @@ def run_display(
 ) -> Iterator[Callable[[dict], None]]:
   """A function that shows a row of `RunReport.row` as the run's present state.
 
-  On a terminal a panel that stays below what is printed to the console; elsewhere
-  a line per row.
+  On a terminal a panel that stays below what is printed to the console;
+  elsewhere a line per row.
   """
   if not _can_redraw(console):
     with progress_display(console) as show_line:
@@ -74,6 +76,7 @@ def progress_line(row: dict, config: Config) -> str:
   else:
     learning = _filling(row, config)
   signs = warnings(row, config)
+  filled = row["replay_size"] / config.replay.capacity_sequences
   return (
     f"{row['minutes']:.1f} min"
     f" | {_count(row['steps'])} steps {_count(row['frames'])} frames"
@@ -81,7 +84,7 @@ def progress_line(row: dict, config: Config) -> str:
     f" | {learning}"
     f" | return {_return(row['return_exploit'])}"
     f" (all lanes {_return(row['return_mean'])})"
-    f" | replay {_percent(row['replay_size'] / config.replay.capacity_sequences)}"
+    f" | replay {_percent(filled)}"
     f" | limited by {row['bottleneck']}"
     f" | {_minutes(row['minutes_left'])} left"
     + "".join(

@@ -10,7 +10,7 @@ from r2d2_jax.types import LearnerState, ReplaySample, Timestep
 
 
 class DivergedError(RuntimeError):
-  """The training produced NaN, infinity or absurd errors: says what was found."""
+  """The training produced NaN, infinity or absurd errors: says which."""
 
 
 class BadRowsError(RuntimeError):
@@ -48,9 +48,11 @@ class Heartbeat:
   row are a death."""
 
   def __init__(self, check_alive: Callable[[], None], *, max_missing: int = 3):
-    """Args:
-    check_alive: raises ReplayError where there was no answer in time.
-    max_missing: how many in a row are believed.
+    """See the class.
+
+    Args:
+      check_alive: raises ReplayError where there was no answer in time.
+      max_missing: how many in a row are believed.
     """
     self._check_alive = check_alive
     self._max_missing = max_missing

@@ -1,4 +1,4 @@
-"""What the learner's updates said of themselves, reduced over a row's interval."""
+"""Metrics of the learner's updates, reduced over a row's interval."""
 
 import collections
 from collections.abc import Mapping
@@ -39,7 +39,8 @@ class LearnerStats:
 
     Args:
       metrics: its scalars by name.
-      td_abs_by_row: float [T-1], mean |td| by position; 0 where no item has one.
+      td_abs_by_row: float [T-1], mean |td| by position; 0 where no item has
+        one.
 
     Raises:
       ValueError: a metric is no scalar.
@@ -55,8 +56,8 @@ class LearnerStats:
     Returns:
       Each metric as its column's `reduce` says, the mean where it has none;
       td_first, td_last: the first and the last of td_abs_by_row. Histogram:
-      td_abs_by_row, float64 [T-1], the mean over those updates in which some item
-      has a transition there, 0 where none does.
+      td_abs_by_row, float64 [T-1], the mean over those updates in which some
+      item has a transition there, 0 where none does.
     """
     totals = self._take()
     if totals.by_row is None:

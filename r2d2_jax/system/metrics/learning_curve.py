@@ -54,9 +54,14 @@ def plot_learning_curve(
     )
   if not any(len(finite(log, "frames", name)[0]) for name in RETURNS[:2]):
     axes.text(
-        0.5, 0.06, "no game ended in training", ha="center", va="center",
-        color="gray", transform=axes.transAxes,
-    )  # fmt: skip
+      0.5,
+      0.06,
+      "no game ended in training",
+      ha="center",
+      va="center",
+      color="gray",
+      transform=axes.transAxes,
+    )
   axes.set_xlabel(unit)
   axes.xaxis.set_major_formatter(in_thousands)
   axes.set_ylabel("raw return")

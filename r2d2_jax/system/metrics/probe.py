@@ -1,9 +1,10 @@
 """The recurrent states' health in a running training: dQ on a few items.
 
-Ordinary runs store a recurrent state once per item. dQ needs it at the first and
-the last trained row; so the probe assembles the items of a few lanes a second
-time, with the state of every row, and keeps some of them as long as the replay
-would. Runs with `replay.row_states` measure on what the learner samples instead.
+Ordinary runs store a recurrent state once per item. dQ needs it at the first
+and the last trained row; so the probe assembles the items of a few lanes a
+second time, with the state of every row, and keeps some of them as long as the
+replay would. Runs with `replay.row_states` measure on what the learner samples
+instead.
 """
 
 import functools
@@ -116,7 +117,7 @@ class Probe:
       self._num_items += 1
 
   def measure(self, params: Params) -> dict[str, float]:
-    """dq_first and dq_last: the medians over some of the items; NaN before any."""
+    """dq_first and dq_last: medians over some of the items; NaN before any."""
     if not self._is_on or not self._memory.size():
       return dict.fromkeys(_COLUMNS, float("nan"))
     sample = self._memory.sample(_BATCH, timeout_seconds=0.0)
@@ -155,6 +156,7 @@ class Probe:
 def _dq(params, sequence, row_carry, *, agent, config):
   rows = first_and_last_row(sequence.valid_t, config=config)
   dq, mask = agent.q_discrepancy(params, sequence, row_carry, rows)
-  # An episode's first row has the null state on both sides: 0 says nothing there.
+  # An episode's first row has the null state on both sides: 0 says nothing
+  # there.
   is_first = jnp.take_along_axis(sequence.inputs.is_first_t, rows, axis=1)
   return dq, mask & ~is_first

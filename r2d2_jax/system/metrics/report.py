@@ -1,4 +1,4 @@
-"""What a run says of itself: one row of numbers, for the log and the live line."""
+"""One row of numbers about a run, for the log and the live line."""
 
 import collections
 import time
@@ -134,16 +134,16 @@ class RunReport:
       updates: learner updates.
       replay_size: items held.
       replay_ratio: trained rows per environment step, as measured.
-      metrics: of learner, samples and probe; registered columns that are missing
-        become NaN.
+      metrics: of learner, samples and probe; registered columns that are
+        missing become NaN.
       leg_seconds: seconds spent in each leg since the start.
 
     Returns:
       Columns in the registry's order, then the metrics that it does not know.
       return_mean: last 100 training games of all lanes; return_exploit: last 30
-      of those lanes that explore least; eval_return: of an evaluation that ended
-      since the last row; share_x: part of the wall-clock time that leg x was
-      busy.
+      of those lanes that explore least; eval_return: of an evaluation that
+      ended since the last row; share_x: part of the wall-clock time that leg x
+      was busy.
 
     Raises:
       ValueError: a metric has the name of a column that is counted here.

@@ -12,8 +12,8 @@ _NAN = float("nan")
 class SampleStats:
   """Adds up the origins of sampled batches, between two rows of the log.
 
-  A restored replay may hold items of lanes that the run no longer has: they count
-  for everything but the lanes.
+  A restored replay may hold items of lanes that the run no longer has: they
+  count for everything but the lanes.
 
   One thread may add while another one pops: whoever has taken the counts out of
   the deque is the only one to touch them.
@@ -47,7 +47,7 @@ class SampleStats:
     lanes = np.bincount(origin.env_id[is_own], minlength=self._num_envs)
     age = steps - origin.step[trained]
     counts = self._take()
-    for value, n in zip(lag.tolist(), count.tolist()):
+    for value, n in zip(lag.tolist(), count.tolist(), strict=True):
       counts.lags[value] = counts.lags.get(value, 0) + n
     counts.lanes += lanes
     counts.items += len(origin.env_id)
@@ -59,11 +59,11 @@ class SampleStats:
 
     Returns:
       lag_p10, lag_p50, lag_p90: percentiles of the updates between writing and
-      sampling, over trained rows; age_steps_mean: the same in environment steps,
-      the mean; reuse_mean: how often the sampled items have been sampled, this
-      time included; sampled_eps_1 to 4: share of the lanes' sampled items by quarter
-      of the lanes, the most exploring quarter first. Histograms: `lag_updates`,
-      all lags; `samples_by_lane`, items by lane.
+      sampling, over trained rows; age_steps_mean: the same in environment
+      steps, the mean; reuse_mean: how often the sampled items have been
+      sampled, this time included; sampled_eps_1 to 4: share of the lanes'
+      sampled items by quarter of the lanes, the most exploring quarter first.
+      Histograms: `lag_updates`, all lags; `samples_by_lane`, items by lane.
     """
     counts = self._take()
     lags = np.repeat(

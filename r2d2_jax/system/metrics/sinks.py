@@ -52,8 +52,8 @@ def make_sinks(
     config: `log.tensorboard` and `log.wandb_project` are read; all of it is
       handed to W&B.
     run_dir: exists.
-    steps: environment steps of the checkpoint that the run goes on from, 0 where
-      there is none.
+    steps: environment steps of the checkpoint that the run goes on from, 0
+      where there is none.
     say: takes a line for the user.
 
   Raises:

@@ -50,7 +50,7 @@ class TensorBoardSink:
     )
 
   def write(self, row: Row, histograms: Histograms) -> None:
-    """See `Sink`. OSError: it could not be written; the rows before are whole."""
+    """See `Sink`. OSError: it could not be written; earlier rows are whole."""
     from tensorboardX.proto.event_pb2 import Event
     from tensorboardX.proto.summary_pb2 import HistogramProto, Summary
 
@@ -99,7 +99,7 @@ class TensorBoardSink:
 
 
 def _record(event) -> bytes:
-  """An event as TensorBoard's files hold it: length, data, a checksum for each."""
+  """An event as TensorBoard's files hold it: length, data, checksums."""
   from tensorboardX.record_writer import masked_crc32c
 
   data = event.SerializeToString()

@@ -10,8 +10,8 @@ from r2d2_jax.system.storage.rundir import checkpoints_dir
 def free_memory_bytes() -> float | None:
   """Host memory that could be had now; None where the system does not tell.
 
-  Linux's MemAvailable, or what is left of the control group's limit (containers,
-  cluster jobs) if that is less.
+  Linux's MemAvailable, or what is left of the control group's limit
+  (containers, cluster jobs) if that is less.
   """
   try:
     meminfo = pathlib.Path("/proc/meminfo").read_text(encoding="ascii")

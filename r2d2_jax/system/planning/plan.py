@@ -1,7 +1,7 @@
 """The plan of a run: memory, disk, steps and updates, before anything starts.
 
-The settings, the world's spec and the agent's shapes tell it all; formulas are here,
-in `sizes` and in docs/planning.md.
+The settings, the world's spec and the agent's shapes tell it all; formulas are
+here, in `sizes` and in docs/planning.md.
 """
 
 import pathlib
@@ -24,8 +24,9 @@ from r2d2_jax.types import EnvSpec
 
 _GIB = 2**30
 _MIB = 2**20
-# Python, JAX, EnvPool, what they compile and what malloc keeps, resident; Reverb
-# brings TensorFlow. Measured: what whole runs took at most, less all else here.
+# Python, JAX, EnvPool, what they compile and what malloc keeps, resident;
+# Reverb brings TensorFlow. Measured: what whole runs took at most, less all
+# else here.
 _PROGRAM_BYTES = {"local": 900 * _MIB, "reverb": 1250 * _MIB}
 _LANE_BYTES = 1 * _MIB  # of an Atari emulator, the largest of the usual worlds
 # Batches on the way: on the host sampled and being stacked, in Reverb's readers
@@ -114,12 +115,13 @@ def make_plan(
 ) -> Plan:
   """Computes what a run will take.
 
-  With N lanes, L = burn_in + m rows of an item, m of them trained, S = m - overlap
-  rows from one item of a lane to its next:
+  With N lanes, L = burn_in + m rows of an item, m of them trained, S = m -
+  overlap rows from one item of a lane to its next:
 
       steps to n items  = N (m - 1 + (ceil(n / N) - 1) S)
       steps per update  = items of a batch x (m - 1) / replay_ratio
-      updates           = (total_steps - steps to min_sequences) / steps per update
+      updates           = (total_steps - steps to min_sequences)
+                          / steps per update
       checkpoint        = the learner's state, + the replay if it is saved
       disk              = (max_to_keep + 1 being written) x checkpoint
                           + the learner's state (the best one)
@@ -130,8 +132,8 @@ def make_plan(
     config: validated.
     spec: from `world_spec`, or of the world.
     agent: made for these two; None for R2D2's.
-    host_limit_bytes: memory to plan with; None takes `limits.memory_gib`, and where
-      that is 0 what is free now.
+    host_limit_bytes: memory to plan with; None takes `limits.memory_gib`, and
+      where that is 0 what is free now.
     disk_limit_bytes: None: what is free where `run.run_dir` is, its own
       checkpoints, which will be replaced, counted as free.
     device_limit_bytes: memory of one accelerator; None where the host computes.
@@ -166,7 +168,8 @@ def make_plan(
     "probe": _PROBE_ITEMS * (item.lone_bytes + config.item_rows * carry_bytes),
   }
   if replay.backend == "reverb":
-    # What the writer keeps so that neighbours can share it: reverb.ReverbReplay.
+    # What the writer keeps so that neighbours can share it:
+    # reverb.ReverbReplay.
     kept_rows = 1.5 * lanes * (lengths.burn_in + lengths.overlap)
     own_rows = lengths.trace_length - lengths.overlap
     host["writer"] = kept_rows * item.stored_bytes / own_rows
@@ -221,9 +224,9 @@ def check_plan(plan: Plan) -> None:
   """Refuses a plan that cannot fit.
 
   Raises:
-    ConfigError: one line for each of host memory, device memory and disk that is
-      too small: how much there is, what is needed, and the three largest parts with
-      the settings that drive them.
+    ConfigError: one line for each of host memory, device memory and disk that
+      is too small: how much there is, what is needed, and the three largest
+      parts with the settings that drive them.
   """
   faults = [
     _fault(need, plan.config)
@@ -248,8 +251,9 @@ def _fault(need: Need, config: Config) -> str:
     limit = "what is free"
   return (
     f"{need.name}: expected a run of at most {size_in_words(need.limit_bytes)}"
-    f" ({limit}), got one of {size_in_words(need.num_bytes)}; its largest parts:"
-    f" {', '.join(parts)}; lower one of these settings, or give it more room"
+    f" ({limit}), got one of {size_in_words(need.num_bytes)}; its largest"
+    f" parts: {', '.join(parts)}; lower one of these settings, or give it"
+    " more room"
   )
 
 

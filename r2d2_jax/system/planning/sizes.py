@@ -1,8 +1,8 @@
 """Sizes of the parts of a run: agent, update, replay items.
 
-Shapes decide most of it, and are JAX's own: nothing is computed to learn them. What
-they cannot tell was measured once and is a constant below; docs/planning.md has the
-measurements.
+Shapes decide most of it, and are JAX's own: nothing is computed to learn them.
+What they cannot tell was measured once and is a constant below;
+docs/planning.md has the measurements.
 """
 
 import math
@@ -18,17 +18,20 @@ from r2d2_jax.config import Config
 from r2d2_jax.replay.sequences import row_specs
 from r2d2_jax.types import AgentInputs, CoreState, EnvSpec, Params
 
-# A uint8 observation in Reverb, as a share of its raw size: the worst of 57 Atari
-# games, random play (Yars' Revenge; the second is at 0.16, the median at 0.09).
+# A uint8 observation in Reverb, as a share of its raw size: the worst of 57
+# Atari games, random play (Yars' Revenge; the second is at 0.16, the median at
+# 0.09).
 _COMPRESSION = 0.25
 # Floats and small fields: noise, which does not compress, takes 1.05 to 1.1.
 _INCOMPRESSIBLE = 1.1
 # Bytes beside an item's rows and state, for each of its own blocks and for the
-# item. Reverb: chunks and their keys. Local: objects of Python, arrays of numpy.
+# item. Reverb: chunks and their keys. Local: objects of Python, arrays of
+# numpy.
 _REVERB_BLOCK_BYTES, _REVERB_ITEM_BYTES = 1300, 1400
 _LOCAL_BLOCK_BYTES, _LOCAL_ARRAY_BYTES, _LOCAL_ITEM_BYTES = 230, 140, 750
-# Largest memory of a compiled update, as a multiple of what the trained rows keep
-# for the gradient: 1.5 to 1.74 was measured; 'impala' 2.96, as any other torso may.
+# Largest memory of a compiled update, as a multiple of what the trained rows
+# keep for the gradient: 1.5 to 1.74 was measured; 'impala' 2.96, as any other
+# torso may.
 _UPDATE_FACTOR = {"nature": 1.8, "grid": 1.8, "mlp": 1.8}
 _UPDATE_FACTOR_OTHERS = 3.1
 _FLOAT_BYTES = 4
@@ -102,7 +105,7 @@ def _kept_bytes(
 
 
 def _is_constant(var, jaxpr) -> bool:
-  """Whether an array is one number everywhere, as a ReLU's zeros: never stored."""
+  """Whether an array is one number everywhere (a ReLU's zeros): not stored."""
   for equation in jaxpr.eqns:
     if var in equation.outvars:
       if equation.primitive.name == "broadcast_in_dim":
@@ -134,9 +137,9 @@ def update_bytes(
 
       parameters + max(factor x trace_length, burn_in) x items x row_bytes
 
-  The gradient has the size of the parameters. What the trained rows keep stays for
-  it, and the factor, measured, covers what comes on top; the burn-in is over before
-  and keeps nothing.
+  The gradient has the size of the parameters. What the trained rows keep stays
+  for it, and the factor, measured, covers what comes on top; the burn-in is
+  over before and keeps nothing.
 
   Args:
     config: batch and lengths.
@@ -162,15 +165,15 @@ class ItemSize(NamedTuple):
 def item_size(config: Config, spec: EnvSpec, core_state: CoreState) -> ItemSize:
   """Sizes of items in the replay that `config.replay` asks for.
 
-  Neighbouring items share blocks, which are stored once. With S = trace_length -
-  overlap an item brings S rows of its own where episodes are long, and at most
-  trace_length where they end with it:
+  Neighbouring items share blocks, which are stored once. With S = trace_length
+  - overlap an item brings S rows of its own where episodes are long, and at
+  most trace_length where they end with it:
 
       stored = own_rows x row + state + own_rows / R x (per block) + (per item)
 
   A row in the local replay is raw and carries the actor's values, 4 bytes x
-  actions. In Reverb uint8 observations take 0.25 of their size at most, the rest
-  1.1: see docs/planning.md.
+  actions. In Reverb uint8 observations take 0.25 of their size at most, the
+  rest 1.1: see docs/planning.md.
 
   Args:
     config: backend and lengths.

@@ -6,7 +6,8 @@ from rich.table import Table
 from r2d2_jax.system.planning.plan import Need, Plan
 from r2d2_jax.system.planning.sizes import size_in_words, table_bytes
 
-# Rows x parameters of an update: above it, one takes some cores a second or more.
+# Rows x parameters of an update: above it, one takes some cores a second or
+# more.
 _CPU_UPDATE = 5e9
 
 
@@ -39,31 +40,52 @@ def plan_rows(plan: Plan) -> list[tuple[str, str]]:
     held = f"{plan.replay_items:,} of {held} by the end"
   first = replay.min_sequences * item.stored_bytes + table_bytes(config)
   return [
-      ("world", f"{config.env.task}: {config.env.num_envs} lanes,"
-                f" {'x'.join(map(str, spec.obs_shape))} {spec.obs_dtype},"
-                f" {spec.num_actions} actions"),
-      ("network", f"{plan.agent.num_params:,} parameters"),
-      ("item", f"{config.item_rows} rows of {size_in_words(item.row_bytes)}:"
-               f" {size_in_words(item.lone_bytes)} alone,"
-               f" {size_in_words(item.stored_bytes)} in the replay"
-               f" ({replay.backend})"),
-      ("replay", f"{held}, {size_in_words(plan.host.parts['replay'])}; before the"
-                 f" first update {replay.min_sequences:,}, {size_in_words(first)}"),
-      ("host memory", _need(plan.host)),
-      ("device", _need(plan.device) if plan.device else "the host"),
-      ("disk", f"{_need(plan.disk)}; one checkpoint is"
-               f" {size_in_words(plan.checkpoint_bytes)}"),
-      ("to the first update", f"{plan.fill_steps:,} steps"),
-      ("update", f"{agent.batch_size} x {agent.trace_length - 1} rows: one every"
-                 f" {plan.steps_per_update:,.0f} steps keeps the ratio at"
-                 f" {replay.replay_ratio:g}"),
-      ("run", f"{run.total_steps:,} steps ="
-              f" {run.total_steps * spec.frame_skip:,} frames,"
-              f" {plan.total_updates:,} updates"),
-      ("at 1,000 steps/s", f"first update after {_time(plan.fill_steps / 1000)},"
-                           f" then {1000 / plan.steps_per_update:.3g} updates/s,"
-                           f" the end after {_time(run.total_steps / 1000)}"),
-  ]  # fmt: skip
+    (
+      "world",
+      f"{config.env.task}: {config.env.num_envs} lanes,"
+      f" {'x'.join(map(str, spec.obs_shape))} {spec.obs_dtype},"
+      f" {spec.num_actions} actions",
+    ),
+    ("network", f"{plan.agent.num_params:,} parameters"),
+    (
+      "item",
+      f"{config.item_rows} rows of {size_in_words(item.row_bytes)}:"
+      f" {size_in_words(item.lone_bytes)} alone,"
+      f" {size_in_words(item.stored_bytes)} in the replay"
+      f" ({replay.backend})",
+    ),
+    (
+      "replay",
+      f"{held}, {size_in_words(plan.host.parts['replay'])}; before the"
+      f" first update {replay.min_sequences:,}, {size_in_words(first)}",
+    ),
+    ("host memory", _need(plan.host)),
+    ("device", _need(plan.device) if plan.device else "the host"),
+    (
+      "disk",
+      f"{_need(plan.disk)}; one checkpoint is"
+      f" {size_in_words(plan.checkpoint_bytes)}",
+    ),
+    ("to the first update", f"{plan.fill_steps:,} steps"),
+    (
+      "update",
+      f"{agent.batch_size} x {agent.trace_length - 1} rows: one every"
+      f" {plan.steps_per_update:,.0f} steps keeps the ratio at"
+      f" {replay.replay_ratio:g}",
+    ),
+    (
+      "run",
+      f"{run.total_steps:,} steps ="
+      f" {run.total_steps * spec.frame_skip:,} frames,"
+      f" {plan.total_updates:,} updates",
+    ),
+    (
+      "at 1,000 steps/s",
+      f"first update after {_time(plan.fill_steps / 1000)},"
+      f" then {1000 / plan.steps_per_update:.3g} updates/s,"
+      f" the end after {_time(run.total_steps / 1000)}",
+    ),
+  ]
 
 
 def plan_warnings(plan: Plan) -> list[str]:

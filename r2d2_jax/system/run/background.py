@@ -5,7 +5,7 @@ import threading
 
 
 class Background:
-  """Runs jobs one after the other, and keeps the first error until it is asked."""
+  """Runs jobs one after the other, and keeps the first error until asked."""
 
   def __init__(self, name: str):
     """Args: the thread's name."""

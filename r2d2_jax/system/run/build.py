@@ -1,4 +1,4 @@
-"""Builds a run's parts, in the order of their needs; restores what was saved."""
+"""Builds a run's parts, in the order of needs; restores what was saved."""
 
 from collections.abc import Callable
 import contextlib

@@ -1,4 +1,4 @@
-"""What the watching thread does every so often: log, save, evaluate, heartbeat."""
+"""What the watching thread does every so often: log, save, evaluate, warn."""
 
 from collections.abc import Callable
 import time
@@ -42,7 +42,7 @@ class Chores:
     """How long the caller may sleep."""
     seconds = [
       _POLL_SECONDS if chore.by_count else due - chore.clock()
-      for chore, due in zip(self._chores, self._due)
+      for chore, due in zip(self._chores, self._due, strict=True)
     ]
     return max(0.0, min(seconds))
 

@@ -1,9 +1,9 @@
-"""Signals that ask a program to stop: noted in a flag, obeyed between two steps.
+"""Signals that ask a program to stop: noted, and obeyed between two steps.
 
 An exception that a signal handler raises is dropped where it meets a garbage
 collector's callback, and cuts in two whatever else it meets. So a handler here
-sets a flag, which is looked at where stopping is safe; it raises only where there
-is nothing to lose, or at a second wish.
+sets a flag, which is looked at where stopping is safe; it raises only where
+there is nothing to lose, or at a second wish.
 """
 
 from collections.abc import Collection, Iterator
@@ -93,9 +93,9 @@ def heard_signals(
 ) -> Iterator[StopRequest]:
   """Within it `SIGNALS` are noted in the request that it hands out.
 
-  Nested, it hands out the same one: what came before a part of the program began
-  is known to that part. At the end of the outermost the handlers are what they
-  were. Only the main thread hears signals: elsewhere nobody ever asks.
+  Nested, it hands out the same one: what came before a part of the program
+  began is known to that part. At the end of the outermost the handlers are what
+  they were. Only the main thread hears signals: elsewhere nobody ever asks.
 
   Args:
     even_ignored: signals that are heard although the process was started with

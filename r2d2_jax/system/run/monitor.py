@@ -211,7 +211,7 @@ class Monitor:
     return self._stop.shielded()
 
   def _save(self) -> None:
-    """Saves; with threads beside them, skipping where the last one still runs."""
+    """Saves; with threads beside them, skipping while the last one runs."""
     if self._saver.is_busy:
       return
     job = self._parts.state.prepare_save()

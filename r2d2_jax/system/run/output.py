@@ -55,8 +55,8 @@ class UnfailingStream:
   def finish(self) -> None:
     """Flushes; what cannot be written is given up.
 
-    Python itself flushes its streams once more when it ends, and turns a failure
-    into exit code 120.
+    Python itself flushes its streams once more when it ends, and turns a
+    failure into exit code 120.
     """
     try:
       self._stream.flush()

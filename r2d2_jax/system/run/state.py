@@ -225,9 +225,10 @@ class RunState:
   def prepare_save(self) -> Callable[[], SavedCheckpoint]:
     """Takes the small parts as they are now; the rest is done by the result.
 
-    In lock-step mode, the parts being still, the result is called at once and the
-    checkpoint is exact. With threads it is called beside them: the replay that it
-    writes is a little newer than the rest, and open episodes are not in it.
+    In lock-step mode, the parts being still, the result is called at once and
+    the checkpoint is exact. With threads it is called beside them: the replay
+    that it writes is a little newer than the rest, and open episodes are not in
+    it.
     """
     config = self._config
     lockstep = config.run.lockstep
@@ -326,9 +327,15 @@ class RunState:
         self._learner.load_metrics_state_dict(arrays["learner"])
     # BadZipFile, TypeError: it is no archive of arrays at all.
     except (
-        OSError, ValueError, KeyError, TypeError, IndexError, OverflowError,
-        EOFError, zipfile.BadZipFile,
-    ) as error:  # fmt: skip
+      OSError,
+      ValueError,
+      KeyError,
+      TypeError,
+      IndexError,
+      OverflowError,
+      EOFError,
+      zipfile.BadZipFile,
+    ) as error:
       raise CheckpointError(
         f"cannot go on from {path}: {first_line(error)}"
       ) from error
@@ -355,7 +362,7 @@ class RunState:
 
 
 def _best_return(saved: SavedCheckpoint) -> float:
-  """What it evaluated to; one that cannot be read is no hindrance to a new one."""
+  """What it evaluated to; one that cannot be read does not hinder a new one."""
   try:
     found = read_record(saved).get("eval_return")
   except CheckpointError:

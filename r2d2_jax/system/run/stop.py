@@ -10,7 +10,8 @@ class Stop:
   """What the run's loops ask between two steps.
 
   Attributes:
-    ended: set when the loops are to end, whatever the reason; wakes whoever waits.
+    ended: set when the loops are to end, whatever the reason; wakes whoever
+      waits.
   """
 
   def __init__(
@@ -29,7 +30,7 @@ class Stop:
     )
 
   def check(self) -> None:
-    """Raises KeyboardInterrupt if a signal has come: there is nothing to lose."""
+    """Raises KeyboardInterrupt if a signal has come: nothing is lost."""
     self._request.check()
 
   def shielded(self) -> contextlib.AbstractContextManager[None]:

@@ -1,4 +1,4 @@
-"""Threads: actors, prefetcher and learner beside each other; the caller watches."""
+"""Threads: actors, prefetcher, learner side by side; the caller watches."""
 
 from collections.abc import Callable
 import queue
@@ -77,7 +77,7 @@ def run_threads(parts: Parts, monitor: Monitor, stop: Stop) -> bool:
 
 
 def _root_cause(parts: Parts, errors: list[BaseException]) -> BaseException:
-  """The first one, or what the learner did: actors may stumble over it first."""
+  """The first one, or the learner's: actors may stumble over that first."""
   if not any(isinstance(e, EXPLAINED) for e in errors):
     try:
       parts.learner.flush()

@@ -1,4 +1,4 @@
-"""A trained agent, read from its run's directory: for evaluation, video, notebooks."""
+"""A trained agent, read from its run's directory."""
 
 import pathlib
 from typing import NamedTuple
@@ -54,8 +54,8 @@ def load_agent(
     run_dir: directory of a run.
     which: "latest"; "best", the one with the highest mean return of the
       evaluations during training; or a number of updates.
-    make_world, make_agent: those that the run was given, where no import path in
-      its settings leads to them.
+    make_world, make_agent: those that the run was given, where no import path
+      in its settings leads to them.
 
   Raises:
     ConfigError: no run there, no such checkpoint, or not the device that

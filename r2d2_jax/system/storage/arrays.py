@@ -34,7 +34,8 @@ def load_arrays(path: pathlib.Path) -> Arrays:
 
   Raises:
     OSError, ValueError, zipfile.BadZipFile: it is something else, or an array
-      says that it is larger than what is there of it: before its memory is taken.
+      says that it is larger than what is there of it: before its memory is
+      taken.
   """
   with open_to_read(path) as file:
     with zipfile.ZipFile(file) as archive:

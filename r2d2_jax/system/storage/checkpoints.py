@@ -5,7 +5,8 @@
       record.json  format, settings, counters
       ...          whatever the run adds: actors, replay
 
-Everything is plain arrays and JSON: loading a checkpoint never runs code from it.
+Everything is plain arrays and JSON: loading a checkpoint never runs code from
+it.
 """
 
 from collections.abc import Callable, Iterator
@@ -132,7 +133,7 @@ def save_checkpoint(
 
 
 def remove_checkpoint(checkpoint: SavedCheckpoint) -> None:
-  """Removes it; of one that was moved and linked, the link. Warns if it cannot."""
+  """Removes it; of one moved and linked, the link. Warns if it cannot."""
   _remove_or_warn(checkpoint.path)
 
 
@@ -144,7 +145,8 @@ def _remove_or_warn(path: pathlib.Path) -> None:
     remove(path)
   except OSError as error:
     warnings.warn(
-      f"cannot remove {path}: {first_line(error)}; remove it yourself"
+      f"cannot remove {path}: {first_line(error)}; remove it yourself",
+      stacklevel=2,
     )
 
 
@@ -170,9 +172,7 @@ def read_record(checkpoint: SavedCheckpoint) -> dict[str, Any]:
     record = json.loads(read_text(path))
     found = record["format"]
   # RecursionError: JSON of a thousand brackets.
-  except (
-      OSError, ValueError, KeyError, TypeError, RecursionError
-  ) as error:  # fmt: skip
+  except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
     raise damaged_record(checkpoint, first_line(error)) from error
   if found != FORMAT:
     raise CheckpointError(
@@ -206,8 +206,8 @@ def restore_learner(
     like: a state of the same structure, shapes and dtypes.
 
   Raises:
-    CheckpointError: it belongs to another network, is of another update than the
-      directory's name says, or cannot be read.
+    CheckpointError: it belongs to another network, is of another update than
+      the directory's name says, or cannot be read.
   """
   expected = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
   try:

@@ -20,15 +20,16 @@ Row = dict[str, float | int | str]
 class RunLog:
   """Appends rows of numbers to a CSV; each row is on disk when `write` returns.
 
-  The columns are those of the first row, and whatever later rows bring; a resumed
-  run goes on in the same file.
+  The columns are those of the first row, and whatever later rows bring; a
+  resumed run goes on in the same file.
   """
 
   def __init__(self, path: pathlib.Path):
     """Opens the log; one that is not there begins with its first row.
 
     Args:
-      path: of the CSV; spreadsheets may have written it (a byte order mark, CRLF).
+      path: of the CSV; spreadsheets may have written it (a byte order mark,
+        CRLF).
 
     Raises:
       FileError: what is there is no CSV.
@@ -119,7 +120,7 @@ class RunLog:
       self._replace(columns, kept)
 
   def set_aside(self) -> None:
-    """Begins anew: the old rows, if any, go to a file whose name ends in .old."""
+    """Begins anew: the old rows, if any, go to a file with .old at its end."""
     if self._columns:
       self._path.replace(self._path.with_name(f"{self._path.name}.old"))
     else:
@@ -146,7 +147,7 @@ class RunLog:
     """Adds columns; those that the file alone has come last."""
     before, rows = self._read()
     after = columns + [name for name in before if name not in columns]
-    wide = [dict(zip(before, row)) for row in rows]
+    wide = [dict(zip(before, row, strict=False)) for row in rows]
     self._replace(
       after, [[row.get(name, "nan") for name in after] for row in wide]
     )

@@ -1,7 +1,8 @@
 """Reading, writing and removing of the files in a run's directory.
 
-Runs of strangers can be resumed (docs/security.md). So nothing here writes through
-a link that lies in such a directory, nor waits for the other end of a pipe.
+Runs of strangers can be resumed (docs/security.md). So nothing here writes
+through a link that lies in such a directory, nor waits for the other end of a
+pipe.
 """
 
 import errno
@@ -43,7 +44,8 @@ def open_to_write(path: pathlib.Path, *, append: bool = False) -> BinaryIO:
     append: keep what is in it, and write behind that.
 
   Raises:
-    OSError: it is a link, a pipe, a device or a directory, or cannot be written.
+    OSError: it is a link, a pipe, a device or a directory, or cannot be
+      written.
   """
   flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW
   try:
@@ -60,7 +62,7 @@ def open_to_write(path: pathlib.Path, *, append: bool = False) -> BinaryIO:
 
 
 def replace_file(path: pathlib.Path, data: bytes) -> None:
-  """Writes a whole file: whenever the process is killed, the old or the new one.
+  """Writes a whole file: if the process is killed it is the old or the new.
 
   Raises:
     OSError: it cannot be written; the old one is as it was.

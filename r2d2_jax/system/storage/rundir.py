@@ -27,15 +27,24 @@ _CONFIG_FILE = "config.json"
 _LOCK_FILE = ".lock"
 # Of a run that failed; that may be before it had a config.json.
 CRASH_FILE = "crash.txt"
-# What a run leaves behind, and what it needs on the way; a start that was cut off
-# may leave some of the latter without a config.json.
+# What a run leaves behind, and what it needs on the way; a start that was cut
+# off may leave some of the latter without a config.json.
 _RESULTS = (
-    "log.csv", "evaluation.csv", "checkpoints", "best", "tensorboard",
-    "learning_curve.png",
-)  # fmt: skip
+  "log.csv",
+  "evaluation.csv",
+  "checkpoints",
+  "best",
+  "tensorboard",
+  "learning_curve.png",
+)
 _OTHERS = (
-    _CONFIG_FILE, _LOCK_FILE, CRASH_FILE, "wandb", "wandb_id", ".replay",
-)  # fmt: skip
+  _CONFIG_FILE,
+  _LOCK_FILE,
+  CRASH_FILE,
+  "wandb",
+  "wandb_id",
+  ".replay",
+)
 
 
 def checkpoints_dir(run_dir: pathlib.Path) -> pathlib.Path:
@@ -49,7 +58,7 @@ def best_dir(run_dir: pathlib.Path) -> pathlib.Path:
 
 
 def new_run_dir(name: str) -> pathlib.Path:
-  """Creates a directory that no other run has: `name`, or `name-2`, `name-3`, ...
+  """Creates a directory that no other run has: `name`, or `name-2`, ...
 
   Raises:
     ConfigError: it cannot be created.
@@ -74,9 +83,9 @@ def new_run_dir(name: str) -> pathlib.Path:
 def claimed_run_dir(run_dir: pathlib.Path, config: Config) -> Iterator[None]:
   """Creates the directory, or makes sure that this run may go on in it.
 
-  As long as the `with` block lasts no other process can claim it. The claim ends
-  with the process, however that ends. Files that are no run's may be in it, and it
-  may be a link itself.
+  As long as the `with` block lasts no other process can claim it. The claim
+  ends with the process, however that ends. Files that are no run's may be in
+  it, and it may be a link itself.
 
   Raises:
     ConfigError: it cannot be written, holds parts of a run without its
