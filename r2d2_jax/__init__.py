@@ -1,8 +1,8 @@
-"""R2D2 (Kapturowski et al., ICLR 2019) in JAX, with EnvPool actors and a Reverb replay.
+"""R2D2 (Kapturowski et al., ICLR 2019) in JAX, with EnvPool and Reverb.
 
 The names below are public and documented in docs/api.md; everything else may
-change. Each is imported when it is first asked for: `import r2d2_jax` alone takes
-milliseconds, and settings need no JAX.
+change. Each is imported when it is first asked for: `import r2d2_jax` alone
+takes milliseconds, and settings need no JAX.
 """
 
 import importlib
@@ -48,7 +48,7 @@ _HOMES = {
 # Public modules.
 _MODULES = ("config", "presets", "types")
 
-__all__ = [*_HOMES, *_MODULES]
+__all__ = list(_HOMES) + list(_MODULES)
 
 
 def __getattr__(name: str) -> Any:

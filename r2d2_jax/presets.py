@@ -1,4 +1,4 @@
-"""The presets: complete configurations with a name, and why they are as they are."""
+"""The presets: complete configurations with a name, and the reasons."""
 
 from collections.abc import Callable
 
@@ -21,7 +21,7 @@ def paper() -> Config:
 
 
 def submission() -> Config:
-  """The ICLR submission and the talk: as `paper`, without importance sampling."""
+  """The ICLR submission and the talk: `paper` without importance sampling."""
   config = Config()
   return config.updated({"agent.importance_exponent": 0.0})
 
@@ -42,7 +42,7 @@ def gpu() -> Config:
 
 
 def laptop() -> Config:
-  """Two cores, no accelerator: a smaller network, shorter items, Pong tonight."""
+  """Two cores, no accelerator: smaller network, shorter items, Pong tonight."""
   return Config(
     env=EnvConfig(num_envs=32, full_action_space=False),
     network=NetworkConfig(

@@ -15,8 +15,8 @@ Rows
         obs_t, a_tm1, r_t, discount_t, is_first_t | a_t
 
     so `r_t` and `discount_t` are the consequence of `a_tm1`, and the transition
-    that starts in row t reads its reward from row t + 1. On a run of rows rlax's
-    names are slices: q_tm1 = q[:-1], a_tm1 = a_t[:-1], r_t = r_t[1:],
+    that starts in row t reads its reward from row t + 1. On a run of rows
+    rlax's names are slices: q_tm1 = q[:-1], a_tm1 = a_t[:-1], r_t = r_t[1:],
     discount_t = gamma * discount_t[1:], q_t = q[1:].
 
     `discount_t` is the environment's own: 0.0 where the episode terminated (or,
@@ -55,9 +55,7 @@ class Timestep(NamedTuple):
   r_t: Array  # float32 [B], the reward that the agent learns from
   discount_t: Array  # float32 [B], 0.0 or 1.0; 1.0 on truncation
   is_first_t: Array  # bool [B]; the row's r_t and action before it mean nothing
-  is_last_t: (
-    Array  # bool [B]; terminated or truncated (or life lost, reset mode)
-  )
+  is_last_t: Array  # bool [B]; terminated or truncated (life lost, reset mode)
   env_id: Array  # int32 [B], the lane that each row belongs to
 
 
@@ -83,11 +81,12 @@ class ActorState(NamedTuple):
 
   core_state: CoreState  # leading [N]
   a_tm1: Array  # int32 [N]
-  key: Array  # typed PRNG keys [N]: one stream per lane, whatever the arrival order
+  # typed PRNG keys [N]: one stream per lane, whatever the arrival order
+  key: Array
 
 
 class ActorOutput(NamedTuple):
-  """What acting hands to the world and to replay, for the B lanes that stepped."""
+  """What acting hands to the world and to replay, for B lanes that stepped."""
 
   a_t: Array  # int32 [B], the action to take (epsilon-greedy)
   a_tm1: Array  # int32 [B], the action before it: completes the row
@@ -111,29 +110,26 @@ class Origin(NamedTuple):
   env_id: Array  # int32 [B], the lane that an item comes from
   num_updates: Array  # int32 [B, L], of the parameters that acted; 0 in padding
   step: Array  # int64 [B, L], the run's environment steps then; 0 in padding
-  times_sampled: (
-    Array  # int32 [B], how often an item was drawn, this draw included
-  )
+  # int32 [B], how often an item was drawn, this draw included
+  times_sampled: Array
 
 
 class ReplaySample(NamedTuple):
   """A batch as replay hands it out."""
 
   sequence: Sequence  # [B, L, ...]
-  probability: (
-    Array  # float64 [B], of being sampled, given the table at that time
-  )
+  # float64 [B], of being sampled, given the table at that time
+  probability: Array
   keys: Array  # uint64 [B]; stays on the host
   origin: Origin | None = None  # stays on the host
-  row_carry: Any = (
-    None  # with replay.row_states: the actor's carry before each row,
-  )
-  #                        like core_state.carry with leading [B, L]; zeros where
-  #                        is_first_t and in padding; stays on the host
+  # With replay.row_states: the actor's carry before each row, like
+  # core_state.carry with leading [B, L]; zeros where is_first_t and in padding;
+  # stays on the host.
+  row_carry: Any = None
 
 
 class LearnerState(NamedTuple):
-  """All that the learner is: arrays only, so that it can be saved and donated."""
+  """The learner's whole state: arrays alone, to be saved and donated."""
 
   params: Params
   target_params: Params

@@ -17,7 +17,7 @@ from r2d2_jax.system.run.output import UnfailingStream
 
 
 def program(name: str) -> str:
-  """What a command is called here: in a clone, or where the package is installed."""
+  """What a command is called here: in a clone, or from an installed package."""
   if pathlib.Path(sys.argv[0]).name == "r2d2-jax":
     return f"r2d2-jax {name}"
   return f"python -m experiments.{name}"
@@ -44,7 +44,7 @@ def run_command(
 
 
 def with_home(arguments: list[str]) -> list[str]:
-  """Puts the home directory for `~`, after `--flag=` too, where shells do not."""
+  """Puts the home directory for `~`, after `--flag=` too, as shells don't."""
   return [
     re.sub(r"^(--[\w.-]+=)?~(?=/|$)", _home, argument) for argument in arguments
   ]
@@ -57,8 +57,9 @@ def _home(match: re.Match[str]) -> str:
 def exit_code(command: Callable[[], int | None]) -> int:
   """Calls a command; returns the exit code.
 
-  Signals that ask to stop are heard (`heard_signals`), Ctrl-C also where a shell
-  has started it in the background. Output that cannot be written ends nothing.
+  Signals that ask to stop are heard (`heard_signals`), Ctrl-C also where a
+  shell has started it in the background. Output that cannot be written ends
+  nothing.
 
   Args:
     command: returns an exit code, or None for 0.

@@ -1,7 +1,7 @@
-"""Draws learning curves of one or many runs: `python -m experiments.plot RUN...`.
+"""Draws learning curves of runs: `python -m experiments.plot RUN...`.
 
-Runs whose training differs in nothing but the seed become one curve, the mean, with
-the range of the seeds around it; each task has a panel:
+Runs whose training differs in nothing but the seed become one curve, the mean,
+with the range of the seeds around it; each task has a panel:
 
     python -m experiments.plot runs/memory-* --out memory.png
     python -m experiments.plot runs
@@ -29,9 +29,9 @@ def plot(
   Args:
     run_dirs: directories of runs, or parents of such.
     out: the PNG to write.
-    column: column of log.csv to draw: return_exploit (lanes that explore least),
-      return_mean, eval_return, loss, replay_ratio, ... Left out, the first of
-      these three that has numbers.
+    column: column of log.csv to draw: return_exploit (lanes that explore
+      least), return_mean, eval_return, loss, replay_ratio, ... Left out, the
+      first of these three that has numbers.
     x: column for the horizontal axis.
     title: text above the plot.
   """

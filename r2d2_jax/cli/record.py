@@ -1,4 +1,4 @@
-"""Makes a video of a game: the screen, and beside it what the agent thinks of it.
+"""Makes a video of a game: the screen, and beside it what the agent thinks.
 
     python -m experiments.record runs/Pong-laptop-... --out game.mp4
 

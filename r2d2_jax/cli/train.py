@@ -5,8 +5,8 @@ Every setting can be given on the command line, over those of a preset:
     python -m experiments.train --preset laptop --env.task Breakout \\
         --run.total-steps 2000000 --agent.n-step 3
 
-A second start with the same --run.run-dir goes on from the last checkpoint; --plan
-prints what a run would take and stops.
+A second start with the same --run.run-dir goes on from the last checkpoint;
+--plan prints what a run would take and stops.
 """
 
 import contextlib
@@ -126,8 +126,8 @@ def launch(config: Config, *, must_be_new: bool = False) -> int:
   """Trains; returns the exit code.
 
   0: done. 130: interrupted, and saved if there was anything to save. 1: the run
-  had to stop, and the message says where it goes on from. 2: the settings or the
-  run's directory don't allow it; nothing was changed.
+  had to stop, and the message says where it goes on from. 2: the settings or
+  the run's directory don't allow it; nothing was changed.
 
   Args:
     config: run.run_dir names the directory.

@@ -6,8 +6,8 @@ from typing import Any, Literal, get_args, get_origin
 from r2d2_jax.config.config import NAMES, Config, shown
 from r2d2_jax.config.errors import ConfigError
 
-# EnvPool and JAX count in 32 bits; steps are counted in Python alone, but must be
-# whole where a log holds them as floats.
+# EnvPool and JAX count in 32 bits; steps are counted in Python alone, but must
+# be whole where a log holds them as floats.
 _MAX_INT = 2**31 - 1
 _MAX_STEPS = 2**53
 # Far from what is finite in Python and infinite in float32.
@@ -39,9 +39,14 @@ def validate(config: Config) -> None:
 
   need(bool(env.task.strip()), "env.task", "the name of a game or task")
   for field in (
-      "env.task", "env.make_world", "network.torso", "network.core",
-      "agent.make_agent", "run.run_dir", "log.wandb_project",
-  ):  # fmt: skip
+    "env.task",
+    "env.make_world",
+    "network.torso",
+    "network.core",
+    "agent.make_agent",
+    "run.run_dir",
+    "log.wandb_project",
+  ):
     need(config.setting(field).isprintable(), field, "printable characters")
   for name, field in NAMES.items():
     if bounds := field.metadata.get("bounds"):
@@ -167,6 +172,8 @@ def _type_name(type_: Any) -> str:
   if get_origin(type_) is tuple:
     return "a list of whole numbers"
   return {
-      bool: "true or false", int: "a whole number", float: "a number",
-      str: "text",
-  }[type_]  # fmt: skip
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+  }[type_]

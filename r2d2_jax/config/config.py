@@ -1,4 +1,4 @@
-"""The whole configuration, its settings' names, and a copy with some changed."""
+"""The whole configuration, its settings' names, and copies with changes."""
 
 from collections.abc import Mapping
 import dataclasses
@@ -107,7 +107,7 @@ RENAMED = {
 
 
 def renamed(name: str) -> str:
-  """What a setting of an older version is called now; "" where that is not known."""
+  """What a setting of an older version is called now; "" where nobody knows."""
   return RENAMED.get(name, "")
 
 

@@ -4,21 +4,21 @@
 class UserError(Exception):
   """What the user gave, or has installed, does not do: says so in plain words.
 
-  Commands tell it in one message. Every other error is a fault of the program, or
-  of what a researcher put into it, and keeps its traceback.
+  Commands tell it in one message. Every other error is a fault of the program,
+  or of what a researcher put into it, and keeps its traceback.
   """
 
 
 class ConfigError(UserError, ValueError):
-  """A setting cannot work: says what was expected, what came, and what to do."""
+  """A setting cannot work: says what was expected, what came, what to do."""
 
 
 class FileError(UserError, ValueError):
-  """A file does not hold, or cannot take, what it should: says which, and why."""
+  """A file does not hold, or cannot take, what it should: says which, why."""
 
 
 class MissingPackageError(UserError, ImportError):
-  """What was asked for needs an optional package: says which, how to install it."""
+  """What was asked for needs an optional package: says which, how to get it."""
 
 
 def first_line(error: BaseException) -> str:

@@ -1,7 +1,7 @@
-"""Every number of a run: frozen dataclasses, one default each, its source beside it.
+"""Every number of a run: frozen dataclasses, each default with its source.
 
-The defaults are the published agent (Kapturowski et al., ICLR 2019; "table 2" is
-its appendix). Presets that differ live in `r2d2_jax/presets.py`.
+The defaults are the published agent (Kapturowski et al., ICLR 2019; "table 2"
+is its appendix). Presets that differ live in `r2d2_jax/presets.py`.
 """
 
 import dataclasses
@@ -19,8 +19,9 @@ class EnvConfig:
   (MiniGrid-MemoryS7-v0, Catch-v0), or the built-in 'recall' and
   'recall-long'."""
   make_world: str = ""
-  """'package.module:name' of a function of your own that makes the environments:
-  (this section, seed=...) -> World. Empty takes those of `task`."""
+  """'package.module:name' of a function of your own that makes the
+  environments: (this section, seed=...) -> World. Empty takes those of
+  `task`."""
   num_envs: int = setting(256, at_least=1)
   """Lanes: environments stepped side by side (table 2: 256 actors)."""
   batch_size: int = setting(0, at_least=0)
@@ -41,8 +42,9 @@ class EnvConfig:
   fire_on_reset: bool = False
   """Atari: press FIRE when an episode begins (paper: never)."""
   max_episode_frames: int = setting(108_000, at_least=1)
-  """Raw frames after which an episode is truncated: 30 minutes of Atari (section
-  2.3). A truncation, not an end: the value is bootstrapped through it."""
+  """Raw frames after which an episode is truncated: 30 minutes of Atari
+  (section 2.3). A truncation, not an end: the value is bootstrapped through
+  it."""
   life_loss: Literal["ignore", "roll", "reset"] = "ignore"
   """Atari, loss of a life: 'ignore' it (the agent), 'roll' (no bootstrap, state
   carried on) or 'reset' (no bootstrap, state reset): figure 8's ablation."""
@@ -62,10 +64,12 @@ class NetworkConfig:
   """Channels of the torso's three stages (nature, impala), or units of its
   layers (grid, mlp)."""
   torso_units: int = setting(512, at_least=0)
-  """Units of the linear layer between convolutions and core; 0 leaves it out."""
+  """Units of the linear layer between convolutions and core; 0 leaves it
+  out."""
   core: str = "lstm"
-  """'lstm' (the agent), 'gru', or 'feedforward' (its ablation, figure 7): a linear
-  layer with ReLU of the same width, no state; or 'module:name' of your own."""
+  """'lstm' (the agent), 'gru', or 'feedforward' (its ablation, figure 7): a
+  linear layer with ReLU of the same width, no state; or 'module:name' of your
+  own."""
   core_units: int = setting(512, at_least=1)
   """Units of the core (appendix: LSTM 512)."""
   head_units: int = setting(512, at_least=1)
@@ -142,13 +146,15 @@ class ReplayConfig:
   priority_exponent: float = setting(0.9, at_least=0)
   """Exponent of the priorities in sampling (section 2.3)."""
   replay_ratio: float = setting(0.8, above=0)
-  """Trained rows per environment step, burn-in excluded (appendix: about 0.8)."""
+  """Trained rows per environment step, burn-in excluded (appendix: about
+  0.8)."""
   port: int = setting(0, at_least=0, at_most=65535)
   """Reverb's port; 0 takes a free one. It listens on every interface, without
   credentials."""
   row_states: bool = False
-  """Keep the core's carry of every row, not only of an item's first: for studies of
-  the recurrent state. Costs 8 bytes x core_units for each row with an LSTM."""
+  """Keep the core's carry of every row, not only of an item's first: for
+  studies of the recurrent state. Costs 8 bytes x core_units for each row with
+  an LSTM."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,13 +168,14 @@ class RunConfig:
   seed: int = setting(0, at_least=0)
   """Seed of parameters, exploration and environments."""
   lockstep: bool = False
-  """One thread, strictly alternating: the same seed on the same number of devices
-  gives the same parameters bit for bit. Needs the local replay."""
+  """One thread, strictly alternating: the same seed on the same number of
+  devices gives the same parameters bit for bit. Needs the local replay."""
   learner_devices: int = setting(0, at_least=0)
   """Devices that split each batch between them; 0 takes as many of those that
   JAX finds as split it evenly. Actors and evaluation use the first one."""
   actor_refresh_steps: int = setting(400, at_least=1)
-  """Steps of each lane between refreshes of the actors' parameters (table 2)."""
+  """Steps of each lane between refreshes of the actors' parameters (table
+  2)."""
   run_dir: str = ""
   """Directory for config, log, checkpoints and plots; empty picks
   runs/<task>-<preset>-seed<seed>-<date>."""
