@@ -1,8 +1,8 @@
 """Another loss: Huber's instead of the square, in a whole run.
 
-`make_agent` is a function of this module, so the run's config.json names it, and
-`python -m experiments.evaluate RUN` finds it again when it is started from the
-directory that holds `examples/`.
+`make_agent` is a function of this module, so the run's config.json names it,
+and `python -m experiments.evaluate RUN` finds it again when it is started from
+the directory that holds `examples/`.
 
   python -m examples.huber_loss --run-dir runs/huber --steps 20000
 """

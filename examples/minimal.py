@@ -1,7 +1,8 @@
-"""R2D2 in one thread, from the pure pieces: a loop that can be read in a minute.
+"""R2D2 in one thread, from the pure pieces: a loop to be read in a minute.
 
-Learns the built-in memory task 'recall', in which a policy without memory gets 0.25.
-The run of `r2d2_jax.train` does the same with threads, logs, checkpoints and Reverb.
+Learns the built-in memory task 'recall', in which a policy without memory gets
+0.25. The run of `r2d2_jax.train` does the same with threads, logs, checkpoints
+and Reverb.
 
   python -m examples.minimal --steps 60000
 """
@@ -17,7 +18,7 @@ CONFIG = r2.presets.smoke()
 
 
 def main(num_steps: int) -> float:
-  """Trains for so many environment steps; returns the mean of the last games."""
+  """Trains for so many environment steps; returns the last games' mean."""
   config, agent_config = CONFIG, CONFIG.agent
   world = r2.make_world(config.env, seed=0)
   agent = r2.make_r2d2_agent(world.spec, config)

@@ -1,9 +1,9 @@
 """A metric of one's own: how far the parameters are from the target network's.
 
-A learner's step may return any scalars beside those of `learner_step`. Each is a
-column of the log, and of what reads the log: its mean over the updates since the
-row before. Once registered it has words for plots, and a healthy range. Random
-numbers stand for a replay here.
+A learner's step may return any scalars beside those of `learner_step`. Each is
+a column of the log, and of what reads the log: its mean over the updates since
+the row before. Once registered it has words for plots, and a healthy range.
+Random numbers stand for a replay here.
 
   python -m examples.own_metric
 """
@@ -49,11 +49,13 @@ def is_unhealthy(row, config):
 
 
 register(
-    Column(
-        "target_distance", "learner", "distance from the target network",
-        is_unhealthy=is_unhealthy,
-    )
-)  # fmt: skip
+  Column(
+    "target_distance",
+    "learner",
+    "distance from the target network",
+    is_unhealthy=is_unhealthy,
+  )
+)
 
 
 def random_batch(key, networks):

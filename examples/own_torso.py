@@ -2,7 +2,8 @@
 
 A run takes it by name, here as everywhere:
 
-  python -m experiments.train --preset smoke --network.torso examples.own_torso:make_torso
+  python -m experiments.train --preset smoke \\
+    --network.torso examples.own_torso:make_torso
 
   python -m examples.own_torso --run-dir runs/own_torso --steps 20000
 """

@@ -1,7 +1,8 @@
 """Study 3: what each part of the agent is worth: one switch at a time.
 
     python -m experiments.ablations                   small
-    python -m experiments.ablations --tasks Breakout --arms agent life_roll life_reset
+    python -m experiments.ablations --tasks Breakout \\
+      --arms agent life_roll life_reset
     python -m experiments.ablations --size paper
 
 Kapturowski et al., figures 4, 7 and 8. What to expect is in docs/studies.md.
@@ -23,11 +24,12 @@ AGENT = "agent"
 
 
 def _gamma(discount: float) -> Arm:
-  """The paper's 0.997, or what came before it; where it isn't the task's own."""
+  """The paper's 0.997, or what came before; where it isn't the task's own."""
   return Arm(
-      f"gamma_{discount}", {"agent.discount": discount},
-      suits=lambda base: base.agent.discount != discount,
-  )  # fmt: skip
+    f"gamma_{discount}",
+    {"agent.discount": discount},
+    suits=lambda base: base.agent.discount != discount,
+  )
 
 
 ARMS = (
@@ -74,7 +76,7 @@ def plot(records: Sequence, path: pathlib.Path) -> None:
   tasks = plots.by_task(records)
   colors = {arm.name: f"C{i}" for i, arm in enumerate(ARMS)}
   figure, grid = plots.new_figure(len(tasks), 2, panel_inches=(4.8, 3.0))
-  for (task, arms), (bars, curves) in zip(tasks.items(), grid):
+  for (task, arms), (bars, curves) in zip(tasks.items(), grid, strict=True):
     agent = plots.spread(arms.get(AGENT, []), "eval_mean")
     drawn = [arm for arm in colors if arm in arms]
     for place, arm in enumerate(drawn):
@@ -85,9 +87,12 @@ def plot(records: Sequence, path: pathlib.Path) -> None:
       if agent is None or score is None:
         continue
       bars.barh(
-          [place], [score.mean - agent.mean], color=colors[arm],
-          xerr=plots.error_bars([score]), ecolor="0.3",
-      )  # fmt: skip
+        [place],
+        [score.mean - agent.mean],
+        color=colors[arm],
+        xerr=plots.error_bars([score]),
+        ecolor="0.3",
+      )
     bars.set_yticks(range(len(drawn)), drawn)
     bars.invert_yaxis()
     bars.axvline(0, color="black", linewidth=0.8)
@@ -108,8 +113,8 @@ def ablations(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:
 
   Clipped rewards instead of rescaled values, a shorter horizon, no memory, life
   loss as the end of an episode, no importance weights, no previous action, no
-  previous reward. Tables, plot and runs are in --out; a study that was interrupted
-  goes on with the same command.
+  previous reward. Tables, plot and runs are in --out; a study that was
+  interrupted goes on with the same command.
   """
   return run_study(study(options.size), options, plot)
 

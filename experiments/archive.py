@@ -143,9 +143,15 @@ def _read(path: pathlib.Path) -> dict[pathlib.PurePosixPath, dict[str, bytes]]:
       raise ValueError("it is empty")
   # What JSON of another shape, or of a thousand brackets, leads to.
   except (
-      gzip.BadGzipFile, EOFError, zlib.error, ValueError, AttributeError,
-      KeyError, TypeError, RecursionError,
-  ) as error:  # fmt: skip
+    gzip.BadGzipFile,
+    EOFError,
+    zlib.error,
+    ValueError,
+    AttributeError,
+    KeyError,
+    TypeError,
+    RecursionError,
+  ) as error:
     raise FileError(
       f"{path}: no archive of runs, or damaged ({error})"
     ) from error

@@ -4,8 +4,8 @@
     python -m experiments.flicker --tasks Pong --steps 2500000 --seeds 1
     python -m experiments.flicker --size paper
 
-The talk, slide 31; DRQN (Hausknecht & Stone, 2015). What DRQN's arms take over from
-it, what not, and what to expect is in docs/studies.md.
+The talk, slide 31; DRQN (Hausknecht & Stone, 2015). What DRQN's arms take over
+from it, what not, and what to expect is in docs/studies.md.
 """
 
 from collections.abc import Sequence
@@ -29,13 +29,18 @@ _RANDOM_ROWS = 10  # DRQN's number of steps unrolled
 _BLANK = {"env.flicker_probability": 0.5}
 _FEEDFORWARD = {"network.core": "feedforward"}
 _DRQN = {
-    "agent.start_state": "zero", "agent.burn_in": 0, "agent.n_step": 1,
-    "agent.value_rescaling": False, "agent.reward_clip": 1.0,
-    "agent.discount": lambda base: min(base.agent.discount, 0.99),
-    "agent.importance_exponent": 0.0,
-    "replay.priority_exponent": 0.0, "network.frame_stack": 1,
-    "network.use_previous_action": False, "network.use_previous_reward": False,
-}  # fmt: skip
+  "agent.start_state": "zero",
+  "agent.burn_in": 0,
+  "agent.n_step": 1,
+  "agent.value_rescaling": False,
+  "agent.reward_clip": 1.0,
+  "agent.discount": lambda base: min(base.agent.discount, 0.99),
+  "agent.importance_exponent": 0.0,
+  "replay.priority_exponent": 0.0,
+  "network.frame_stack": 1,
+  "network.use_previous_action": False,
+  "network.use_previous_reward": False,
+}
 
 
 def _batch_of(rows: int, base: Config) -> int:
@@ -56,14 +61,16 @@ def _items_for_rows(items: int, base: Config) -> int:
 
 # Sub-sequences from a zero state that begin in any row.
 _RANDOM = _DRQN | {
-    "agent.trace_length": _random_rows,
-    "agent.overlap": lambda base: _random_rows(base) - 1,
-    "agent.batch_size": lambda base: _batch_of(_random_rows(base), base),
-    "replay.capacity_sequences":
-        lambda base: _items_for_rows(base.replay.capacity_sequences, base),
-    "replay.min_sequences":
-        lambda base: _items_for_rows(base.replay.min_sequences, base),
-}  # fmt: skip
+  "agent.trace_length": _random_rows,
+  "agent.overlap": lambda base: _random_rows(base) - 1,
+  "agent.batch_size": lambda base: _batch_of(_random_rows(base), base),
+  "replay.capacity_sequences": lambda base: _items_for_rows(
+    base.replay.capacity_sequences, base
+  ),
+  "replay.min_sequences": lambda base: _items_for_rows(
+    base.replay.min_sequences, base
+  ),
+}
 # One item is one whole episode, so the zero state is the one that it began in.
 _SEQUENTIAL = _DRQN | {
   "agent.trace_length": _WHOLE_EPISODE_ROWS,
@@ -111,7 +118,7 @@ def plot(records: Sequence, path: pathlib.Path) -> None:
   tasks = plots.by_task(records)
   agents = list(dict.fromkeys(a.name.removesuffix("_flicker") for a in ARMS))
   figure, grid = plots.new_figure(len(tasks), 2, panel_inches=(4.4, 2.8))
-  for (task, arms), (bars, curves) in zip(tasks.items(), grid):
+  for (task, arms), (bars, curves) in zip(tasks.items(), grid, strict=True):
     width = 0.8 / len(agents)
     for i, agent in enumerate(agents):
       style = dict(color=f"C{i}", label=agent.replace("_", " "))
@@ -119,13 +126,20 @@ def plot(records: Sequence, path: pathlib.Path) -> None:
         # What has no score has no bar: at 0 it would be taken for one.
         if score := plots.spread(arms.get(arm, []), "eval_mean"):
           bars.errorbar(
-              [group + (i - (len(agents) - 1) / 2) * width], [score.mean],
-              yerr=plots.error_bars([score]), fmt="o", capsize=4, **style,
-          )  # fmt: skip
+            [group + (i - (len(agents) - 1) / 2) * width],
+            [score.mean],
+            yerr=plots.error_bars([score]),
+            fmt="o",
+            capsize=4,
+            **style,
+          )
         plots.draw_curve(
-            curves, arms.get(arm, []), "return_mean",
-            linestyle="--" if group else "-", **style,
-        )  # fmt: skip
+          curves,
+          arms.get(arm, []),
+          "return_mean",
+          linestyle="--" if group else "-",
+          **style,
+        )
     bars.set_xticks([0, 1], ["all observations", "half of them blank"])
     bars.set_xlim(-0.6, 1.6)
     bars.set_title(
@@ -143,11 +157,11 @@ def plot(records: Sequence, path: pathlib.Path) -> None:
 
 
 def flicker(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:
-  """R2D2, its feed-forward variant and DRQN where half of the observations go blank.
+  """R2D2, its feed-forward variant and DRQN where half of the frames go blank.
 
   DRQN's two update schemes: random sub-sequences from a zero state, and whole
-  episodes (where episodes are short). Tables, plot and runs are in --out; a study
-  that was interrupted goes on with the same command.
+  episodes (where episodes are short). Tables, plot and runs are in --out; a
+  study that was interrupted goes on with the same command.
   """
   return run_study(study(options.size), options, plot)
 

@@ -21,14 +21,15 @@ from r2d2_jax.system.evaluation import Evaluation, Player, evaluate
 from r2d2_jax.types import Params
 
 # Floats that the compiled step was measured to need beside the states, for each
-# LSTM: 9 per unit of the core, and then, those being free again, 2 per unit of the
-# heads (k = 64 and 1024, 256 and 512 units). Other cores are taken for LSTMs.
+# LSTM: 9 per unit of the core, and then, those being free again, 2 per unit of
+# the heads (k = 64 and 1024, 256 and 512 units). Other cores are taken for
+# LSTMs.
 _PER_CORE_UNIT, _PER_HEAD_UNIT = 9, 2
 _FLOAT_BYTES = 4
 
 
 def horizon_bytes(horizon: int, *, lanes: int, config: NetworkConfig) -> int:
-  """Memory that acting with this horizon takes; k + 2 carries a lane make it up."""
+  """Memory that acting with this horizon takes: mostly k + 2 carries a lane."""
   if config.core == "feedforward":
     return 0
   floats = 2 * config.core_units + max(
@@ -61,8 +62,8 @@ def play_with_horizon(
   """Plays whole games on the values of a short memory, as `evaluate` does.
 
   The agent acts on these values, so that it meets the states that they lead to;
-  there they are compared with those of the whole episode's memory. With a horizon
-  as long as the game, and with None, the games are evaluation's own.
+  there they are compared with those of the whole episode's memory. With a
+  horizon as long as the game, and with None, the games are evaluation's own.
 
   Source: section 5, figure 5 (see `horizon_actor_step`).
 

@@ -29,8 +29,9 @@ def plot_horizons(
   """Draws return, gap and unchanged choices against k, a row for each task.
 
   The axis is log2(k + 1), so that 0 is on it; 'all' is its right end. Runs that
-  differ in nothing that changes the training but the seed are one curve, their mean,
-  and a band from the lowest to the highest. Runs of a study bear their arm's name.
+  differ in nothing that changes the training but the seed are one curve, their
+  mean, and a band from the lowest to the highest. Runs of a study bear their
+  arm's name.
 
   Args:
     configs: settings of each run.
@@ -46,16 +47,23 @@ def plot_horizons(
   labels = sorted({label for task in groups.values() for label in task})
   colors = {label: f"C{i}" for i, label in enumerate(labels)}
   figure, grid = new_figure(len(groups), len(_PANELS), panel_inches=(3.6, 2.8))
-  for row, (task, curves) in zip(grid, groups.items()):
-    for axes, (column, (title, factor)) in zip(row, _PANELS.items()):
+  for row, (task, curves) in zip(grid, groups.items(), strict=True):
+    for axes, (column, (title, factor)) in zip(
+      row, _PANELS.items(), strict=True
+    ):
       for label, runs in curves.items():
         values = factor * np.array(
           [[table.number(run, k, column) for k in ks] for run in runs]
         )
         draw_range(
-            axes, xs, values,
-            color=colors[label], label=label, marker="o", markersize=4,
-        )  # fmt: skip
+          axes,
+          xs,
+          values,
+          color=colors[label],
+          label=label,
+          marker="o",
+          markersize=4,
+        )
       axes.set_title(title, fontsize="medium")
       axes.set_xticks(xs, [horizon_name(k) for k in ks])
       axes.grid(alpha=0.3)

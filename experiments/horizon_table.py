@@ -13,9 +13,19 @@ ALL = "all"  # k of the whole episode
 _TEXTS = ("task", "run", "horizon", "returns")
 _SETTINGS = ("episodes", "lanes", "epsilon", "seed")
 _COLUMNS = (
-    "task", "run", "updates", "horizon", *_SETTINGS, "return_mean",
-    "max_q_gap", "max_q", "same_greedy", "rows", "frames", "returns",
-)  # fmt: skip
+  "task",
+  "run",
+  "updates",
+  "horizon",
+  *_SETTINGS,
+  "return_mean",
+  "max_q_gap",
+  "max_q",
+  "same_greedy",
+  "rows",
+  "frames",
+  "returns",
+)
 
 
 def horizon_name(k: int | None) -> str:
@@ -103,7 +113,7 @@ class HorizonTable:
     )
 
   def copy(self, run: pathlib.Path, k: int | None) -> bool:
-    """Appends the row of another horizon as this one's; False if there is none."""
+    """Appends another horizon's row as this one's; False if there is none."""
     row = self._any_row(run)
     if row:
       self._append(row | {"horizon": horizon_name(k)})

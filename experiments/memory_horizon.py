@@ -2,10 +2,10 @@
 
     python -m experiments.memory_horizon runs/start_state-small/recall/*/seed*
 
-Each run's agent plays whole games with an LSTM that has seen the current row and
-the k before it, for k from the whole episode down to 0. Kapturowski et al.,
-section 5 and figure 5; docs/studies.md says what each number means. Interrupted,
-the same command goes on with what is missing.
+Each run's agent plays whole games with an LSTM that has seen the current row
+and the k before it, for k from the whole episode down to 0. Kapturowski et al.,
+section 5 and figure 5; docs/studies.md says what each number means.
+Interrupted, the same command goes on with what is missing.
 """
 
 from collections.abc import Mapping, Sequence
@@ -64,9 +64,10 @@ def memory_horizon(
   Args:
     run_dirs: directories of runs.
     size: 'small' plays 50 games each with k = all, 16, 4, 1, 0: for two cores.
-      'paper' plays 30 with k = all, 64, 32, 16, 8, 4, 2, 1, 0: for an accelerator.
-    horizons: instead of the size's: k, separated by commas. Rows remembered beside
-      the current one; 'all' is the whole episode.
+      'paper' plays 30 with k = all, 64, 32, 16, 8, 4, 2, 1, 0: for an
+      accelerator.
+    horizons: instead of the size's: k, separated by commas. Rows remembered
+      beside the current one; 'all' is the whole episode.
     episodes: instead of the size's: whole games of each run with each k.
     lanes: environments that play side by side.
     epsilon: chance of a random action at each step; 0 is greedy.
@@ -75,8 +76,8 @@ def memory_horizon(
     checkpoint: 'latest'; 'best', the one that scored highest in training's own
       evaluations; or a number of updates.
     out: directory for table and plot; none means runs/memory_horizon-SIZE.
-    report_only: draw the plot of the table that is there, and play nothing. Only
-      the settings of the runs are read: they need no checkpoints.
+    report_only: draw the plot of the table that is there, and play nothing.
+      Only the settings of the runs are read: they need no checkpoints.
   """
   ks = parse_horizons(SIZES[size].horizons if horizons is None else horizons)
   if episodes is None:
@@ -97,8 +98,11 @@ def memory_horizon(
   for config in configs.values():
     _check_memory(ks, config, min(lanes, episodes))
   settings = {
-      "episodes": episodes, "lanes": lanes, "epsilon": epsilon, "seed": seed
-  }  # fmt: skip
+    "episodes": episodes,
+    "lanes": lanes,
+    "epsilon": epsilon,
+    "seed": seed,
+  }
   out = out or pathlib.Path("runs", f"memory_horizon-{size}")
   with writing("--out", out):
     table = HorizonTable(out / "horizon.csv", settings)
@@ -225,9 +229,11 @@ def _play(
         with writing("--out", table.path):
           table.write(run, k, agent, games)
       console.print(
-          f"{name}: {table.summary(run, k)} | {clock.left()}",
-          soft_wrap=True, highlight=False, markup=False,
-      )  # fmt: skip
+        f"{name}: {table.summary(run, k)} | {clock.left()}",
+        soft_wrap=True,
+        highlight=False,
+        markup=False,
+      )
 
 
 class _Clock:

@@ -35,12 +35,16 @@ def _own_pace(actors: int) -> Arm:
 
   As in the paper: the learner does as many updates while they bring more steps.
   """
-  return Arm(f"{_PACE}{actors}", {
+  return Arm(
+    f"{_PACE}{actors}",
+    {
       "env.num_envs": actors,
-      "replay.replay_ratio":
-          lambda base: base.replay.replay_ratio * _USUAL / actors,
+      "replay.replay_ratio": lambda base: (
+        base.replay.replay_ratio * _USUAL / actors
+      ),
       "run.total_steps": lambda base: base.run.total_steps * actors // _USUAL,
-  })  # fmt: skip
+    },
+  )
 
 
 ARMS = (
@@ -80,7 +84,7 @@ def study(size: Size) -> Study:
 
 
 def plot(records: Sequence, path: pathlib.Path) -> None:
-  """Lag, and dQ at the first and last trained row, against the number of actors.
+  """Lag, and dQ at the first and last trained row, against the actors' number.
 
   Args:
     records: of `results.read_records`.
@@ -96,22 +100,29 @@ def plot(records: Sequence, path: pathlib.Path) -> None:
       n: str(n) if n == _USUAL else f"{_PACE}{n}" for n in ACTORS
     },
   }
-  for (task, arms), (lag, dq) in zip(tasks.items(), grid):
+  for (task, arms), (lag, dq) in zip(tasks.items(), grid, strict=True):
     for i, (family, names) in enumerate(families.items()):
       for axes, column, style in (
-          (lag, "lag_p50", "o-"), (lag, "lag_p90", "^:"), (lag, "lag_p10", "v:"),
-          (dq, "dq_first", "o-"), (dq, "dq_last", "s--"),
-      ):  # fmt: skip
+        (lag, "lag_p50", "o-"),
+        (lag, "lag_p90", "^:"),
+        (lag, "lag_p10", "v:"),
+        (dq, "dq_first", "o-"),
+        (dq, "dq_last", "s--"),
+      ):
         spreads = {
           n: plots.spread(arms.get(arm, []), column) for n, arm in names.items()
         }
         spreads = {n: s for n, s in spreads.items() if s is not None}
         if spreads:
           axes.errorbar(
-              list(spreads), [s.mean for s in spreads.values()],
-              yerr=plots.error_bars(list(spreads.values())), fmt=style,
-              color=f"C{i}", capsize=3, label=family,
-          )  # fmt: skip
+            list(spreads),
+            [s.mean for s in spreads.values()],
+            yerr=plots.error_bars(list(spreads.values())),
+            fmt=style,
+            color=f"C{i}",
+            capsize=3,
+            label=family,
+          )
     lag.set_title(f"{task}: lag, 10 %, median, 90 %", fontsize="medium")
     lag.set_ylabel("updates")
     dq.set_title("dQ, first (circles) and last trained row", fontsize="medium")
@@ -129,9 +140,10 @@ def plot(records: Sequence, path: pathlib.Path) -> None:
 def parameter_lag(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:
   """Parameter lag and dQ against the number of actors.
 
-  Two families of arms: the actors share the same pace (the replay ratio stays), or
-  each has its own (more of them bring more steps for an update). Tables, plot and
-  runs are in --out; a study that was interrupted goes on with the same command.
+  Two families of arms: the actors share the same pace (the replay ratio stays),
+  or each has its own (more of them bring more steps for an update). Tables,
+  plot and runs are in --out; a study that was interrupted goes on with the same
+  command.
   """
   return run_study(study(options.size), options, plot)
 

@@ -1,4 +1,4 @@
-"""Shows scores of many runs beside the published ones: see `r2d2_jax/cli/scoreboard.py`."""
+"""Shows scores of runs beside published ones: `r2d2_jax/cli/scoreboard.py`."""
 
 import sys
 

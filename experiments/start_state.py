@@ -27,14 +27,20 @@ ARMS = (
   Arm("stored_burn_in"),
 )
 TASKS = {
-    # Three that need memory (the second can do with less), one that hardly does.
-    "small": (
-        "recall", "MiniGrid-MemoryS7-v0", "MiniGrid-MemoryS11-v0", "MsPacman",
-    ),
-    "paper": (
-        "MiniGrid-MemoryS11-v0", "MiniGrid-MemoryS13-v0", "MsPacman", "Seaquest",
-    ),
-}  # fmt: skip
+  # Three that need memory (the second can do with less), one that hardly does.
+  "small": (
+    "recall",
+    "MiniGrid-MemoryS7-v0",
+    "MiniGrid-MemoryS11-v0",
+    "MsPacman",
+  ),
+  "paper": (
+    "MiniGrid-MemoryS11-v0",
+    "MiniGrid-MemoryS13-v0",
+    "MsPacman",
+    "Seaquest",
+  ),
+}
 # dQ at any row needs the state that the actor had there.
 _BASE = {"replay.row_states": True}
 
@@ -52,7 +58,7 @@ def study(size: Size) -> Study:
 
 
 def plot(records: Sequence, path: pathlib.Path) -> None:
-  """Learning curves beside dQ at the first and last trained row, a line per task.
+  """Learning curves, and dQ at the first and last trained row, a line per task.
 
   Args:
     records: of `results.read_records`.
@@ -63,20 +69,24 @@ def plot(records: Sequence, path: pathlib.Path) -> None:
   tasks = plots.by_task(records)
   colors = {arm.name: f"C{i}" for i, arm in enumerate(ARMS)}
   figure, grid = plots.new_figure(len(tasks), 3, panel_inches=(3.4, 2.4))
-  for (task, arms), (returns, first, last) in zip(tasks.items(), grid):
+  for (task, arms), (returns, first, last) in zip(
+    tasks.items(), grid, strict=True
+  ):
     last.sharey(first)
     for axes in (first, last):
       axes.set_yscale("log", nonpositive="mask")
     for arm in colors:
       style = dict(
-          color=colors[arm], label=arm.replace("_", " "),
-          # In short games it is the same run as the other one with burn-in.
-          linestyle="--" if arm == "stored_burn_in" else "-",
-      )  # fmt: skip
+        color=colors[arm],
+        label=arm.replace("_", " "),
+        # In short games it is the same run as the other one with burn-in.
+        linestyle="--" if arm == "stored_burn_in" else "-",
+      )
       for axes, column, smooth in (
-          (returns, "return_mean", 1), (first, "dq_first", 9),
-          (last, "dq_last", 9),
-      ):  # fmt: skip
+        (returns, "return_mean", 1),
+        (first, "dq_first", 9),
+        (last, "dq_last", 9),
+      ):
         plots.draw_curve(
           axes, arms.get(arm, []), column, smooth=smooth, **style
         )
@@ -95,9 +105,10 @@ def plot(records: Sequence, path: pathlib.Path) -> None:
 def start_state(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:
   """Start states of replayed items: zero or stored, with and without burn-in.
 
-  dQ, how much the actor's state and the learner's differ in their values, at the
-  first and at the last trained row, and the learning curves. Tables, plot and runs
-  are in --out; a study that was interrupted goes on with the same command.
+  dQ, how much the actor's state and the learner's differ in their values, at
+  the first and at the last trained row, and the learning curves. Tables, plot
+  and runs are in --out; a study that was interrupted goes on with the same
+  command.
   """
   return run_study(study(options.size), options, plot)
 

@@ -29,8 +29,8 @@ def benchmark(
 ) -> int:
   """Measures the learner, acting, replay, whole runs, start-up and growth.
 
-  Takes about twelve minutes on two cores; leave the machine alone meanwhile. Every
-  comparison is a ratio within the run. Nothing fails because of a number.
+  Takes about twelve minutes on two cores; leave the machine alone meanwhile.
+  Every comparison is a ratio within the run. Nothing fails because of a number.
 
   Args:
     legs: what to measure.
@@ -65,11 +65,12 @@ def benchmark(
     torch_python = os.path.abspath(torch_python)
   settings = Settings(toy, torch_python)
   about = machine.describe() | {
-      "command": shlex.join(["python", "-m", "experiments.benchmark",
-                             *sys.argv[1:]]),
-      "toy": toy,
-      "load_average": machine.load_average(),
-  }  # fmt: skip
+    "command": shlex.join(
+      ["python", "-m", "experiments.benchmark", *sys.argv[1:]]
+    ),
+    "toy": toy,
+    "load_average": machine.load_average(),
+  }
   measured: dict[str, dict] = {}
   for name in legs:
     console.print(f"{name} ...", highlight=False)

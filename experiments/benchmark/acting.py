@@ -1,9 +1,9 @@
 """Leg `acting`: the actor loop against the bare sum of what it cannot avoid.
 
 The two unavoidable parts of a step of all lanes: the world alone, with random
-actions, and the jitted forward pass alone, on rows of that world, actions back on
-the host. One after the other they allow 1 / (1 / world + 1 / inference) agent
-steps per second.
+actions, and the jitted forward pass alone, on rows of that world, actions back
+on the host. One after the other they allow 1 / (1 / world + 1 / inference)
+agent steps per second.
 """
 
 from collections.abc import Callable, Iterator
@@ -90,30 +90,31 @@ def measure(settings: Settings) -> LegResult:
   )
   rates["bare sum of both"] = bare.tolist()
   return LegResult(
-      [
-          at_least(f"acting, {name}: share of the bare sum",
-                   ratio(rates[name], bare), 0.85)
-          for name in loops
-      ],
-      [
-          Table(
-              f"Acting: Pong, {size.lanes} lanes, the laptop preset's network",
-              ("part", "agent steps/s", "us per agent step"),
-              [
-                  (name, spread(values), 1e6 / spread(values).median)
-                  for name, values in rates.items()
-              ],
-          ),
-          Table(
-              "Acting: where the loop's time goes",
-              ("loop", *LEGS, "other"),
-              [(name, *values) for name, values in shares.items()],
-              "Shares of the wall-clock time. 'environment' is the time that the"
-              " loop waits for the world, which steps while it writes.",
-          ),
-      ],
-      skipped,
-  )  # fmt: skip
+    [
+      at_least(
+        f"acting, {name}: share of the bare sum", ratio(rates[name], bare), 0.85
+      )
+      for name in loops
+    ],
+    [
+      Table(
+        f"Acting: Pong, {size.lanes} lanes, the laptop preset's network",
+        ("part", "agent steps/s", "us per agent step"),
+        [
+          (name, spread(values), 1e6 / spread(values).median)
+          for name, values in rates.items()
+        ],
+      ),
+      Table(
+        "Acting: where the loop's time goes",
+        ("loop", *LEGS, "other"),
+        [(name, *values) for name, values in shares.items()],
+        "Shares of the wall-clock time. 'environment' is the time that the"
+        " loop waits for the world, which steps while it writes.",
+      ),
+    ],
+    skipped,
+  )
 
 
 def random_play(world: World) -> Iterator[Timestep]:

@@ -1,8 +1,8 @@
 """Child processes: one for each leg, and steppers that wait for orders.
 
-A leg in a process of its own starts with clean thread pools and memory. A stepper
-stays alive between rounds, asleep, so that two of them can take turns on the
-same cores: their pools never compete.
+A leg in a process of its own starts with clean thread pools and memory. A
+stepper stays alive between rounds, asleep, so that two of them can take turns
+on the same cores: their pools never compete.
 
 A stepper's program calls `serve`, which needs nothing but the standard library.
 """
@@ -61,10 +61,13 @@ class Stepper:
     self._name = f"{python} -m {module}"
     self._errors = tempfile.TemporaryFile("w+")
     self._process = subprocess.Popen(
-        [python, "-m", module, *arguments],
-        cwd=ROOT, text=True, stderr=self._errors,
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-    )  # fmt: skip
+      [python, "-m", module, *arguments],
+      cwd=ROOT,
+      text=True,
+      stderr=self._errors,
+      stdin=subprocess.PIPE,
+      stdout=subprocess.PIPE,
+    )
     self.info = self._answer()
 
   def seconds(self, calls: int) -> list[float]:

@@ -9,6 +9,7 @@ it: the filling of the replay and the compilations are left out.
 import collections
 import csv
 import importlib.util
+import itertools
 import pathlib
 import tempfile
 from typing import NamedTuple
@@ -31,14 +32,20 @@ from r2d2_jax.presets import gpu, laptop
 from r2d2_jax.system.train import train
 
 _STEPS_PER_UPDATE = 160
-# What acme's R2D2 reached with the same work on two cores; the aim is three times
-# as much.
+# What acme's R2D2 reached with the same work on two cores; the aim is three
+# times as much.
 _ACME_STEPS_PER_SECOND = 158.0
 _ACME_UPDATES_PER_SECOND = 0.97
 _SHARES = (
-    "environment", "inference", "write", "wait_for_learner",
-    "step", "write_back", "wait_for_data", "wait_for_actors",
-)  # fmt: skip
+  "environment",
+  "inference",
+  "write",
+  "wait_for_learner",
+  "step",
+  "write_back",
+  "wait_for_data",
+  "wait_for_actors",
+)
 
 
 class _Run(NamedTuple):
@@ -69,27 +76,38 @@ def measure(settings: Settings) -> LegResult:
     comparisons += new
     rows.append(row)
   return LegResult(
-      comparisons,
-      [Table(
-          f"Whole runs, backend {backend}",
-          ("run", "lanes", "agent steps/s", "updates/s", "steps per update",
-           "replay ratio", *(name.replace("_", " ") for name in _SHARES),
-           "bound by"),
-          rows,
-          "Rates: of the whole time after the first update, with the quartiles"
-          " of the log's windows. Shares: of the wall-clock time, the actors'"
-          " thread first, then the learner's. Bound by: what the log names most"
-          " often.",
-      )],
-      skipped,
-  )  # fmt: skip
+    comparisons,
+    [
+      Table(
+        f"Whole runs, backend {backend}",
+        (
+          "run",
+          "lanes",
+          "agent steps/s",
+          "updates/s",
+          "steps per update",
+          "replay ratio",
+          *(name.replace("_", " ") for name in _SHARES),
+          "bound by",
+        ),
+        rows,
+        "Rates: of the whole time after the first update, with the quartiles"
+        " of the log's windows. Shares: of the wall-clock time, the actors'"
+        " thread first, then the learner's. Bound by: what the log names most"
+        " often.",
+      )
+    ],
+    skipped,
+  )
 
 
 def _full_runs() -> list[_Run]:
   run = {
-      "run.max_minutes": 0.7, "log.period_seconds": 4.0,
-      "checkpoint.period_minutes": 60.0, "evaluation.num_episodes": 0,
-  }  # fmt: skip
+    "run.max_minutes": 0.7,
+    "log.period_seconds": 4.0,
+    "checkpoint.period_minutes": 60.0,
+    "evaluation.num_episodes": 0,
+  }
   reference = reference_config("small").updated(
     {"replay.min_sequences": 256, **run, "run.actor_refresh_steps": 25}
   )
@@ -163,8 +181,8 @@ def _windows(log: list[dict[str, str]]) -> list[_Window]:
   """The windows after the first row with an update."""
   log = [row for row in log if int(row["updates"]) > 0]
   windows = []
-  for before, after in zip(log, log[1:]):
-    change = lambda name: float(after[name]) - float(before[name])
+  for before, after in itertools.pairwise(log):
+    change = lambda name, a=after, b=before: float(a[name]) - float(b[name])
     window = _Window(
       60 * change("minutes"), change("steps"), change("updates"), after
     )
@@ -191,21 +209,28 @@ def _read(run: _Run, windows: list[_Window]) -> tuple[list[Comparison], tuple]:
       at_least(f"{name}: updates/s", updates, 3 * _ACME_UPDATES_PER_SECOND),
     ]
   else:
-    comparisons = [less_than(
+    comparisons = [
+      less_than(
         f"{name}: share of its time that the learner waits for data",
-        waiting._replace(median=shares["wait_for_data"]), 0.05,
-    )]  # fmt: skip
+        waiting._replace(median=shares["wait_for_data"]),
+        0.05,
+      )
+    ]
   total_updates = sum(w.updates for w in windows)
   bottlenecks = collections.Counter(w.row["bottleneck"] for w in windows)
   return comparisons, (
-      run.name, run.config.env.num_envs, steps, updates,
-      sum(w.steps for w in windows) / total_updates if total_updates else "-",
-      float(windows[-1].row["replay_ratio"]), *shares.values(),
-      bottlenecks.most_common(1)[0][0],
-  )  # fmt: skip
+    run.name,
+    run.config.env.num_envs,
+    steps,
+    updates,
+    sum(w.steps for w in windows) / total_updates if total_updates else "-",
+    float(windows[-1].row["replay_ratio"]),
+    *shares.values(),
+    bottlenecks.most_common(1)[0][0],
+  )
 
 
 def _rate(counts: list[float], windows: list[_Window]) -> Spread:
   """The rate over all windows, with the quartiles of single ones."""
-  each = spread([n / w.seconds for n, w in zip(counts, windows)])
+  each = spread([n / w.seconds for n, w in zip(counts, windows, strict=True)])
   return each._replace(median=sum(counts) / sum(w.seconds for w in windows))

@@ -2,9 +2,9 @@
 
     python -m experiments.benchmark.first_update MOMENTS.json --preset smoke ...
 
-The command itself is untouched: only its loops are watched. After the first update
-it gets the signal of Ctrl-C. The moments are on the monotonic clock, which all
-processes share.
+The command itself is untouched: only its loops are watched. After the first
+update it gets the signal of Ctrl-C. The moments are on the monotonic clock,
+which all processes share.
 """
 
 import json

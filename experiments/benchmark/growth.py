@@ -1,7 +1,7 @@
 """Leg `growth`: how cost grows with lanes, item length, batch and width.
 
-Acting with the laptop preset's network; learning around the small reference batch,
-one setting changed at a time.
+Acting with the laptop preset's network; learning around the small reference
+batch, one setting changed at a time.
 """
 
 import contextlib
@@ -66,17 +66,21 @@ def _acting(toy: bool) -> Table:
       shares = leg_shares(
         before, loop.timer.seconds(), time.perf_counter() - start
       )
-    rows.append((
-        lanes, spread(rates), 1e6 / spread(rates).median, *shares,
+    rows.append(
+      (
+        lanes,
+        spread(rates),
+        1e6 / spread(rates).median,
+        *shares,
         LEGS[int(np.argmax(shares[: len(LEGS)]))],
-    ))  # fmt: skip
+      )
+    )
   return Table(
-      "Growth of acting: Pong, the laptop preset's network, items dropped",
-      ("lanes", "agent steps/s", "us per agent step", *LEGS, "other",
-       "bound by"),
-      rows,
-      "Bound by the leg with the largest share of the loop's time.",
-  )  # fmt: skip
+    "Growth of acting: Pong, the laptop preset's network, items dropped",
+    ("lanes", "agent steps/s", "us per agent step", *LEGS, "other", "bound by"),
+    rows,
+    "Bound by the leg with the largest share of the loop's time.",
+  )
 
 
 def _variants(toy: bool) -> list[tuple[str, str, Config]]:
@@ -85,11 +89,16 @@ def _variants(toy: bool) -> list[tuple[str, str, Config]]:
     return [("batch", "2", reference_config("toy"))]
   base = reference_config("small")
   lengths = [
-      (f"{trace // 2} + {trace}", {
-          "agent.burn_in": trace // 2, "agent.trace_length": trace,
-          "agent.overlap": trace // 2})
-      for trace in (10, 20, 40, 80)
-  ]  # fmt: skip
+    (
+      f"{trace // 2} + {trace}",
+      {
+        "agent.burn_in": trace // 2,
+        "agent.trace_length": trace,
+        "agent.overlap": trace // 2,
+      },
+    )
+    for trace in (10, 20, 40, 80)
+  ]
   batches = [
     (str(size), {"agent.batch_size": size}) for size in (4, 8, 16, 32, 64)
   ]
@@ -120,19 +129,33 @@ def _learning(toy: bool) -> Table:
     item_rows = config.agent.batch_size * config.item_rows
     gflop = learner_flops(config) / 1e9
     rate = gflop / seconds.median
-    rows.append((
-        axis, value, spread([1e3 * s for s in seconds.values]),
-        1e6 * seconds.median / item_rows, gflop, rate, rate / product_gflops,
-    ))  # fmt: skip
+    rows.append(
+      (
+        axis,
+        value,
+        spread([1e3 * s for s in seconds.values]),
+        1e6 * seconds.median / item_rows,
+        gflop,
+        rate,
+        rate / product_gflops,
+      )
+    )
   return Table(
-      "Growth of learning: the paper's network, around 16 items of 10 + 20 rows",
-      ("varied", "value", "ms per update", "us per row", "GFLOP", "GFLOP/s",
-       "share of a plain product's"),
-      rows,
-      f"A plain product here: {product_gflops:.0f} GFLOP/s (float32, all cores)."
-      " A share near 1 means bound by arithmetic; the lower it is, the more the"
-      " update is bound by memory and by the LSTM, which goes row by row.",
-  )  # fmt: skip
+    "Growth of learning: the paper's network, around 16 items of 10 + 20 rows",
+    (
+      "varied",
+      "value",
+      "ms per update",
+      "us per row",
+      "GFLOP",
+      "GFLOP/s",
+      "share of a plain product's",
+    ),
+    rows,
+    f"A plain product here: {product_gflops:.0f} GFLOP/s (float32, all cores)."
+    " A share near 1 means bound by arithmetic; the lower it is, the more the"
+    " update is bound by memory and by the LSTM, which goes row by row.",
+  )
 
 
 def _product_gflops(toy: bool) -> float:

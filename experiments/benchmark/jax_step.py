@@ -13,8 +13,8 @@ from r2d2_jax.types import Params, ReplaySample
 def torch_parameters(params: Params) -> dict[str, np.ndarray]:
   """The network's parameters under the names and in the layout of torch_step.
 
-  Convolutions [out, in, h, w], products [out, in]; the LSTM's gates are i, f, g,
-  o in both, its second bias is 0.
+  Convolutions [out, in, h, w], products [out, in]; the LSTM's gates are i, f,
+  g, o in both, its second bias is 0.
   """
   params = params["params"]
   torso, core = params["torso"], params["core"]

@@ -1,9 +1,9 @@
 """Leg `learner`: one update against the same one written by hand in PyTorch.
 
-The reference work: the paper's network on 84 x 84 frames and six actions, double
-networks unrolled over burn-in + trace, backward over the trace. Both sides get the
-same parameters and batch, each lives in a process of its own with all cores, and
-they take turns: while one steps the other sleeps.
+The reference work: the paper's network on 84 x 84 frames and six actions,
+double networks unrolled over burn-in + trace, backward over the trace. Both
+sides get the same parameters and batch, each lives in a process of its own with
+all cores, and they take turns: while one steps the other sleeps.
 """
 
 import contextlib
@@ -51,18 +51,28 @@ def measure(settings: Settings) -> LegResult:
     comparisons += comparison
     rows.append(row)
   return LegResult(
-      comparisons,
-      [Table(
-          "One update of the learner",
-          ("batch", "items x (burn-in + trace)", "GFLOP", "here, ms",
-           "PyTorch, ms", "here, GFLOP/s", "PyTorch, GFLOP/s",
-           "first loss, here", "first loss, PyTorch"),
-          rows,
-          "Medians and quartiles of all updates. Equal first losses show that"
-          " both sides do the same work.",
-      )],
-      skipped,
-  )  # fmt: skip
+    comparisons,
+    [
+      Table(
+        "One update of the learner",
+        (
+          "batch",
+          "items x (burn-in + trace)",
+          "GFLOP",
+          "here, ms",
+          "PyTorch, ms",
+          "here, GFLOP/s",
+          "PyTorch, GFLOP/s",
+          "first loss, here",
+          "first loss, PyTorch",
+        ),
+        rows,
+        "Medians and quartiles of all updates. Equal first losses show that"
+        " both sides do the same work.",
+      )
+    ],
+    skipped,
+  )
 
 
 def has_torch(python: str) -> bool:
@@ -85,19 +95,27 @@ def _compare(
   with contextlib.ExitStack() as stack:
     directory = stack.enter_context(tempfile.TemporaryDirectory())
     path = str(pathlib.Path(directory) / "inputs.npz")
-    sides = [stack.enter_context(
+    sides = [
+      stack.enter_context(
         Stepper(sys.executable, "experiments.benchmark.jax_step", batch, path)
-    )]  # fmt: skip
+      )
+    ]
     if torch_python:
-      sides.append(stack.enter_context(
-          Stepper(torch_python, "experiments.benchmark.torch_step", path,
-                  str(config.agent.burn_in))
-      ))  # fmt: skip
+      sides.append(
+        stack.enter_context(
+          Stepper(
+            torch_python,
+            "experiments.benchmark.torch_step",
+            path,
+            str(config.agent.burn_in),
+          )
+        )
+      )
     for side in sides:  # the first update after the warm-up still allocates
       side.seconds(1)
     seconds = [[] for _ in sides]
     for _ in range(rounds):
-      for side, all_rounds in zip(sides, seconds):
+      for side, all_rounds in zip(sides, seconds, strict=True):
         all_rounds.append(side.seconds(updates))
   milliseconds = [
     spread([1e3 * s for each in all_rounds for s in each])
@@ -107,15 +125,28 @@ def _compare(
   losses = [side.info["loss"] for side in sides]
   if not other:
     return [], (
-        batch, size, gflop, here, "-", 1e3 * gflop / here.median, "-",
-        f"{losses[0]:.6g}", "-",
-    )  # fmt: skip
+      batch,
+      size,
+      gflop,
+      here,
+      "-",
+      1e3 * gflop / here.median,
+      "-",
+      f"{losses[0]:.6g}",
+      "-",
+    )
   speed = ratio(
     [sum(each) for each in seconds[1]], [sum(each) for each in seconds[0]]
   )
   return [
-      at_least(f"learner, {batch}: speed relative to PyTorch", speed, 1.0)
+    at_least(f"learner, {batch}: speed relative to PyTorch", speed, 1.0)
   ], (
-      batch, size, gflop, here, other[0], 1e3 * gflop / here.median,
-      1e3 * gflop / other[0].median, *(f"{loss:.6g}" for loss in losses),
-  )  # fmt: skip
+    batch,
+    size,
+    gflop,
+    here,
+    other[0],
+    1e3 * gflop / here.median,
+    1e3 * gflop / other[0].median,
+    *(f"{loss:.6g}" for loss in losses),
+  )

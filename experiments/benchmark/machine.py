@@ -7,9 +7,15 @@ import pathlib
 import platform
 
 _PACKAGES = (
-    "jax", "jaxlib", "flax", "optax", "numpy", "envpool", "dm-reverb",
-    "tensorflow-cpu",
-)  # fmt: skip
+  "jax",
+  "jaxlib",
+  "flax",
+  "optax",
+  "numpy",
+  "envpool",
+  "dm-reverb",
+  "tensorflow-cpu",
+)
 
 
 def describe() -> dict:

@@ -1,8 +1,8 @@
 """Leg `replay`: rows written, items sampled, bytes kept, and how they scale.
 
-Real Pong frames, recorded first and then fed again and again; recurrent states and
-values are random numbers of the right shapes. Written is what `SequenceBuilder`
-cuts and the replay takes, one process, one thread.
+Real Pong frames, recorded first and then fed again and again; recurrent states
+and values are random numbers of the right shapes. Written is what
+`SequenceBuilder` cuts and the replay takes, one process, one thread.
 """
 
 from collections.abc import Callable, Iterator
@@ -35,7 +35,8 @@ from r2d2_jax.replay.make import make_replay
 from r2d2_jax.replay.sequences import Item, SequenceBuilder, new_uid
 from r2d2_jax.types import ActorOutput, CoreState, EnvSpec, Timestep
 
-# Items that go to the replay in one call: the fewest that the actor loop hands over.
+# Items that go to the replay in one call: the fewest that the actor loop hands
+# over.
 _INSERT_ITEMS = 16
 
 
@@ -104,24 +105,26 @@ def _record(
     frames = np.empty((lanes, earlier, *spec.obs_shape), spec.obs_dtype)
     for j in range(earlier):
       frames[:, j] = obs_t[t + j]
-    recorded.append(_Rows(
+    recorded.append(
+      _Rows(
         Timestep(
-            obs_t=obs_t[t + earlier],
-            r_t=np.zeros(lanes, np.float32),
-            discount_t=np.ones(lanes, np.float32),
-            is_first_t=np.full(lanes, t == 0),
-            is_last_t=np.zeros(lanes, bool),
-            env_id=np.arange(lanes, dtype=np.int32),
+          obs_t=obs_t[t + earlier],
+          r_t=np.zeros(lanes, np.float32),
+          discount_t=np.ones(lanes, np.float32),
+          is_first_t=np.full(lanes, t == 0),
+          is_last_t=np.zeros(lanes, bool),
+          env_id=np.arange(lanes, dtype=np.int32),
         ),
         ActorOutput(
-            a_t=actions(),
-            a_tm1=actions(),
-            q_t=floats(spec.num_actions),
-            core_state=CoreState(
-                frames, (floats(core_units), floats(core_units))
-            ),
+          a_t=actions(),
+          a_tm1=actions(),
+          q_t=floats(spec.num_actions),
+          core_state=CoreState(
+            frames, (floats(core_units), floats(core_units))
+          ),
         ),
-    ))  # fmt: skip
+      )
+    )
   return recorded
 
 
@@ -136,9 +139,9 @@ class _Writer:
     insert: Callable[[list[Item], np.ndarray], None],
   ):
     self._lanes = len(recorded[0].timestep.env_id)
-    self._stream = itertools.chain(recorded, itertools.cycle(
-        [_in_the_middle(rows) for rows in recorded]
-    ))  # fmt: skip
+    self._stream = itertools.chain(
+      recorded, itertools.cycle([_in_the_middle(rows) for rows in recorded])
+    )
     self._builder = SequenceBuilder(
       self._lanes,
       spec=spec,
@@ -205,27 +208,36 @@ def _throughput(
     agent = preset.agent
     lengths = f"{agent.burn_in} + {agent.trace_length} by {_period(preset)}"
     recorded = _record(
-        iter(frames), PONG, rows=120,
-        core_units=preset.network.core_units,
-        frame_stack=preset.network.frame_stack,
-    )  # fmt: skip
+      iter(frames),
+      PONG,
+      rows=120,
+      core_units=preset.network.core_units,
+      frame_stack=preset.network.frame_stack,
+    )
     for backend in ("items dropped", *backends):
       config = dataclasses.replace(preset, env=env)
       written, sampled = _write_and_sample(config, backend, recorded, size)
       rows.append((lengths, backend, written, sampled))
       if backend == "reverb":
-        comparisons.append(at_least(
+        comparisons.append(
+          at_least(
             f"replay, Reverb, items of {lengths} rows: rows written per second",
-            written, 80_000,
-        ))  # fmt: skip
+            written,
+            80_000,
+          )
+        )
   return comparisons, Table(
-      f"Replay: Pong's frames, {size.lanes} lanes, one process",
-      ("items: burn-in + trace by rows apart", "replay", "rows written/s",
-       "items sampled/s"),
-      rows,
-      "Sampled in batches of the preset (16 and 64 items), while nothing is"
-      " written.",
-  )  # fmt: skip
+    f"Replay: Pong's frames, {size.lanes} lanes, one process",
+    (
+      "items: burn-in + trace by rows apart",
+      "replay",
+      "rows written/s",
+      "items sampled/s",
+    ),
+    rows,
+    "Sampled in batches of the preset (16 and 64 items), while nothing is"
+    " written.",
+  )
 
 
 def _write_and_sample(
@@ -280,22 +292,39 @@ def _bytes(size: _Size, backends: list[str]) -> Table:
   grey = lambda lanes: _play(lanes, 1)
   stacked = PONG._replace(obs_shape=(84, 84, 4))
   layouts = [
-      _Layout("colour frame 210 x 160 x 3, whole items",
-              PONG._replace(obs_shape=(3, 210, 160)), 1, False, _play_colour),
-      _Layout("4 stacked grey frames 84 x 84, whole items",
-              stacked, 1, False, lambda lanes: _play(lanes, 4)),
-      _Layout("single grey frames 84 x 84, whole items",
-              PONG, 4, False, grey),
-      _Layout("single grey frames, blocks shared by items (as here)",
-              PONG, 4, True, grey),
-  ]  # fmt: skip
+    _Layout(
+      "colour frame 210 x 160 x 3, whole items",
+      PONG._replace(obs_shape=(3, 210, 160)),
+      1,
+      False,
+      _play_colour,
+    ),
+    _Layout(
+      "4 stacked grey frames 84 x 84, whole items",
+      stacked,
+      1,
+      False,
+      lambda lanes: _play(lanes, 4),
+    ),
+    _Layout("single grey frames 84 x 84, whole items", PONG, 4, False, grey),
+    _Layout(
+      "single grey frames, blocks shared by items (as here)",
+      PONG,
+      4,
+      True,
+      grey,
+    ),
+  ]
   rows = []
   for layout in layouts:
     steps = config.item_rows + (size.layout_items - 1) * period
     recorded = _record(
-        layout.timesteps(size.layout_lanes), layout.spec, rows=steps,
-        core_units=config.network.core_units, frame_stack=layout.frame_stack,
-    )  # fmt: skip
+      layout.timesteps(size.layout_lanes),
+      layout.spec,
+      rows=steps,
+      core_units=config.network.core_units,
+      frame_stack=layout.frame_stack,
+    )
     observation = int(np.prod(layout.spec.obs_shape))
     copies = 1 if layout.shared else config.item_rows / period
     kept = [
@@ -306,15 +335,19 @@ def _bytes(size: _Size, backends: list[str]) -> Table:
     ]
     rows.append((layout.name, observation, copies, *kept))
   return Table(
-      "Bytes per row of experience (Pong, random play, the paper's items of"
-      f" {config.item_rows} rows every {period})",
-      ("layout", "bytes of one observation", "copies of it",
-       *(f"kept by {backend}, bytes/row" for backend in backends)),
-      rows,
-      "Kept: memory in use per row more, from malloc's own counts, everything"
-      " included: actions, rewards, states. Reverb compresses, the local replay"
-      " does not.",
-  )  # fmt: skip
+    "Bytes per row of experience (Pong, random play, the paper's items of"
+    f" {config.item_rows} rows every {period})",
+    (
+      "layout",
+      "bytes of one observation",
+      "copies of it",
+      *(f"kept by {backend}, bytes/row" for backend in backends),
+    ),
+    rows,
+    "Kept: memory in use per row more, from malloc's own counts, everything"
+    " included: actions, rewards, states. Reverb compresses, the local replay"
+    " does not.",
+  )
 
 
 def _kept_bytes_per_row(
@@ -346,9 +379,9 @@ def _kept_bytes_per_row(
 
 def _alone(item: Item) -> Item:
   """The item with blocks that no other item has."""
-  return item._replace(blocks=tuple(
-      block._replace(uid=new_uid()) for block in item.blocks
-  ))  # fmt: skip
+  return item._replace(
+    blocks=tuple(block._replace(uid=new_uid()) for block in item.blocks)
+  )
 
 
 def _play(lanes: int, frame_stack: int) -> Iterator[Timestep]:
@@ -368,9 +401,14 @@ def _play(lanes: int, frame_stack: int) -> Iterator[Timestep]:
 def _play_colour(lanes: int) -> Iterator[Timestep]:
   """Pong at random, the frames as the console draws them."""
   pool = envpool.make_gymnasium(
-      "Pong-v5", num_envs=lanes, stack_num=1, gray_scale=False,
-      img_height=210, img_width=160, use_fire_reset=False,
-  )  # fmt: skip
+    "Pong-v5",
+    num_envs=lanes,
+    stack_num=1,
+    gray_scale=False,
+    img_height=210,
+    img_width=160,
+    use_fire_reset=False,
+  )
   rng = np.random.default_rng(0)
   nothing = np.zeros(lanes)
   obs, _ = pool.reset()
@@ -383,10 +421,20 @@ class _MallocCounts(ctypes.Structure):
   """glibc's struct mallinfo2."""
 
   _fields_ = [
-      (name, ctypes.c_size_t) for name in
-      ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks",
-       "uordblks", "fordblks", "keepcost")
-  ]  # fmt: skip
+    (name, ctypes.c_size_t)
+    for name in (
+      "arena",
+      "ordblks",
+      "smblks",
+      "hblks",
+      "hblkhd",
+      "usmblks",
+      "fsmblks",
+      "uordblks",
+      "fordblks",
+      "keepcost",
+    )
+  ]
 
 
 def _bytes_in_use() -> int:
@@ -423,22 +471,30 @@ def _flatness(size: _Size, backends: list[str]) -> Table:
       {"replay.capacity_sequences": size.levels[-1], "replay.min_sequences": 16}
     )
     recorded = _record(
-        _noise(config.env.num_envs), _SMALL, rows=40,
-        core_units=config.network.core_units, frame_stack=1,
-    )  # fmt: skip
+      _noise(config.env.num_envs),
+      _SMALL,
+      rows=40,
+      core_units=config.network.core_units,
+      frame_stack=1,
+    )
     with contextlib.closing(_replay(config, _SMALL)) as replay:
       writer = _Writer(config, _SMALL, recorded, replay.insert)
       for level in size.levels:
         writer.write_items(level - writer.num_items)
         rows.append((backend, level, *_costs(replay, writer, config, size)))
   return Table(
-      "Replay: microseconds per item, by items held (small rows, so that memory"
-      " holds them)",
-      ("replay", "items held", "inserted, us", "sampled, us",
-       "priority updated, us"),
-      rows,
-      "The last level is the capacity: there each insertion also evicts.",
-  )  # fmt: skip
+    "Replay: microseconds per item, by items held (small rows, so that memory"
+    " holds them)",
+    (
+      "replay",
+      "items held",
+      "inserted, us",
+      "sampled, us",
+      "priority updated, us",
+    ),
+    rows,
+    "The last level is the capacity: there each insertion also evicts.",
+  )
 
 
 def _costs(

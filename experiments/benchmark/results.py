@@ -1,7 +1,7 @@
 """What a leg of the benchmark hands back: spreads, comparisons, tables."""
 
 from collections.abc import Sequence
-from typing import NamedTuple, Union
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,7 +21,7 @@ class Spread(NamedTuple):
     )
 
 
-Cell = Union[str, int, float, Spread]
+Cell = str | int | float | Spread
 
 
 class Comparison(NamedTuple):
@@ -54,9 +54,11 @@ def spread(values: Sequence[float]) -> Spread:
   """Median and quartiles of one number per round."""
   quartile_1, median, quartile_3 = np.percentile(values, (25, 50, 75))
   return Spread(
-      float(median), float(quartile_1), float(quartile_3),
-      tuple(float(x) for x in values),
-  )  # fmt: skip
+    float(median),
+    float(quartile_1),
+    float(quartile_3),
+    tuple(float(x) for x in values),
+  )
 
 
 def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Spread:

@@ -18,7 +18,9 @@ _COMMANDS = ("train", "evaluate", "plot", "benchmark")
 _MODULES = {
   "settings and types": "r2d2_jax.config, r2d2_jax.types",
   "learner, acting": "r2d2_jax.agent.learning, r2d2_jax.agent.acting",
-  "pure half: agent, built-in world, local replay": "r2d2_jax.agent.learning, r2d2_jax.envs.recall, r2d2_jax.replay.local",
+  "pure half: agent, built-in world, local replay": (
+    "r2d2_jax.agent.learning, r2d2_jax.envs.recall, r2d2_jax.replay.local"
+  ),
   "EnvPool's worlds": "r2d2_jax.envs.envpool_world",
   "Reverb's replay": "r2d2_jax.replay.reverb",
   "training": "r2d2_jax.system.train",
@@ -38,9 +40,11 @@ def measure(settings: Settings) -> LegResult:
       values.append(_help_seconds(name))
   for name, values in seconds.items():
     help_rows.append((f"python -m experiments.{name} --help", spread(values)))
-    comparisons.append(less_than(
+    comparisons.append(
+      less_than(
         f"start_up, experiments.{name} --help: seconds", spread(values), 2.0
-    ))  # fmt: skip
+      )
+    )
   skipped, import_rows = [], []
   for name, modules in list(_MODULES.items())[: 1 if toy else None]:
     try:
@@ -50,39 +54,49 @@ def measure(settings: Settings) -> LegResult:
   run_rows = []
   for preset, rounds in (_TOY_RUNS if toy else _FULL_RUNS).items():
     moments = [_moments(preset) for _ in range(rounds)]
-    run_rows.append((
-        preset, *(spread([m[name] for m in moments])
-                  for name in ("first_action", "first_update")),
-    ))  # fmt: skip
+    run_rows.append(
+      (
+        preset,
+        *(
+          spread([m[name] for m in moments])
+          for name in ("first_action", "first_update")
+        ),
+      )
+    )
   return LegResult(
-      comparisons,
-      [
-          Table("Start-up: help", ("command", "seconds"), help_rows),
-          Table(
-              "Start-up: imports, each in a fresh process",
-              ("what", "seconds", "TensorFlow loaded"),
-              import_rows,
-              "Python's own start is not in it.",
-          ),
-          Table(
-              "Start-up: python -m experiments.train --preset ...",
-              ("preset", "seconds to the first action",
-               "seconds to the first update"),
-              run_rows,
-              "From the start of the process; to the first update the replay is"
-              " filled as the preset asks.",
-          ),
-      ],
-      skipped,
-  )  # fmt: skip
+    comparisons,
+    [
+      Table("Start-up: help", ("command", "seconds"), help_rows),
+      Table(
+        "Start-up: imports, each in a fresh process",
+        ("what", "seconds", "TensorFlow loaded"),
+        import_rows,
+        "Python's own start is not in it.",
+      ),
+      Table(
+        "Start-up: python -m experiments.train --preset ...",
+        (
+          "preset",
+          "seconds to the first action",
+          "seconds to the first update",
+        ),
+        run_rows,
+        "From the start of the process; to the first update the replay is"
+        " filled as the preset asks.",
+      ),
+    ],
+    skipped,
+  )
 
 
 def _help_seconds(name: str) -> float:
   start = time.perf_counter()
   subprocess.run(
-      [sys.executable, "-m", f"experiments.{name}", "--help"],
-      cwd=ROOT, stdout=subprocess.DEVNULL, check=True,
-  )  # fmt: skip
+    [sys.executable, "-m", f"experiments.{name}", "--help"],
+    cwd=ROOT,
+    stdout=subprocess.DEVNULL,
+    check=True,
+  )
   return time.perf_counter() - start
 
 
@@ -97,9 +111,12 @@ def _import_seconds(modules: str, rounds: int):
   answers = []
   for _ in range(rounds):
     result = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=ROOT, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+      [sys.executable, "-c", program],
+      cwd=ROOT,
+      capture_output=True,
+      text=True,
+      check=False,
+    )
     if result.returncode:
       raise ImportError(result.stderr.strip().splitlines()[-1])
     answers.append(json.loads(result.stdout.splitlines()[-1]))
@@ -115,11 +132,21 @@ def _moments(preset: str) -> dict[str, float]:
     path = pathlib.Path(directory) / "moments.json"
     start = time.monotonic()
     result = subprocess.run(
-        [sys.executable, "-m", "experiments.benchmark.first_update", str(path),
-         "--preset", preset,
-         "--run.run-dir", str(pathlib.Path(directory) / "run")],
-        cwd=ROOT, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+      [
+        sys.executable,
+        "-m",
+        "experiments.benchmark.first_update",
+        str(path),
+        "--preset",
+        preset,
+        "--run.run-dir",
+        str(pathlib.Path(directory) / "run"),
+      ],
+      cwd=ROOT,
+      capture_output=True,
+      text=True,
+      check=False,
+    )
     if not path.exists():
       raise RuntimeError(
         f"preset {preset} came to no update, exit code {result.returncode}:"

@@ -1,11 +1,12 @@
 """A stepper: the same update written by hand in PyTorch, to compare with.
 
 Run by the leg `learner`, maybe with another interpreter: needs torch and numpy
-alone. Same inputs (single uint8 frames and the three stored ones), same network,
-same loss, same outputs: parameters, new priorities. Written for speed: one stack
-of frames for both networks in channels-last order, the target network without
-gradients and its heads over the trained rows alone, the fused Adam, every core.
-The batch has no episode's beginning and no padding, so nothing is spent on them.
+alone. Same inputs (single uint8 frames and the three stored ones), same
+network, same loss, same outputs: parameters, new priorities. Written for speed:
+one stack of frames for both networks in channels-last order, the target network
+without gradients and its heads over the trained rows alone, the fused Adam,
+every core. The batch has no episode's beginning and no padding, so nothing is
+spent on them.
 """
 
 import os
@@ -18,7 +19,8 @@ import torch.nn.functional as F
 
 from experiments.benchmark.children import serve
 
-# The defaults of r2d2_jax.config, which this interpreter may be unable to import.
+# The defaults of r2d2_jax.config, which this interpreter may be unable to
+# import.
 _N_STEP = 5
 _DISCOUNT = 0.997
 _RESCALING_EPSILON = 1e-3
@@ -31,7 +33,7 @@ _TARGET_PERIOD_UPDATES = 2500
 
 
 class Network(nn.Module):
-  """Nature convolutions, linear, LSTM, duelling heads; sizes from parameters."""
+  """Nature convolutions, linear, LSTM, duelling heads; sizes as given."""
 
   def __init__(self, parameters: dict[str, torch.Tensor]):
     super().__init__()
@@ -87,15 +89,17 @@ class Learner:
     self._online = Network(parameters)
     self._target = Network(parameters).requires_grad_(False)
     self._optimizer = torch.optim.Adam(
-        self._online.parameters(),
-        lr=_LEARNING_RATE, eps=_ADAM_EPSILON, fused=True,
-    )  # fmt: skip
+      self._online.parameters(),
+      lr=_LEARNING_RATE,
+      eps=_ADAM_EPSILON,
+      fused=True,
+    )
     self._num_updates = 0
     self.priorities = None
 
   def update(self) -> float:
     """One update; its loss."""
-    batch, l = self._batch, self._burn_in
+    batch, burn_in = self._batch, self._burn_in
     obs_t, a_tm1, r_t, a_t, discount_t = (
       batch[k].transpose(0, 1)
       for k in ("obs_t", "a_tm1", "r_t", "a_t", "discount_t")
@@ -107,23 +111,27 @@ class Learner:
     )
     state = (batch["h"][None], batch["c"][None])
     with torch.no_grad():
-      _, trace_state = self._online.core(stacks[:l], extras[:l], state)
+      _, trace_state = self._online.core(
+        stacks[:burn_in], extras[:burn_in], state
+      )
       outputs, _ = self._target.core(stacks, extras, state)
-      target_q = self._target.heads(outputs[l:])
-    outputs, _ = self._online.core(stacks[l:], extras[l:], trace_state)
+      target_q = self._target.heads(outputs[burn_in:])
+    outputs, _ = self._online.core(
+      stacks[burn_in:], extras[burn_in:], trace_state
+    )
     q = self._online.heads(outputs)
 
     with torch.no_grad():
       best = q[1:].argmax(-1, keepdim=True)
       v_t = _rescale_inverse(target_q[1:].gather(-1, best)[..., 0])
-      d_t = _DISCOUNT * discount_t[l + 1 :]
-      returns = r_t[l + 1 :] + d_t * v_t
+      d_t = _DISCOUNT * discount_t[burn_in + 1 :]
+      returns = r_t[burn_in + 1 :] + d_t * v_t
       for _ in range(_N_STEP - 1):
-        returns = r_t[l + 1 :] + d_t * torch.cat([returns[1:], v_t[-1:]])
+        returns = r_t[burn_in + 1 :] + d_t * torch.cat([returns[1:], v_t[-1:]])
       target = _rescale(returns)
       p = batch["probability"]
       weights = (p.min() / p) ** _IMPORTANCE_EXPONENT
-    taken = q[:-1].gather(-1, a_t[l:-1].long()[..., None])[..., 0]
+    taken = q[:-1].gather(-1, a_t[burn_in:-1].long()[..., None])[..., 0]
     td_error = target - taken
     loss = (weights * 0.5 * td_error.square().sum(0)).mean()
 
@@ -143,8 +151,8 @@ class Learner:
 def _stacks(obs_t, frames):
   """Single frames [T, B, H, W] -> stacks of 4 [T, B, 4, H, W], in [0, 1].
 
-  Channels last in memory, and floats before they are stacked: the fastest of the
-  orders that were tried.
+  Channels last in memory, and floats before they are stacked: the fastest of
+  the orders that were tried.
   """
   everything = torch.cat([frames, obs_t]).float().div_(255)
   rows = len(obs_t)

@@ -122,15 +122,15 @@ class LearnerAlone:
 def learner_flops(config: Config) -> float:
   """Floating-point operations of one update: products alone, two per pair.
 
-  Both networks over all rows, and the backward pass, twice the forward one, over
-  the trained rows; nobody asks for the gradient of the frames. The `nature`
-  torso with an LSTM.
+  Both networks over all rows, and the backward pass, twice the forward one,
+  over the trained rows; nobody asks for the gradient of the frames. The
+  `nature` torso with an LSTM.
   """
   network, agent = config.network, config.agent
   side, channels = PONG.obs_shape[0], network.frame_stack
   convolutions = []
   for outputs, size, stride in zip(
-    network.torso_channels, (8, 4, 3), (4, 2, 1)
+    network.torso_channels, (8, 4, 3), (4, 2, 1), strict=True
   ):
     side = (side - size) // stride + 1
     convolutions.append(side**2 * outputs * size**2 * channels)

@@ -81,8 +81,10 @@ def _prepare(sabotage: Sabotage, at: int, keys: pathlib.Path | None) -> None:
   from r2d2_jax.system.storage import checkpoints
 
   learner_actions = {
-      "kill-update": _kill, "nan": _poison, "dead-server": _stop_server,
-  }  # fmt: skip
+    "kill-update": _kill,
+    "nan": _poison,
+    "dead-server": _stop_server,
+  }
   if sabotage in learner_actions:
     _before(LearnerLoop, "step", _at_call(at, learner_actions[sabotage]))
   elif sabotage == "environment":

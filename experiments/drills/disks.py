@@ -1,4 +1,4 @@
-"""Disks that are full: nothing that was saved is touched, and the run goes on."""
+"""Full disks: nothing that was saved is touched, and the run goes on."""
 
 import pathlib
 import resource
@@ -27,7 +27,7 @@ from r2d2_jax.system.storage.rundir import checkpoints_dir
 
 
 def full_disk(directory: pathlib.Path) -> None:
-  """Saves fail: the run goes on and says so, then stops with the old checkpoint.
+  """Saves fail: the run goes on, says so, then stops with the old checkpoint.
 
   Files are limited to 100 kB, which the operating system refuses to
   exceed as it does where a disk is full.
@@ -40,12 +40,15 @@ def full_disk(directory: pathlib.Path) -> None:
     {"run.total_steps": 60_000, "checkpoint.period_updates": 10}
   )
   limited = subprocess.run(
-      command(longer),
-      capture_output=True, text=True, check=False, timeout=300,
-      preexec_fn=lambda: resource.setrlimit(
-          resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY)
-      ),
-  )  # fmt: skip
+    command(longer),
+    capture_output=True,
+    text=True,
+    check=False,
+    timeout=300,
+    preexec_fn=lambda: resource.setrlimit(
+      resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY)
+    ),
+  )
   check(limited.returncode == 1, "exit code 1", limited)
   check(
     limited.stdout.count("warning: cannot save a checkpoint") >= 2,
@@ -90,7 +93,7 @@ def full_disk_under_reverb(directory: pathlib.Path, *, marks: int = 10) -> str:
       # One may have been under way when the disk became full.
       count = num_refused() + 2
       wait_until(
-        lambda: num_refused() >= count,
+        lambda count=count: num_refused() >= count,
         f"a warning at each save that finds {mark} bytes of room",
         process,
         log,
@@ -105,8 +108,9 @@ def full_disk_under_reverb(directory: pathlib.Path, *, marks: int = 10) -> str:
         list(scratch.iterdir()),
       )
       _limit_files(process, resource.RLIM_INFINITY)
+      steps = kept[-1].steps
       wait_until(
-        lambda: newest() > kept[-1].steps, "a save with room", process, log
+        lambda steps=steps: newest() > steps, "a save with room", process, log
       )
     _limit_files(process, _largest_file(run_dir) // 2)
     process.send_signal(signal.SIGTERM)
@@ -132,7 +136,7 @@ def full_disk_under_reverb(directory: pathlib.Path, *, marks: int = 10) -> str:
 
 
 def _limit_files(process: subprocess.Popen, size_bytes: int) -> None:
-  """How large a file of the process may become; it cannot tell that from a disk."""
+  """How large a file of the process may become: to it, a disk that is full."""
   resource.prlimit(
     process.pid, resource.RLIMIT_FSIZE, (size_bytes, resource.RLIM_INFINITY)
   )

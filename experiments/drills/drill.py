@@ -1,8 +1,9 @@
-"""What the drills have in common: training processes, and checks that can fail."""
+"""What the drills share: training processes, and checks that can fail."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 import csv
+import itertools
 import json
 import os
 import pathlib
@@ -104,10 +105,13 @@ def train(
 ) -> subprocess.CompletedProcess[str]:
   """Runs it to its end, however it ends; environ adds to the environment."""
   return subprocess.run(
-      command(config, **options),
-      capture_output=True, text=True, check=False, timeout=timeout_seconds,
-      env=os.environ | dict(environ or {}),
-  )  # fmt: skip
+    command(config, **options),
+    capture_output=True,
+    text=True,
+    check=False,
+    timeout=timeout_seconds,
+    env=os.environ | dict(environ or {}),
+  )
 
 
 def train_each(
@@ -115,9 +119,12 @@ def train_each(
 ) -> list[Ended]:
   """Runs them one after the other in one process, which imports only once."""
   done = subprocess.run(
-      command(*configs, each=True),
-      capture_output=True, text=True, check=False, timeout=timeout_seconds,
-  )  # fmt: skip
+    command(*configs, each=True),
+    capture_output=True,
+    text=True,
+    check=False,
+    timeout=timeout_seconds,
+  )
   # What comes after the last mark is nobody's.
   out, err = (text.split(END)[:-1] for text in (done.stdout, done.stderr))
   check(
@@ -126,7 +133,7 @@ def train_each(
     f"{len(out)}, exit code {done.returncode}: {done.stderr[-2000:]}",
   )
   ended = []
-  for stdout, stderr in zip(out, err):
+  for stdout, stderr in zip(out, err, strict=True):
     text, _, code = stdout.rpartition("\n")
     ended.append(Ended(int(code), text, stderr))
   return ended
@@ -151,9 +158,11 @@ def started(
       cat = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=output)
       output = stack.enter_context(cat).stdin
     process = subprocess.Popen(
-        command(config, **options),
-        stdout=output, stderr=subprocess.STDOUT, preexec_fn=_hear_signals,
-    )  # fmt: skip
+      command(config, **options),
+      stdout=output,
+      stderr=subprocess.STDOUT,
+      preexec_fn=_hear_signals,
+    )
     try:
       yield process
     finally:
@@ -176,7 +185,7 @@ def wait_until(
   every_seconds: float = 0.02,
   timeout_seconds: float = 120.0,
 ) -> None:
-  """Waits while the process goes on; its end, or a long time, break the promise."""
+  """Waits while the process goes on; fails at its end, or after a long time."""
   deadline = time.monotonic() + timeout_seconds
   while not question():
     has_ended = process.poll() is not None
@@ -222,7 +231,9 @@ def check_logs(run_dir: pathlib.Path) -> int:
     (float(row["minutes"]), int(row["steps"]), int(row["updates"]))
     for row in log
   ]
-  for before, after, row in zip(counts, counts[1:], log[1:]):
+  for (before, after), row in zip(
+    itertools.pairwise(counts), log[1:], strict=True
+  ):
     has_score = row.get("eval_return", "nan") != "nan"
     check(
       after[0] > before[0]
@@ -250,5 +261,5 @@ def fingerprint(directory: pathlib.Path) -> dict[str, bytes]:
 
 
 def is_one_message(stderr: str) -> bool:
-  """Whether a refusal or an end was told in one message, without a traceback."""
+  """Whether a refusal or an end was told in one message, no traceback."""
   return stderr.count("error: ") == 1 and "Traceback" not in stderr

@@ -227,7 +227,7 @@ def damaged_files(
 
 
 def _files_of_a_run(run_dir: pathlib.Path, backend: str) -> list[pathlib.Path]:
-  """Relative paths; of one with Reverb what Reverb wrote, the rest being alike."""
+  """Relative paths; with Reverb what Reverb wrote, the rest being alike."""
   newest = list_checkpoints(checkpoints_dir(run_dir))[-1].path
   if backend == "reverb":
     found = (newest / "replay").rglob("*")

@@ -23,7 +23,7 @@ _MORE_STEPS = 4_000
 
 
 def other_settings(directory: pathlib.Path) -> str:
-  """Other lanes, ratio, devices, columns of the log: it goes on, both sides move.
+  """Other lanes, ratio, devices, log columns: it goes on, both sides move.
 
   Returns:
     The ratios that were measured, in a line.
@@ -34,13 +34,13 @@ def other_settings(directory: pathlib.Path) -> str:
   check(train(config).returncode == 0, "a first run ends well")
   measured = {}
   cases: list[tuple[str, dict[str, Any], bool]] = [
-      ("fewer-lanes", {"env.num_envs": 4}, False),
-      ("more-lanes", {"env.num_envs": 40}, False),
-      ("smaller-ratio", {"replay.replay_ratio": 0.25}, False),
-      ("larger-ratio", {"replay.replay_ratio": 4.0}, False),
-      ("two-devices", {}, True),
-      ("columns", {}, False),
-  ]  # fmt: skip
+    ("fewer-lanes", {"env.num_envs": 4}, False),
+    ("more-lanes", {"env.num_envs": 40}, False),
+    ("smaller-ratio", {"replay.replay_ratio": 0.25}, False),
+    ("larger-ratio", {"replay.replay_ratio": 4.0}, False),
+    ("two-devices", {}, True),
+    ("columns", {}, False),
+  ]
   for name, settings, has_two in cases:
     run_dir = directory / name
     shutil.copytree(directory / "run", run_dir)
@@ -76,7 +76,7 @@ def other_settings(directory: pathlib.Path) -> str:
 
 
 def _go_on(config: Config, *, two_devices: bool = False) -> tuple[str, float]:
-  """Some thousand steps more; what was said, and trained rows per step in them."""
+  """Some thousand steps more; what was said, and trained rows per step."""
   run_dir = pathlib.Path(config.run.run_dir)
   before = list_checkpoints(checkpoints_dir(run_dir))[-1]
   more = config.updated({"run.total_steps": before.steps + _MORE_STEPS})

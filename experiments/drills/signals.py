@@ -59,7 +59,7 @@ def _send(
 
 
 def _check_end(end: _End, signals: list[tuple[float, signal.Signals]]) -> None:
-  """130; or none of ours, where it came before the first word or behind the last."""
+  """130; or none of ours: it came before the first word or after the last."""
   outside = not end.text.strip() or _LAST_WORDS in end.text
   numbers = [-number for _, number in signals]
   # Python ends in a traceback where Ctrl-C interrupts the first of its imports.
@@ -140,9 +140,12 @@ def in_the_last_save(
 
   def wait_for_save(run_dir, process, log) -> None:
     wait_until(
-        lambda: any(checkpoints_dir(run_dir).glob(f"*{PARTIAL}")),
-        "a save", process, log, every_seconds=0.001,
-    )  # fmt: skip
+      lambda: any(checkpoints_dir(run_dir).glob(f"*{PARTIAL}")),
+      "a save",
+      process,
+      log,
+      every_seconds=0.001,
+    )
 
   def run(name: str, backend: str):
     return small_run(
@@ -157,10 +160,14 @@ def in_the_last_save(
     with started(run(backend, backend), log) as process:
       wait_for_save(run_dir, process, log)
       begin = time.monotonic()
+      saves = checkpoints_dir(run_dir)
       wait_until(
-          lambda: bool(list_checkpoints(checkpoints_dir(run_dir))),
-          "a save", process, log, every_seconds=0.001,
-      )  # fmt: skip
+        lambda saves=saves: bool(list_checkpoints(saves)),
+        "a save",
+        process,
+        log,
+        every_seconds=0.001,
+      )
       save_seconds[backend] = time.monotonic() - begin
   codes, num_evaluated = [], 0
   for i in range(tries):

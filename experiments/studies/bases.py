@@ -1,11 +1,11 @@
 """What the studies begin with: an agent for each kind of task, in two sizes.
 
-Small: less than an hour on two cores for a whole study. Paper: for accelerators,
-days.
+Small: less than an hour on two cores for a whole study. Paper: for
+accelerators, days.
 
-Burn-in and overlap are half of the trained part, as in the paper (40, 80, 40). The
-small tasks' items are shorter than their episodes: in an item that holds a whole
-episode the start state is the null state, whatever the strategy.
+Burn-in and overlap are half of the trained part, as in the paper (40, 80, 40).
+The small tasks' items are shorter than their episodes: in an item that holds a
+whole episode the start state is the null state, whatever the strategy.
 """
 
 from typing import Literal
@@ -23,12 +23,14 @@ _REPEATABLE = {"run.lockstep": True, "replay.backend": "local"}
 # A study has many runs: each keeps one checkpoint, and no second log.
 _FRUGAL = {"log.tensorboard": False, "checkpoint.max_to_keep": 1}
 _TOY_ITEMS = {"agent.burn_in": 4, "agent.trace_length": 8, "agent.overlap": 4}
-# A nearer horizon than the preset's: a win now and a win later differ by more than
-# chance does, and the agent stops standing in front of the choice.
+# A nearer horizon than the preset's: a win now and a win later differ by more
+# than chance does, and the agent stops standing in front of the choice.
 _GRID_ITEMS = {
-    "agent.burn_in": 6, "agent.trace_length": 12, "agent.overlap": 6,
-    "agent.discount": 0.95,
-}  # fmt: skip
+  "agent.burn_in": 6,
+  "agent.trace_length": 12,
+  "agent.overlap": 6,
+  "agent.discount": 0.95,
+}
 
 _SMALL = {
     "toy": _REPEATABLE | _TOY_ITEMS | {
@@ -40,9 +42,10 @@ _SMALL = {
         "run.total_steps": 400_000, "log.period_updates": 50,
         "checkpoint.period_updates": 1000, "replay.capacity_sequences": 20_000,
     },
-    # Half of the laptop's network, and as much replay as the run fills. It takes
-    # minutes, so it saves itself at its end alone, and without the replay, which is
-    # a gigabyte: one that was stopped begins anew, which is the same run.
+    # Half of the laptop's network, and as much replay as the run fills. It
+    # takes minutes, so it saves itself at its end alone, and without the
+    # replay, which is a gigabyte: one that was stopped begins anew, which is
+    # the same run.
     "atari": _REPEATABLE | {
         "network.torso_channels": (8, 16, 16), "network.core_units": 128,
         "network.head_units": 64,
@@ -54,8 +57,9 @@ _SMALL = {
 }  # fmt: skip
 _PAPER = {
     "toy": _TOY_ITEMS | {
-        "env.num_envs": 64, "network.core_units": 128, "network.head_units": 128,
-        "agent.batch_size": 64, "replay.capacity_sequences": 50_000,
+        "env.num_envs": 64, "agent.batch_size": 64,
+        "network.core_units": 128, "network.head_units": 128,
+        "replay.capacity_sequences": 50_000,
         "run.total_steps": 5_000_000,
         "evaluation.num_episodes": 500, "evaluation.num_lanes": 50,
     },

@@ -22,7 +22,7 @@ def _stop_with_the_study(signal_number: int) -> None:
 
 
 def main() -> int:
-  """Trains with the settings (JSON, as in config.json), on the processors given."""
+  """Trains with the settings (JSON, as config.json) on the given processors."""
   config = from_dict(json.loads(sys.argv[1]))
   # Before JAX and EnvPool count them for their pools of threads.
   os.sched_setaffinity(0, set(map(int, sys.argv[2].split(","))))

@@ -25,7 +25,7 @@ class Options:
   """What can be said of any study."""
 
   size: Size = "small"
-  """small: two cores, less than an hour for a whole study; paper: accelerators."""
+  """small: two cores, under an hour for a whole study; paper: accelerators."""
   tasks: tuple[str, ...] = ()
   """Tasks; none means those of the study. Any of the 57 Atari games, MiniGrid
   tasks and tasks with flat observations will do."""
@@ -35,15 +35,16 @@ class Options:
   """Runs of each arm; all first seeds come before the second ones. 0 leaves the
   size's: three, but one of an Atari game in the small size."""
   out: pathlib.Path | None = None
-  """Directory of the study; none means runs/STUDY-SIZE. The same again goes on."""
+  """Directory of the study; none means runs/STUDY-SIZE. The same again goes
+  on."""
   steps: int = 0
   """Agent steps of each run; 0 leaves the size's. More makes finished runs go
   on."""
   max_minutes_per_run: float = 0.0
   """Wall-clock limit of each run; 0 for none."""
   jobs: int = 0
-  """Runs that go on at the same time; 0 leaves it to the kind of run: one for each
-  processor in lock-step (small tasks), one alone with threads."""
+  """Runs that go on at the same time; 0 leaves it to the kind of run: one for
+  each processor in lock-step (small tasks), one alone with threads."""
   report_only: bool = False
   """Write tables and plot of what is there, and start nothing. Where --out has
   an archive of the runs (experiments.archive) but not their directories, the
@@ -83,10 +84,14 @@ def run_study(
   check_number("--max-minutes-per-run", options.max_minutes_per_run, 0)
   out = options.out or pathlib.Path("runs", f"{study.name}-{options.size}")
   runs_in = functools.partial(
-      make_runs, study, seeds=options.seeds, tasks=options.tasks,
-      arms=options.arms, total_steps=options.steps,
-      max_minutes=options.max_minutes_per_run,
-  )  # fmt: skip
+    make_runs,
+    study,
+    seeds=options.seeds,
+    tasks=options.tasks,
+    arms=options.arms,
+    total_steps=options.steps,
+    max_minutes=options.max_minutes_per_run,
+  )
   runs = runs_in(out=out)
   _check_configs(runs)
   console = Console()
@@ -114,7 +119,8 @@ def run_study(
   if _is_packed(out, runs):
     raise ConfigError(
       f"{out} holds an archive of runs, which cannot go on: give another"
-      f" --out, or unpack it with python -m experiments.archive unpack {out} {out}"
+      " --out, or unpack it with"
+      f" python -m experiments.archive unpack {out} {out}"
     )
   results.check_settings(runs, out)
   with writing("--out", out):
@@ -227,18 +233,28 @@ def _last_line(path: pathlib.Path) -> str:
 
 
 def _summary_lines(study: Study, runs: Sequence[Run]) -> list[str]:
-  """The columns that the study is about: mean over the seeds, and their range."""
+  """The columns that the study is about: mean over seeds, and their range."""
   from experiments.studies import results
 
   table = [("task", "arm", "seeds", *study.columns)]
   for row in results.summarise(results.read_records(runs)):
-    table.append((row["task"], row["arm"], str(row["seeds"]), *(
-        f"{row[name]:.3g}"
-        + (f" [{row[f'{name}_min']:.3g}, {row[f'{name}_max']:.3g}]"
-           if row["seeds"] > 1 else "")
-        for name in study.columns
-    )))  # fmt: skip
+    table.append(
+      (
+        row["task"],
+        row["arm"],
+        str(row["seeds"]),
+        *(
+          f"{row[name]:.3g}"
+          + (
+            f" [{row[f'{name}_min']:.3g}, {row[f'{name}_max']:.3g}]"
+            if row["seeds"] > 1
+            else ""
+          )
+          for name in study.columns
+        ),
+      )
+    )
   if len(table) == 1:
     return ["no run is finished"]
-  widths = [max(map(len, column)) for column in zip(*table)]
+  widths = [max(map(len, column)) for column in zip(*table, strict=True)]
   return ["  ".join(map(str.ljust, line, widths)).rstrip() for line in table]

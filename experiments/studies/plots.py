@@ -1,4 +1,4 @@
-"""What the plots of the studies share: groups of seeds, curves, ranges, legends."""
+"""What the studies' plots share: groups of seeds, curves, ranges, legends."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -75,8 +75,7 @@ def draw_curve(
 
 
 def error_bars(spreads: Sequence[Spread]) -> list[list[float]]:
-  """Distances from the means to the least and greatest, [2, n], as matplotlib has
-  them."""
+  """Distances from the means to least and greatest, [2, n], as matplotlib's."""
   mean, least, greatest = np.array(spreads).T
   return [(mean - least).tolist(), (greatest - mean).tolist()]
 
@@ -98,22 +97,31 @@ def legend_below(figure, axes_with_labels, *, columns: int) -> None:
   """One legend for all panels, below them; each label once."""
   handles = {}
   for axes in axes_with_labels:
-    for handle, label in zip(*axes.get_legend_handles_labels()):
+    for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
       handles.setdefault(label, handle)
   if handles:
     figure.legend(
-        handles.values(), handles.keys(), loc="outside lower center",
-        frameon=False, ncols=min(columns, len(handles)), fontsize="small",
-    )  # fmt: skip
+      handles.values(),
+      handles.keys(),
+      loc="outside lower center",
+      frameon=False,
+      ncols=min(columns, len(handles)),
+      fontsize="small",
+    )
 
 
 def note_empty(axes) -> None:
   """Says so where nothing is drawn yet."""
   if not axes.has_data():
     axes.text(
-        0.5, 0.5, "nothing yet", ha="center", va="center", color="gray",
-        transform=axes.transAxes,
-    )  # fmt: skip
+      0.5,
+      0.5,
+      "nothing yet",
+      ha="center",
+      va="center",
+      color="gray",
+      transform=axes.transAxes,
+    )
 
 
 def _running_median(values: np.ndarray, rows: int) -> np.ndarray:

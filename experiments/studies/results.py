@@ -1,7 +1,7 @@
 """What the runs of a study came to: rows, tables, their files.
 
-Nothing of the wall clock is in results.csv and summary.csv, so that they are the
-same however often the study was interrupted; minutes.csv has the minutes.
+Nothing of the wall clock is in results.csv and summary.csv, so that they are
+the same however often the study was interrupted; minutes.csv has the minutes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,18 +21,36 @@ from r2d2_jax.system.storage.rundir import read_config
 _KEY = ("task", "arm", "seed")
 # Means over the last quarter of the steps, of the columns of log.csv.
 LATE_COLUMNS = (
-    "return_mean", "dq_first", "dq_last", "lag_p10", "lag_p50", "lag_p90",
-    "td_abs_mean", "q_max_mean", "replay_ratio",
-)  # fmt: skip
+  "return_mean",
+  "dq_first",
+  "dq_last",
+  "lag_p10",
+  "lag_p50",
+  "lag_p90",
+  "td_abs_mean",
+  "q_max_mean",
+  "replay_ratio",
+)
 COLUMNS = (
-    "steps", "frames", "updates", "eval_mean", "eval_median", "eval_games",
-    "return_area", *LATE_COLUMNS,
-)  # fmt: skip
+  "steps",
+  "frames",
+  "updates",
+  "eval_mean",
+  "eval_median",
+  "eval_games",
+  "return_area",
+  *LATE_COLUMNS,
+)
 # Settings of section `run` that change what a run is, or its table.
 _RUN_SETTINGS = (
-    "run.seed", "run.lockstep", "run.actor_refresh_steps", "log.period_updates",
-    "evaluation.num_episodes", "evaluation.epsilon", "evaluation.num_lanes",
-)  # fmt: skip
+  "run.seed",
+  "run.lockstep",
+  "run.actor_refresh_steps",
+  "log.period_updates",
+  "evaluation.num_episodes",
+  "evaluation.epsilon",
+  "evaluation.num_lanes",
+)
 _TAIL_BYTES = 1 << 14  # more than a row of the log
 _NAN = float("nan")
 
@@ -68,9 +86,10 @@ def is_finished(run: Run) -> bool:
 
 
 def last_log_row(run: Run) -> tuple[float, float]:
-  """Steps and minutes in the last row of a run's log; zeros before there is one.
+  """Steps and minutes in the last row of a run's log; zeros before the first.
 
-  Only the file's end is read: a log of some days is long, and this is asked often.
+  Only the file's end is read: a log of some days is long, and this is asked
+  often.
   """
   try:
     with (run.directory / "log.csv").open("rb") as f:
@@ -83,9 +102,13 @@ def last_log_row(run: Run) -> tuple[float, float]:
     return 0.0, 0.0
   if not lines:
     return 0.0, 0.0
-  row = dict(zip(
-      header.decode().strip().split(","), lines[-1].decode().split(",")
-  ))  # fmt: skip
+  row = dict(
+    zip(
+      header.decode().strip().split(","),
+      lines[-1].decode().split(","),
+      strict=False,
+    )
+  )
   return float(row["steps"]), float(row["minutes"])
 
 
@@ -170,31 +193,31 @@ def check_settings(runs: Sequence[Run], out: pathlib.Path) -> None:
     settings = [settings_of(config) for config in (there, run.config)]
     differing = differing_settings(settings)
     differing += [
-        name for name in _RUN_SETTINGS
-        if there.setting(name) != run.config.setting(name)
-    ]  # fmt: skip
+      name
+      for name in _RUN_SETTINGS
+      if there.setting(name) != run.config.setting(name)
+    ]
     if there.run.total_steps > run.config.run.total_steps:
       differing.append("run.total_steps")
     if differing:
       raise ConfigError(
-        f"{out / run.directory.relative_to(run.out)} holds a run with another {', '.join(differing)}; give"
-        " another --out, or move it away"
+        f"{out / run.directory.relative_to(run.out)} holds a run with another"
+        f" {', '.join(differing)}; give another --out, or move it away"
       )
 
 
 def write_tables(records: Sequence[Record], out: pathlib.Path) -> None:
   """Writes results.csv, summary.csv and minutes.csv.
 
-  results.csv has a row for each run that has begun; evaluations only where it is
-  finished. summary.csv has one for each task and arm: over the seeds that are
-  finished their number, and mean, least and greatest of each column.
+  results.csv has a row for each run that has begun; evaluations only where it
+  is finished. summary.csv has one for each task and arm: over the seeds that
+  are finished their number, and mean, least and greatest of each column.
   """
-  ordered = sorted(
-      records, key=lambda r: (*_order(records, r), r.run.seed)
-  )  # fmt: skip
-  _write(out / "results.csv", [
-      _key(r) | {"finished": int(r.finished)} | r.values for r in ordered
-  ])  # fmt: skip
+  ordered = sorted(records, key=lambda r: (*_order(records, r), r.run.seed))
+  _write(
+    out / "results.csv",
+    [_key(r) | {"finished": int(r.finished)} | r.values for r in ordered],
+  )
   _write(out / "summary.csv", summarise(ordered))
   _write(
     out / "minutes.csv", [_key(r) | {"minutes": r.minutes} for r in ordered]
@@ -219,14 +242,17 @@ def summarise(records: Sequence[Record]) -> list[dict[str, float | int | str]]:
     row = {"task": task, "arm": arm, "seeds": len(members)}
     for name in COLUMNS:
       values = np.array([member.values[name] for member in members])
-      row |= {name: values.mean(), f"{name}_min": values.min(),
-              f"{name}_max": values.max()}  # fmt: skip
+      row |= {
+        name: values.mean(),
+        f"{name}_min": values.min(),
+        f"{name}_max": values.max(),
+      }
     rows.append(row)
   return rows
 
 
 def _key(record: Record) -> dict[str, str | int]:
-  return dict(zip(_KEY, record.run))
+  return dict(zip(_KEY, record.run, strict=False))
 
 
 def _write(path: pathlib.Path, rows: Sequence[Mapping]) -> None:

@@ -14,8 +14,8 @@ from experiments.studies.study import Run
 from r2d2_jax.config import to_dict
 
 _POLL_SECONDS = 0.5
-# Small runs beside each other, where nobody said how many: each has a process with
-# JAX in it, some hundred megabytes.
+# Small runs beside each other, where nobody said how many: each has a process
+# with JAX in it, some hundred megabytes.
 _MOST_JOBS = 16
 
 
@@ -29,8 +29,9 @@ class Failure(NamedTuple):
 def places(jobs: int, *, lockstep: bool) -> list[tuple[int, ...]]:
   """The processors of each run, for runs beside each other.
 
-  A run in lock-step keeps one busy, and always has one alone: XLA's sums depend on
-  the number of its threads, and its table should not depend on the machine's.
+  A run in lock-step keeps one busy, and always has one alone: XLA's sums depend
+  on the number of its threads, and its table should not depend on the
+  machine's.
 
   Args:
     jobs: how many; 0 leaves it to the kind of run: one for each processor in
@@ -60,15 +61,20 @@ def start(run: Run, cores: tuple[int, ...]) -> subprocess.Popen:
     settings["JAX_PLATFORMS"] = "cpu"
   with run.output.open("ab") as output:
     return subprocess.Popen(
-        [
-            sys.executable, "-m", "experiments.studies.child",
-            json.dumps(to_dict(run.config)), ",".join(map(str, cores)),
-        ],
-        env=settings | os.environ,
-        stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT,
-        # Ctrl-C is for the study alone, which then stops its runs itself.
-        start_new_session=True,
-    )  # fmt: skip
+      [
+        sys.executable,
+        "-m",
+        "experiments.studies.child",
+        json.dumps(to_dict(run.config)),
+        ",".join(map(str, cores)),
+      ],
+      env=settings | os.environ,
+      stdin=subprocess.PIPE,
+      stdout=output,
+      stderr=subprocess.STDOUT,
+      # Ctrl-C is for the study alone, which then stops its runs itself.
+      start_new_session=True,
+    )
 
 
 def carry_out(
@@ -78,7 +84,7 @@ def carry_out(
   show: Callable[[list[Run]], None],
   ended: Callable[[Run, Failure | None], None],
 ) -> list[Failure]:
-  """Makes those that are not finished; a failure of one is not that of the others.
+  """Makes those that are not finished; when one fails the others go on.
 
   Args:
     runs: in order.
@@ -90,7 +96,8 @@ def carry_out(
     The failures.
 
   Raises:
-    KeyboardInterrupt: Ctrl-C; the runs have been stopped and can be gone on with.
+    KeyboardInterrupt: Ctrl-C; the runs have been stopped and can be gone on
+      with.
   """
   waiting = collections.deque(run for run in runs if not is_finished(run))
   going: dict[int, tuple[Run, subprocess.Popen]] = {}  # by place
@@ -129,7 +136,7 @@ def _places_of(run: Run, jobs: int) -> list[tuple[int, ...]]:
 
 
 def _stop(processes: list[subprocess.Popen]) -> None:
-  """Ends runs that are going on, after they have saved; Ctrl-C ends them at once."""
+  """Ends runs that go on, after they have saved; Ctrl-C ends them at once."""
   try:
     for process in processes:
       process.stdin.close()
@@ -142,7 +149,7 @@ def _stop(processes: list[subprocess.Popen]) -> None:
 
 
 def minutes_left(runs: Sequence[Run], jobs: int) -> float:
-  """Of the whole study: steps to go, at each task's speed so far; NaN before any.
+  """Of the whole study: steps to go, at each task's speed; NaN before any.
 
   Compilation and evaluation are not in it. Tasks of which nothing is known yet
   are as slow as the mean of the others.

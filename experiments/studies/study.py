@@ -17,8 +17,8 @@ class Arm:
 
   name: str
   settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-  """'section.name' -> value, or a function of the task's configuration that gives
-  the value; all else is the task's."""
+  """'section.name' -> value, or a function of the task's configuration that
+  gives the value; all else is the task's."""
   suits: Callable[[Config], bool] = lambda config: True
   """Whether the arm makes sense for a task (lives, whole episodes)."""
 
@@ -34,7 +34,7 @@ class Study:
   """Played where the command line names none; `base` may know more."""
   arms: tuple[Arm, ...]
   seeds: Callable[[str], int]
-  """Name of a task -> runs of each arm, where the command line names no number."""
+  """Name of a task -> runs of each arm, where the command line has none."""
   columns: tuple[str, ...]
   """Of the results (`results.COLUMNS`), those shown on the terminal."""
 
@@ -96,7 +96,7 @@ def make_runs(
   total_steps: int = 0,
   max_minutes: float = 0.0,
 ) -> list[Run]:
-  """All runs in the order in which they are made: the first seed of all arms first.
+  """All runs in the order in which they are made: all arms' first seed first.
 
   Args:
     study: what is asked.
@@ -123,15 +123,19 @@ def make_runs(
       if seed >= seeds_of[task]:
         continue
       base = study.base(task)
-      base = changed(base, {
+      base = changed(
+        base,
+        {
           # Before the arms, some of which ask for a multiple.
           "run.total_steps": total_steps or base.run.total_steps,
           "run.max_minutes": max_minutes or base.run.max_minutes,
-      })  # fmt: skip
+        },
+      )
       suitable = [
-          arm for arm in study.arms
-          if arm.suits(base) and (not arms or arm.name in arms)
-      ]  # fmt: skip
+        arm
+        for arm in study.arms
+        if arm.suits(base) and (not arms or arm.name in arms)
+      ]
       if not suitable:
         raise ConfigError(
           f"--arms: expected some that suit {task}, got {', '.join(arms)}"
@@ -139,9 +143,17 @@ def make_runs(
       for arm in suitable:
         config = changed(base, arm.settings)
         runs.append(
-            Run(task, arm.name, seed, changed(config, {
+          Run(
+            task,
+            arm.name,
+            seed,
+            changed(
+              config,
+              {
                 "run.seed": seed,
                 "run.run_dir": str(out / task / arm.name / f"seed{seed}"),
-            }))
-        )  # fmt: skip
+              },
+            ),
+          )
+        )
   return runs
