@@ -18,9 +18,12 @@ ITEM_ROWS = AGENT.burn_in + AGENT.trace_length
 def network_config(**changes) -> NetworkConfig:
   """A network of a few hundred parameters."""
   settings = dict(
-      torso="mlp", torso_channels=(6,), core_units=5, head_units=7,
-      frame_stack=1,
-  )  # fmt: skip
+    torso="mlp",
+    torso_channels=(6,),
+    core_units=5,
+    head_units=7,
+    frame_stack=1,
+  )
   return NetworkConfig(**(settings | changes))
 
 
@@ -92,7 +95,7 @@ def pad(batch: ReplaySample, first_padding_row: int, seed: int) -> ReplaySample:
     inputs=AgentInputs(
       *(
         fill(x, 10 * y if x.dtype == np.float32 else y)
-        for x, y in zip(s.inputs, noise)
+        for x, y in zip(s.inputs, noise, strict=True)
       )
     ),
     a_t=fill(s.a_t, rng.integers(SPEC.num_actions, size=shape)),
@@ -105,14 +108,14 @@ def pad(batch: ReplaySample, first_padding_row: int, seed: int) -> ReplaySample:
 def assert_trees_equal(x, y) -> None:
   """Every bit of every leaf."""
   assert jax.tree.structure(x) == jax.tree.structure(y)
-  for a, b in zip(jax.tree.leaves(x), jax.tree.leaves(y)):
+  for a, b in zip(jax.tree.leaves(x), jax.tree.leaves(y), strict=True):
     np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
 
 
 def assert_trees_close(x, y, *, atol=1e-5) -> None:
   """Every number of every leaf, to `atol`."""
   assert jax.tree.structure(x) == jax.tree.structure(y)
-  for a, b in zip(jax.tree.leaves(x), jax.tree.leaves(y)):
+  for a, b in zip(jax.tree.leaves(x), jax.tree.leaves(y), strict=True):
     np.testing.assert_allclose(
       np.asarray(a, np.float64), np.asarray(b, np.float64), rtol=0, atol=atol
     )

@@ -1,4 +1,4 @@
-"""In JAX's 64-bit mode the agent computes in the dtypes that its settings say."""
+"""In JAX's 64-bit mode the agent computes in the dtypes of its settings."""
 
 import functools
 
@@ -87,7 +87,7 @@ def _steps(spec, config):
 
 
 def _product_types(program) -> set[str]:
-  """Of all matrix products and convolutions in a jaxpr and in those within it."""
+  """Of all matrix products and convolutions in a jaxpr and in inner ones."""
   found = set()
   for equation in program.eqns:
     if equation.primitive.name in ("dot_general", "conv_general_dilated"):

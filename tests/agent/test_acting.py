@@ -58,10 +58,10 @@ def _plain(state):
 def test_epsilon_ladder_golden():
   # 0.4^(1 + 7 i / (N - 1)), i = 0 .. 7: the exponents are 1, 2, ... 8
   np.testing.assert_allclose(
-      epsilon_ladder(8, base=0.4, alpha=7.0),
-      [0.4, 0.16, 0.064, 0.0256, 0.01024, 0.004096, 0.0016384, 0.00065536],
-      rtol=1e-6,
-  )  # fmt: skip
+    epsilon_ladder(8, base=0.4, alpha=7.0),
+    [0.4, 0.16, 0.064, 0.0256, 0.01024, 0.004096, 0.0016384, 0.00065536],
+    rtol=1e-6,
+  )
   ladder = epsilon_ladder(256, base=0.4, alpha=7.0)
   assert ladder.dtype == np.float32 and ladder.shape == (256,)
   np.testing.assert_allclose(ladder[[0, -1]], [0.4, 0.4**8], rtol=1e-6)
@@ -77,7 +77,7 @@ def test_lanes_that_did_not_step_are_untouched():
   before = _plain(state)
   state, _ = ACTOR(PARAMS, state, _timestep(rng, [3, 1]), _epsilon(0.5))
   after = _plain(state)
-  for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(after)):
+  for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
     np.testing.assert_array_equal(a[[0, 2, 4]], b[[0, 2, 4]])
   for lane in (1, 3):
     assert np.any(
@@ -87,7 +87,7 @@ def test_lanes_that_did_not_step_are_untouched():
 
 
 def test_the_output_is_what_was_seen_and_done():
-  """q of the state before the row, that state, the action before and the new."""
+  """q of the state before the row, that state, the actions before and now."""
   rng = np.random.default_rng(1)
   state = _state()
   state, first = ACTOR(PARAMS, state, _timestep(rng, range(N)), _epsilon(0.5))
@@ -113,7 +113,7 @@ def test_the_output_is_what_was_seen_and_done():
 
 
 def test_a_lane_rolls_its_own_dice_whatever_the_order():
-  """All at once, in pairs or backwards: a lane's actions and states are its own."""
+  """All at once, in pairs or backwards: a lane's actions are its own."""
 
   def play(orders):
     rows = {lane: np.random.default_rng(lane) for lane in range(N)}
@@ -123,7 +123,7 @@ def test_a_lane_rolls_its_own_dice_whatever_the_order():
       timesteps = [_timestep(rows[lane], [lane]) for lane in lanes]
       timestep = jax.tree.map(lambda *x: np.concatenate(x), *timesteps)
       state, output = ACTOR(PARAMS, state, timestep, _epsilon(0.7))
-      for lane, a in zip(lanes, np.asarray(output.a_t)):
+      for lane, a in zip(lanes, np.asarray(output.a_t), strict=True):
         actions[lane].append(int(a))
     return actions, _plain(state)
 
@@ -204,20 +204,24 @@ def test_an_episode_begins_alike_wherever_it_begins():
 def _priority(burn_in=0, **changes):
   """Of one item with four rows, q written out, gamma 0.5."""
   settings = dict(
-      burn_in=burn_in, trace_length=4, n_step=1, discount=0.5,
-      value_rescaling=False, priority_eta=0.9,
-  )  # fmt: skip
+    burn_in=burn_in,
+    trace_length=4,
+    n_step=1,
+    discount=0.5,
+    value_rescaling=False,
+    priority_eta=0.9,
+  )
   config = AgentConfig(**(settings | changes))
   q = [[1.0, 2.0], [4.0, 0.0], [0.0, 8.0], [3.0, 6.0]]
   return np.asarray(
-      jax.jit(
-          lambda *x: initial_priorities(*x, config=config)
-      )(
-          jnp.array([q]), jnp.array([[0, 1, 0, 0]]),
-          jnp.array([[9.0, 1.0, 2.0, 3.0]]), jnp.ones((1, 4)),
-          jnp.ones((1, 4), bool),
-      )
-  )  # fmt: skip
+    jax.jit(lambda *x: initial_priorities(*x, config=config))(
+      jnp.array([q]),
+      jnp.array([[0, 1, 0, 0]]),
+      jnp.array([[9.0, 1.0, 2.0, 3.0]]),
+      jnp.ones((1, 4)),
+      jnp.ones((1, 4), bool),
+    )
+  )
 
 
 def test_initial_priority_golden():

@@ -1,4 +1,4 @@
-"""The Agent of R2D2: its functions are those of the modules; its parts can be others."""
+"""The Agent of R2D2: the modules' functions, and parts that can be others."""
 
 import functools
 
@@ -47,31 +47,40 @@ def test_the_agent_is_the_modules_functions():
   assert_trees_equal(_updated(agent, batch), jax.jit(step)(state, batch))
 
   timestep = Timestep(
-      obs_t=np.ones((2, 3), np.float32), r_t=np.zeros(2, np.float32),
-      discount_t=np.ones(2, np.float32), is_first_t=np.ones(2, bool),
-      is_last_t=np.zeros(2, bool), env_id=np.array([2, 0], np.int32),
-  )  # fmt: skip
+    obs_t=np.ones((2, 3), np.float32),
+    r_t=np.zeros(2, np.float32),
+    discount_t=np.ones(2, np.float32),
+    is_first_t=np.ones(2, bool),
+    is_last_t=np.zeros(2, bool),
+    env_id=np.array([2, 0], np.int32),
+  )
   epsilon = np.full(3, 0.5, np.float32)
   actors = agent.initial_actor_state(jax.random.key(1), 3)
   expected = init_actor_state(jax.random.key(1), 3, networks=NETWORKS)
   as_bits = lambda tree: jax.tree.map(
-      lambda x: jax.random.key_data(x)
-      if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x, tree
-  )  # fmt: skip
+    lambda x: (
+      jax.random.key_data(x)
+      if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
+      else x
+    ),
+    tree,
+  )
   assert_trees_equal(
-      as_bits(agent.actor_step(state.params, actors, timestep, epsilon)),
-      as_bits(actor_step(
-          state.params, expected, timestep, epsilon, networks=NETWORKS
-      )),
-  )  # fmt: skip
+    as_bits(agent.actor_step(state.params, actors, timestep, epsilon)),
+    as_bits(
+      actor_step(state.params, expected, timestep, epsilon, networks=NETWORKS)
+    ),
+  )
 
 
 def test_another_loss_is_one_argument():
   """Huber: 1/2 td^2 up to |td| = 1, |td| - 1/2 beyond; priorities stay |td|."""
   batch = random_batch(3)
-  batch = batch._replace(sequence=batch.sequence._replace(
-      inputs=batch.sequence.inputs._replace(
-          r_t=5 * batch.sequence.inputs.r_t)))  # fmt: skip
+  batch = batch._replace(
+    sequence=batch.sequence._replace(
+      inputs=batch.sequence.inputs._replace(r_t=5 * batch.sequence.inputs.r_t)
+    )
+  )
   squared = make_r2d2_agent(SPEC, CONFIG)
   huber = make_r2d2_agent(SPEC, CONFIG, loss=HUBER)
   _, before = _updated(squared, batch)

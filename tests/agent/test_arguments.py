@@ -1,4 +1,4 @@
-"""What the agent's functions refuse: swapped axes, other settings, used-up states."""
+"""What the agent's functions refuse: swapped axes, settings, spent states."""
 
 import dataclasses
 
@@ -80,31 +80,38 @@ def _item_rows(sequence):
 
 def _loss(sequence, weights=_WEIGHTS):
   return _shapes(
-      lambda params, sequence: sequence_loss(
-          params, params, sequence, weights, networks=NETWORKS, config=AGENT
-      ),
-      _PARAMS, sequence,
-  )  # fmt: skip
+    lambda params, sequence: sequence_loss(
+      params, params, sequence, weights, networks=NETWORKS, config=AGENT
+    ),
+    _PARAMS,
+    sequence,
+  )
 
 
 def _learner_step(batch):
   return _shapes(
-      lambda state, batch: learner_step(
-          state, batch, networks=NETWORKS, optimizer=OPTIMIZER, config=AGENT
-      ),
-      _LEARNER_STATE, batch,
-  )  # fmt: skip
+    lambda state, batch: learner_step(
+      state, batch, networks=NETWORKS, optimizer=OPTIMIZER, config=AGENT
+    ),
+    _LEARNER_STATE,
+    batch,
+  )
 
 
 def _dq(sequence):
   rows = np.zeros((4, ITEM_ROWS, 5), np.float32)
   return _shapes(
-      lambda params, sequence: q_discrepancy(
-          params, sequence, (rows, rows), np.array([3]), networks=NETWORKS,
-          config=AGENT,
-      ),
-      _PARAMS, sequence,
-  )  # fmt: skip
+    lambda params, sequence: q_discrepancy(
+      params,
+      sequence,
+      (rows, rows),
+      np.array([3]),
+      networks=NETWORKS,
+      config=AGENT,
+    ),
+    _PARAMS,
+    sequence,
+  )
 
 
 def _unroll(sequence):
@@ -115,16 +122,20 @@ def _unroll(sequence):
 # --- The order of axes -------------------------------------------------------
 
 
-@pytest.mark.parametrize("call", [
+@pytest.mark.parametrize(
+  "call",
+  [
     lambda batch: _loss(batch.sequence),
     _learner_step,
     lambda batch: _dq(batch.sequence),
     lambda batch: _shapes(
-        lambda *x: initial_priorities(*x, config=AGENT),
-        *_item_rows(batch.sequence),
+      lambda *x: initial_priorities(*x, config=AGENT),
+      *_item_rows(batch.sequence),
     ),
     lambda batch: first_and_last_row(batch.sequence.valid_t, config=AGENT),
-], ids=["loss", "learner", "dq", "priorities", "rows"])  # fmt: skip
+  ],
+  ids=["loss", "learner", "dq", "priorities", "rows"],
+)
 def test_items_come_first(call):
   call(random_batch(0))
   with pytest.raises(ValueError, match=r"items first, then rows.*= 9; got"):
@@ -208,30 +219,43 @@ def test_no_presets_axes_could_be_swapped_unseen(name):
 # --- Settings ----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("call", [
+@pytest.mark.parametrize(
+  "call",
+  [
     lambda c: make_optimizer(c),
     lambda c: make_learner(networks=NETWORKS, optimizer=OPTIMIZER, config=c),
     lambda c: learner_step(
-        None, random_batch(0), networks=NETWORKS, optimizer=OPTIMIZER, config=c
+      None, random_batch(0), networks=NETWORKS, optimizer=OPTIMIZER, config=c
     ),
     lambda c: sequence_loss(
-        None, None, random_batch(0).sequence, _WEIGHTS, networks=NETWORKS,
-        config=c,
+      None,
+      None,
+      random_batch(0).sequence,
+      _WEIGHTS,
+      networks=NETWORKS,
+      config=c,
     ),
     lambda c: start_state(random_batch(0).sequence.core_state, config=c),
     lambda c: initial_priorities(
-        *_item_rows(random_batch(0).sequence), config=c
+      *_item_rows(random_batch(0).sequence), config=c
     ),
     lambda c: n_step_td_error(
-        np.zeros((2, 1, 3)), np.zeros((2, 1, 3)), *[np.zeros((2, 1))] * 4,
-        config=c,
+      np.zeros((2, 1, 3)),
+      np.zeros((2, 1, 3)),
+      *[np.zeros((2, 1))] * 4,
+      config=c,
     ),
     lambda c: first_and_last_row(np.ones((4, ITEM_ROWS), bool), config=c),
     lambda c: q_discrepancy(
-        None, random_batch(0).sequence, None, np.array([3]), networks=NETWORKS,
-        config=c,
+      None,
+      random_batch(0).sequence,
+      None,
+      np.array([3]),
+      networks=NETWORKS,
+      config=c,
     ),
-])  # fmt: skip
+  ],
+)
 def test_the_agents_functions_want_the_agents_settings(call):
   with pytest.raises(
     TypeError, match=r"expected AgentConfig \(config.agent\), got Config"
@@ -274,10 +298,13 @@ def _horizon_actor(donate):
 def _acting(actor, state):
   params = _zeros(_PARAMS)
   timestep = Timestep(
-      obs_t=np.zeros((2, 3), np.float32), r_t=np.zeros(2, np.float32),
-      discount_t=np.ones(2, np.float32), is_first_t=np.ones(2, bool),
-      is_last_t=np.zeros(2, bool), env_id=np.arange(2, dtype=np.int32),
-  )  # fmt: skip
+    obs_t=np.zeros((2, 3), np.float32),
+    r_t=np.zeros(2, np.float32),
+    discount_t=np.ones(2, np.float32),
+    is_first_t=np.ones(2, bool),
+    is_last_t=np.zeros(2, bool),
+    env_id=np.arange(2, dtype=np.int32),
+  )
   epsilon = jnp.zeros(2)
   return lambda state: actor(params, state, timestep, epsilon), state
 

@@ -70,11 +70,12 @@ class _Means(nn.Module):
 
 
 MEANS = Core(
-    lambda config: _Means(),
-    lambda config, batch_size: {
-        "sum": jnp.zeros((batch_size, 4)), "count": jnp.zeros((batch_size, 1))
-    },
-)  # fmt: skip
+  lambda config: _Means(),
+  lambda config, batch_size: {
+    "sum": jnp.zeros((batch_size, 4)),
+    "count": jnp.zeros((batch_size, 1)),
+  },
+)
 
 
 @pytest.mark.parametrize("core", ["gru", "tests.agent.test_cores:MEANS"])

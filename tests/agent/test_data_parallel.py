@@ -202,7 +202,7 @@ def test_updates_are_those_of_one_device(results, world, num_devices):
   assert got["split_sizes"] == {8 // num_devices}
   assert got["state"].num_updates == UPDATES
   assert_trees_close(got["state"], expected["state"])
-  for x, y in zip(got["outputs"], expected["outputs"]):
+  for x, y in zip(got["outputs"], expected["outputs"], strict=True):
     # Priorities in the batch's order, whichever device computed them.
     assert_trees_close(x, y)
 
@@ -238,9 +238,10 @@ def test_the_items_tell_local_from_global(results):
         output.metrics["importance_weight_mean"], weights.mean(), rtol=1e-5
       )
       np.testing.assert_allclose(
-          output.metrics["effective_sample_size"],
-          weights.sum() ** 2 / (8 * (weights**2).sum()), rtol=1e-5,
-      )  # fmt: skip
+        output.metrics["effective_sample_size"],
+        weights.sum() ** 2 / (8 * (weights**2).sum()),
+        rtol=1e-5,
+      )
     norms = [output.metrics["grad_norm"] for output in result["outputs"]]
     assert min(norms) < CONFIG.max_grad_norm < max(norms), norms
     # A single update changes the parameters by far more than 1e-5.

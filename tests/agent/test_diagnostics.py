@@ -56,7 +56,7 @@ NATURE = make_networks(
 
 
 def _params(networks, seed=0):
-  """Random ones, without biases of 0: every row leaves something in the LSTM."""
+  """Random ones, no biases of 0: every row leaves something in the LSTM."""
   params = jax.jit(networks.init)(jax.random.key(seed))
   return jax.tree.map(lambda x: x + 0.1, params)
 
@@ -111,7 +111,7 @@ def _accumulator_item(obs, stored) -> Sequence:
 
 
 def _walk(networks, params, inputs, core_state):
-  """Row by row: q [B, L, A] and the state before each row, leaves [B, L, ...]."""
+  """Row by row: q [B, L, A], and the state before each, leaves [B, L, ...]."""
   step = jax.jit(networks.step)
   q, states = [], []
   for t in range(inputs.is_first_t.shape[1]):
@@ -237,9 +237,13 @@ def test_zero_start_by_hand():
 
   def dq(rows, offset=0.0, **settings):
     dq, mask = q_discrepancy(
-        offset, sequence, row_carry, np.array(rows), networks=networks,
-        config=dataclasses.replace(AGENT, **settings),
-    )  # fmt: skip
+      offset,
+      sequence,
+      row_carry,
+      np.array(rows),
+      networks=networks,
+      config=dataclasses.replace(AGENT, **settings),
+    )
     assert mask.all()
     return dq
 
@@ -251,12 +255,13 @@ def test_zero_start_by_hand():
   np.testing.assert_allclose(
     dq([0], offset=-10.0, **zero), [[np.sqrt(2) * 8 / 7.5]], rtol=1e-6
   )
-  # burn-in of one row, with the largest still in the trace; of two rows, without
+  # burn-in of one row, with the largest still in the trace; then of two rows
   for burn_in, largest in [(1, 2.5), (2, 2.25)]:
     np.testing.assert_allclose(
-        dq([2], burn_in=burn_in, trace_length=3 - burn_in, start_state="zero"),
-        [[np.sqrt(2) * 2 / largest]], rtol=1e-6,
-    )  # fmt: skip
+      dq([2], burn_in=burn_in, trace_length=3 - burn_in, start_state="zero"),
+      [[np.sqrt(2) * 2 / largest]],
+      rtol=1e-6,
+    )
   np.testing.assert_array_equal(
     dq([0, 1, 2], burn_in=0, trace_length=3), [[0, 0, 0]]
   )
@@ -272,9 +277,13 @@ def test_the_maximum_is_that_of_each_items_own_valid_values():
   row_carry = (np.full((2, 2, 1), 3.0, np.float32),)
   config = dataclasses.replace(AGENT, burn_in=0, trace_length=2)
   dq, mask = q_discrepancy(
-      0.0, sequence, row_carry, np.arange(2), networks=_accumulator(1.0),
-      config=config,
-  )  # fmt: skip
+    0.0,
+    sequence,
+    row_carry,
+    np.arange(2),
+    networks=_accumulator(1.0),
+    config=config,
+  )
   # h_hat is (1, 1) and (-1, .), h is 3 + obs = (4, 3) and (2, .)
   np.testing.assert_allclose(
     dq, np.sqrt(2) * np.array([[3, 2], [3, 0]]), rtol=1e-6
@@ -282,10 +291,13 @@ def test_the_maximum_is_that_of_each_items_own_valid_values():
   np.testing.assert_array_equal(mask, [[True, True], [True, False]])
   # all values 0: a thousandth is divided by
   dq, _ = q_discrepancy(
-      0.0, _accumulator_item([0, 0], 0.0),
-      (np.full((1, 2, 1), 3.0, np.float32),), np.arange(1),
-      networks=_accumulator(1.0), config=config,
-  )  # fmt: skip
+    0.0,
+    _accumulator_item([0, 0], 0.0),
+    (np.full((1, 2, 1), 3.0, np.float32),),
+    np.arange(1),
+    networks=_accumulator(1.0),
+    config=config,
+  )
   np.testing.assert_allclose(dq, [[np.sqrt(2) * 3000]], rtol=1e-6)
 
 
@@ -303,7 +315,7 @@ def test_feed_forward_has_exactly_none():
 
 
 def test_states_that_are_missing_are_not_states_that_agree():
-  """An ordinary replay keeps none: 0 everywhere would say that nothing is stale."""
+  """An ordinary replay keeps none: zeros would say that nothing is stale."""
   sequence = random_batch(0).sequence
   rows = np.zeros((4, ITEM_ROWS, 5), np.float32)
   for row_carry, said in (
@@ -393,7 +405,7 @@ def _slow_q(networks, params, timesteps, a_t, horizon):
   a_tm1 = np.concatenate([np.zeros((1, N), np.int32), a_t[:-1]])
   inputs = [
     AgentInputs(x.obs_t, a, x.r_t, x.is_first_t)
-    for x, a in zip(timesteps, a_tm1)
+    for x, a in zip(timesteps, a_tm1, strict=True)
   ]
   state, frames = networks.initial_core_state(N), []
   for row in inputs:  # the frames before each row, from the whole history
@@ -461,14 +473,20 @@ def test_it_acts_on_the_short_memory():
   q_t, q_full, a_t = [], [], []
   for t, obs in enumerate([5.0, -1.0, -1.0, -1.0]):
     state, output = horizon_actor_step(
-        0.0, state,
-        Timestep(
-            obs_t=np.array([[obs]], np.float32), r_t=np.zeros(1, np.float32),
-            discount_t=np.ones(1, np.float32), is_first_t=np.array([t == 0]),
-            is_last_t=np.zeros(1, bool), env_id=np.zeros(1, np.int32),
-        ),
-        np.zeros(1, np.float32), horizon=1, networks=networks,
-    )  # fmt: skip
+      0.0,
+      state,
+      Timestep(
+        obs_t=np.array([[obs]], np.float32),
+        r_t=np.zeros(1, np.float32),
+        discount_t=np.ones(1, np.float32),
+        is_first_t=np.array([t == 0]),
+        is_last_t=np.zeros(1, bool),
+        env_id=np.zeros(1, np.int32),
+      ),
+      np.zeros(1, np.float32),
+      horizon=1,
+      networks=networks,
+    )
     q_t.append(float(output.q_t[0, 0]))
     q_full.append(float(output.q_full[0, 0]))
     a_t.append(int(output.a_t[0]))

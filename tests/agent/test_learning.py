@@ -1,4 +1,4 @@
-"""One update of the learner: target copies, weights, donation, one compilation."""
+"""One update of the learner: target copies, weights, donation, compilation."""
 
 import dataclasses
 import functools
@@ -68,9 +68,10 @@ def test_a_second_call_does_not_compile():
   compiled = []
   # It stays: JAX can only remove all listeners at once, other people's too.
   jax.monitoring.register_event_duration_secs_listener(
-      lambda event, *_, **__: compiled.append(event)
-      if "backend_compile" in event else None
-  )  # fmt: skip
+    lambda event, *_, **__: (
+      compiled.append(event) if "backend_compile" in event else None
+    )
+  )
   jax.jit(lambda x: x * 1.25)(np.float32(2)).block_until_ready()
   assert compiled  # the listener hears
   state, _ = LEARNER(_state(), jax.device_put(random_batch(0)))
@@ -107,9 +108,10 @@ def test_what_an_update_is_made_of():
     )
   )(params, target_params, batch.sequence, weights)
   np.testing.assert_allclose(
-      output.priorities,
-      sequence_priorities(parts.td_error, parts.mask, eta=0.9), rtol=1e-5,
-  )  # fmt: skip
+    output.priorities,
+    sequence_priorities(parts.td_error, parts.mask, eta=0.9),
+    rtol=1e-5,
+  )
   updates, _ = OPTIMIZER.update(grads, opt_state, params)
   assert_trees_close(new_state.params, optax.apply_updates(params, updates))
 
@@ -132,9 +134,10 @@ def test_what_an_update_is_made_of():
   # the last row is padding
   assert output.td_abs_by_row.shape == (5,) and output.td_abs_by_row[4] == 0
   np.testing.assert_allclose(
-      output.td_abs_by_row[:4], np.abs(parts.td_error)[:4].mean(axis=1),
-      rtol=1e-4,
-  )  # fmt: skip
+    output.td_abs_by_row[:4],
+    np.abs(parts.td_error)[:4].mean(axis=1),
+    rtol=1e-4,
+  )
 
 
 def test_td_abs_by_row_is_the_mean_over_the_items_that_reach_the_row():

@@ -28,9 +28,13 @@ PARAMS, TARGET_PARAMS = _INIT(jax.random.key(0)), _INIT(jax.random.key(1))
 def _loss(config=AGENT):
   def loss(params, target_params, sequence, weights):
     return sequence_loss(
-        params, target_params, sequence, weights, networks=NETWORKS,
-        config=config,
-    )  # fmt: skip
+      params,
+      target_params,
+      sequence,
+      weights,
+      networks=NETWORKS,
+      config=config,
+    )
 
   return loss
 
@@ -65,9 +69,14 @@ def test_each_network_burns_in_and_unrolls_by_itself():
   q = unroll(PARAMS, inputs, sequence.core_state)[0][3:]
   target_q = unroll(TARGET_PARAMS, inputs, sequence.core_state)[0][3:]
   td_error, mask = n_step_td_error(
-      q, target_q, a_t[3:], inputs.r_t[3:], discount_t[3:], valid_t[3:],
-      config=AGENT,
-  )  # fmt: skip
+    q,
+    target_q,
+    a_t[3:],
+    inputs.r_t[3:],
+    discount_t[3:],
+    valid_t[3:],
+    config=AGENT,
+  )
   loss, parts, _ = _run(random_batch(0))
   assert parts.td_error.shape == (5, 4) and parts.q.shape == (6, 4, 4)
   np.testing.assert_allclose(parts.td_error, td_error, rtol=0, atol=1e-5)
@@ -91,12 +100,12 @@ def test_weights_scale_their_items():
   parts = [_run(batch, jnp.eye(4)[b]) for b in range(4)]
   loss, _, grads = _run(batch)
   np.testing.assert_allclose(
-    loss, sum(w * p[0] for w, p in zip(WEIGHTS, parts)), rtol=1e-5
+    loss, sum(w * p[0] for w, p in zip(WEIGHTS, parts, strict=True)), rtol=1e-5
   )
   assert_trees_close(
     grads,
     jax.tree.map(
-      lambda *g: sum(w * x for w, x in zip(WEIGHTS, g)),
+      lambda *g: sum(w * x for w, x in zip(WEIGHTS, g, strict=True)),
       *(p[2] for p in parts),
     ),
   )
@@ -143,9 +152,14 @@ def _grads_of_inputs(config):
   )
 
 
-@pytest.mark.parametrize("config", [
-    AGENT, dataclasses.replace(AGENT, burn_in=0, trace_length=ITEM_ROWS),
-], ids=["burn-in", "none"])  # fmt: skip
+@pytest.mark.parametrize(
+  "config",
+  [
+    AGENT,
+    dataclasses.replace(AGENT, burn_in=0, trace_length=ITEM_ROWS),
+  ],
+  ids=["burn-in", "none"],
+)
 def test_no_gradient_to_burn_in_stored_state_and_target(config):
   obs_t, r_t, core_state, target_params, params = _grads_of_inputs(config)
   assert not np.any(obs_t[:, : config.burn_in])
@@ -170,7 +184,9 @@ def test_burn_in_reaches_the_values_all_the_same():
   # ... nor from a gradient that was lost: each row's own is there
   assert any(
     np.any(a != b)
-    for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(grads_2))
+    for a, b in zip(
+      jax.tree.leaves(grads), jax.tree.leaves(grads_2), strict=True
+    )
   )
 
 

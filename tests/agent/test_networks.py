@@ -1,4 +1,4 @@
-"""The network: the paper's shapes, step = unroll, the null rule, frame stacks."""
+"""The network: the paper's shapes, step = unroll, null rule, frame stacks."""
 
 import dataclasses
 import math
@@ -62,8 +62,10 @@ def test_impala_has_15_convolutions():
   kernels = {k: s for k, s in shapes.items() if len(s) == 4}
   assert len(kernels) == 15 and all(s[:2] == (3, 3) for s in kernels.values())
   assert [kernels[f"torso/stage_{i}_conv/kernel"][2:] for i in range(3)] == [
-      (4, 16), (16, 32), (32, 32)
-  ]  # fmt: skip
+    (4, 16),
+    (16, 32),
+    (32, 32),
+  ]
   assert shapes["torso/dense/kernel"] == (11 * 11 * 32, 512)  # 84/2/2/2
 
 
@@ -78,19 +80,28 @@ def test_initial_core_state_is_zero():
 
 
 TORSOS = {
-    "nature": (IMAGES, dict(torso_channels=(3, 3, 3), torso_units=4,
-                            frame_stack=4)),
-    "impala": (IMAGES._replace(obs_shape=(36, 36, 3)),
-               dict(torso_channels=(2, 2, 2), frame_stack=2, torso_units=4)),
-    "grid": (GRID, dict()),
-    "mlp": (SPEC, dict(torso_channels=(6, 5))),
-}  # fmt: skip
+  "nature": (
+    IMAGES,
+    dict(torso_channels=(3, 3, 3), torso_units=4, frame_stack=4),
+  ),
+  "impala": (
+    IMAGES._replace(obs_shape=(36, 36, 3)),
+    dict(torso_channels=(2, 2, 2), frame_stack=2, torso_units=4),
+  ),
+  "grid": (GRID, dict()),
+  "mlp": (SPEC, dict(torso_channels=(6, 5))),
+}
 
 
-@pytest.mark.parametrize("torso, dtype", [
-    ("nature", "bfloat16"), ("impala", "float32"), ("grid", "float32"),
+@pytest.mark.parametrize(
+  "torso, dtype",
+  [
+    ("nature", "bfloat16"),
+    ("impala", "float32"),
+    ("grid", "float32"),
     ("mlp", "bfloat16"),
-])  # fmt: skip
+  ],
+)
 def test_torsos_run_and_learn(torso, dtype):
   spec, settings = TORSOS[torso]
   networks = make_networks(
@@ -129,9 +140,11 @@ def test_torsos_run_and_learn(torso, dtype):
 
 def _jitted(networks):
   return dataclasses.replace(
-      networks, init=jax.jit(networks.init), step=jax.jit(networks.step),
-      unroll=jax.jit(networks.unroll),
-  )  # fmt: skip
+    networks,
+    init=jax.jit(networks.init),
+    step=jax.jit(networks.step),
+    unroll=jax.jit(networks.unroll),
+  )
 
 
 LSTM = _jitted(NETWORKS)
@@ -185,9 +198,11 @@ def test_what_came_before_a_first_row_means_nothing():
 
   q, new_state = LSTM.step(params, inputs, state)
   for rows, before in (
-      (other, state), (inputs, other_state), (other, other_state),
-      (null, LSTM.initial_core_state(4)),
-  ):  # fmt: skip
+    (other, state),
+    (inputs, other_state),
+    (other, other_state),
+    (null, LSTM.initial_core_state(4)),
+  ):
     q_2, new_state_2 = LSTM.step(params, rows, before)
     pick = lambda x: np.asarray(x)[first]
     assert_trees_equal(
@@ -244,9 +259,10 @@ def test_the_head_is_duelling():
   np.testing.assert_allclose(q_with("value", 2.0), q + 2, atol=1e-5)
   np.testing.assert_allclose(q_with("advantage", 2.0), q, atol=1e-5)
   np.testing.assert_allclose(
-      q_with("advantage", np.array([4.0, 0, 0, 0])), q + [3, -1, -1, -1],
-      atol=1e-5,
-  )  # fmt: skip
+    q_with("advantage", np.array([4.0, 0, 0, 0])),
+    q + [3, -1, -1, -1],
+    atol=1e-5,
+  )
 
 
 # --- Frame stacks ----------------------------------------------------------
@@ -308,9 +324,11 @@ def test_equals_the_plain_network(torso, shape, frame_stack, monkeypatch):
   """Forward, gradient and state against what accelerators compute."""
   spec = EnvSpec(shape, np.dtype(np.uint8), 3, 1)
   config = network_config(
-      torso=torso, torso_channels=(4, 6, 8), torso_units=16,
-      frame_stack=frame_stack,
-  )  # fmt: skip
+    torso=torso,
+    torso_channels=(4, 6, 8),
+    torso_units=16,
+    frame_stack=frame_stack,
+  )
   networks = make_networks(spec, config=config)
   params = networks.init(jax.random.key(0))
   rng = np.random.default_rng(0)
@@ -327,12 +345,13 @@ def test_equals_the_plain_network(torso, shape, frame_stack, monkeypatch):
     return jax.jit(jax.grad(loss, has_aux=True))(params)
 
   ours = unroll()
-  assert "custom_vjp" in str(jax.make_jaxpr(networks.unroll)(
-      params, inputs, core_state))  # fmt: skip
+  assert "custom_vjp" in str(
+    jax.make_jaxpr(networks.unroll)(params, inputs, core_state)
+  )
   monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
   plain = unroll()
   assert jax.tree.structure(ours) == jax.tree.structure(plain)
-  for x, y in zip(jax.tree.leaves(ours), jax.tree.leaves(plain)):
+  for x, y in zip(jax.tree.leaves(ours), jax.tree.leaves(plain), strict=True):
     assert x.shape == y.shape and x.dtype == y.dtype
     scale = max(1e-6, np.abs(y).max()) if y.dtype != np.uint8 else 0
     np.testing.assert_allclose(x, y, rtol=0, atol=1e-5 * scale)
@@ -353,8 +372,9 @@ def test_unroll_without_gradient(torso, monkeypatch):
   )
   # Two chunks, which nobody who needs the gradient goes through.
   for unroll, chunked in (
-      (networks.unroll_without_gradient, True), (networks.unroll, False)
-  ):  # fmt: skip
+    (networks.unroll_without_gradient, True),
+    (networks.unroll, False),
+  ):
     assert ("length=2" in str(jax.make_jaxpr(unroll)(*args))) == chunked
   gradient = jax.grad(
     lambda p: networks.unroll_without_gradient(p, *args[1:])[0].sum()
@@ -365,15 +385,25 @@ def test_unroll_without_gradient(torso, monkeypatch):
 # --- Misuse ----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("spec, settings, message", [
+@pytest.mark.parametrize(
+  "spec, settings, message",
+  [
     (SPEC, dict(torso="nature", torso_channels=(1, 1, 1)), "at least 36x36"),
-    (IMAGES._replace(obs_shape=(20, 84)),
-     dict(torso="impala", torso_channels=(1, 1, 1)), "at least 36x36"),
+    (
+      IMAGES._replace(obs_shape=(20, 84)),
+      dict(torso="impala", torso_channels=(1, 1, 1)),
+      "at least 36x36",
+    ),
     (IMAGES, dict(torso="nature", torso_channels=(1, 1)), "three"),
     (SPEC, dict(torso="grid"), "MiniGrid"),
     (GRID, dict(torso="grid", frame_stack=2), "frame_stack 1"),
-    (SPEC._replace(obs_shape=None), {}, "obs_shape .* got None; .*several parts"),
-])  # fmt: skip
+    (
+      SPEC._replace(obs_shape=None),
+      {},
+      "obs_shape .* got None; .*several parts",
+    ),
+  ],
+)
 def test_observations_that_do_not_fit_are_refused(spec, settings, message):
   with pytest.raises(ValueError, match=message):
     make_networks(spec, config=network_config(**settings))

@@ -22,9 +22,10 @@ def test_eta_mix_golden():
   td_error = [[1, -3, 2, 0], [0.5, 0.5, 0.5, 0.5]]
   mask = [[1, 1, 1, 1], [1, 1, 1, 1]]
   np.testing.assert_allclose(
-      _priorities(td_error, mask, 0.9),
-      [0.9 * 3 + 0.1 * (1 + 3 + 2 + 0) / 4, 0.9 * 0.5 + 0.1 * 0.5], rtol=1e-6,
-  )  # fmt: skip
+    _priorities(td_error, mask, 0.9),
+    [0.9 * 3 + 0.1 * (1 + 3 + 2 + 0) / 4, 0.9 * 0.5 + 0.1 * 0.5],
+    rtol=1e-6,
+  )
   np.testing.assert_allclose(_priorities(td_error, mask, 1.0), [3, 0.5])
   np.testing.assert_allclose(_priorities(td_error, mask, 0.0), [1.5, 0.5])
 
@@ -33,9 +34,10 @@ def test_padding_is_in_neither_maximum_nor_denominator():
   td_error = [[1, -3, 2, 99], [7, 99, 99, 99], [99, 99, 99, 99]]
   mask = [[1, 1, 1, 0], [1, 0, 0, 0], [0, 0, 0, 0]]
   np.testing.assert_allclose(
-      _priorities(td_error, mask, 0.9),
-      [0.9 * 3 + 0.1 * (1 + 3 + 2) / 3, 7.0, 0.0], rtol=1e-6,
-  )  # fmt: skip
+    _priorities(td_error, mask, 0.9),
+    [0.9 * 3 + 0.1 * (1 + 3 + 2) / 3, 7.0, 0.0],
+    rtol=1e-6,
+  )
 
 
 def test_importance_weights_golden():

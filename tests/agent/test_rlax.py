@@ -1,4 +1,4 @@
-"""What the agent takes from rlax is rlax's own, and rlax itself stays as it is."""
+"""What the agent takes from rlax is rlax's own; rlax stays as it is."""
 
 import os
 import pathlib
@@ -15,9 +15,13 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 def _run(program: str) -> None:
   result = subprocess.run(
-      [sys.executable, "-c", program],
-      cwd=ROOT, env=os.environ, capture_output=True, text=True, check=False,
-  )  # fmt: skip
+    [sys.executable, "-c", program],
+    cwd=ROOT,
+    env=os.environ,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
   assert result.returncode == 0, result.stderr
 
 
@@ -33,7 +37,8 @@ from r2d2_jax.agent import _rlax
 for name in "n_step_bootstrapped_returns", "signed_hyperbolic":
   own, taken = getattr(rlax, name), getattr(_rlax, name)
   assert own is not taken
-  assert own.__code__ == taken.__code__ and own.__defaults__ == taken.__defaults__
+  assert own.__code__ == taken.__code__
+  assert own.__defaults__ == taken.__defaults__
   assert own.__code__.co_filename == taken.__code__.co_filename
 """)
 
@@ -62,9 +67,11 @@ assert not [name for name in sys.modules if name.startswith("rlax.")]
 def test_values():
   # r + d r' + d d' v'' and, at the end, r + d v of the last row.
   returns = _rlax.n_step_bootstrapped_returns(
-      np.float32([1, 2, 4]), np.float32([0.5, 0.5, 0.5]),
-      np.float32([8, 16, 32]), 2,
-  )  # fmt: skip
+    np.float32([1, 2, 4]),
+    np.float32([0.5, 0.5, 0.5]),
+    np.float32([8, 16, 32]),
+    2,
+  )
   np.testing.assert_allclose(returns, [1 + 1 + 4, 2 + 2 + 8, 4 + 16])
   np.testing.assert_allclose(
     _rlax.signed_hyperbolic(np.float32([3, -8]), 0.5), [1 + 1.5, -2 - 4]

@@ -1,4 +1,4 @@
-"""Targets: sums written out, edges one by one, and a slow loop over all of them."""
+"""Targets: sums written out, edges one by one, a slow loop over all of them."""
 
 import functools
 
@@ -37,13 +37,15 @@ def _h64(x):
 def test_rescale_golden():
   # h(3) = sqrt(4) - 1 + 0.003, h(-8) = -(sqrt(9) - 1) - 0.008
   np.testing.assert_allclose(
-      rescale(jnp.array([0.0, 3.0, -8.0]), epsilon=EPSILON),
-      [0.0, 1.003, -2.008], rtol=1e-6,
-  )  # fmt: skip
+    rescale(jnp.array([0.0, 3.0, -8.0]), epsilon=EPSILON),
+    [0.0, 1.003, -2.008],
+    rtol=1e-6,
+  )
   np.testing.assert_allclose(
-      rescale_inverse(jnp.array([0.0, 1.003, -2.008]), epsilon=EPSILON),
-      [0.0, 3.0, -8.0], rtol=1e-6,
-  )  # fmt: skip
+    rescale_inverse(jnp.array([0.0, 1.003, -2.008]), epsilon=EPSILON),
+    [0.0, 3.0, -8.0],
+    rtol=1e-6,
+  )
   # epsilon 0: |y| (|y| + 2)
   np.testing.assert_allclose(
     rescale_inverse(jnp.array([1.0, -2.0]), epsilon=0.0), [3.0, -8.0]
@@ -106,7 +108,9 @@ Q_A = [-0.25, -0.5, 1.5, 2.0, 2.5, 3.0]
 def _check(targets, rows, config):
   """`targets`: one per transition, None where it must not count."""
   td_error, mask = _jitted(*rows, config=config)
-  expected = [0.0 if y is None else y - q for y, q in zip(targets, Q_A)]
+  expected = [
+    0.0 if y is None else y - q for y, q in zip(targets, Q_A, strict=False)
+  ]
   np.testing.assert_array_equal(mask[:, 0], [y is not None for y in targets])
   np.testing.assert_allclose(td_error[:, 0], expected, rtol=1e-6)
 
@@ -132,12 +136,15 @@ def test_item_without_an_ending(n, targets):
   _check(targets, _rows(), _config(n))
 
 
-@pytest.mark.parametrize("n, targets", [
-    (1, [1 + .5 * 10, 2 + .5 * 20, 4, None, None]),
-    (2, [1 + .5 * 2 + .25 * 20, 2 + .5 * 4, 4, None, None]),
-    (3, [1 + .5 * 2 + .25 * 4, 2 + .5 * 4, 4, None, None]),
-    (5, [1 + .5 * 2 + .25 * 4, 2 + .5 * 4, 4, None, None]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  "n, targets",
+  [
+    (1, [1 + 0.5 * 10, 2 + 0.5 * 20, 4, None, None]),
+    (2, [1 + 0.5 * 2 + 0.25 * 20, 2 + 0.5 * 4, 4, None, None]),
+    (3, [1 + 0.5 * 2 + 0.25 * 4, 2 + 0.5 * 4, 4, None, None]),
+    (5, [1 + 0.5 * 2 + 0.25 * 4, 2 + 0.5 * 4, 4, None, None]),
+  ],
+)
 def test_termination_in_row_3_cuts_rewards_and_bootstrap(n, targets):
   rows = _rows(discount=(1, 1, 1, 0, 1, 1), num_valid=4)
   _check(targets, rows, _config(n))
@@ -189,19 +196,25 @@ def test_gamma_enters_once_and_only_here():
 
 def test_reward_clip():
   # of 1, 2, 4, 8, 16 with a clip of 3; the values are not clipped
-  targets = [1 + .5 * 2 + .25 * 20, 2 + .5 * 3 + .25 * 30, 3 + .5 * 3 + .25 * 40,
-             3 + .5 * 3 + .25 * 50, 3 + .5 * 50]  # fmt: skip
+  targets = [1 + .5 * 2 + .25 * 20, 2 + .5 * 3 + .25 * 30,
+             3 + .5 * 3 + .25 * 40, 3 + .5 * 3 + .25 * 50,
+             3 + .5 * 50]  # fmt: skip
   _check(targets, _rows(), _config(2, reward_clip=3.0))
   q, target_q, a, r, discount, valid = _rows()
   td_error, _ = _jitted(
-      0 * q, 0 * target_q, a, -r, 0 * discount, valid,
-      config=_config(2, reward_clip=3.0),
-  )  # fmt: skip
+    0 * q,
+    0 * target_q,
+    a,
+    -r,
+    0 * discount,
+    valid,
+    config=_config(2, reward_clip=3.0),
+  )
   np.testing.assert_array_equal(td_error[:, 0], [-1, -2, -3, -3, -3])
 
 
 def test_rescaling_golden():
-  """y = h(sum of raw rewards + gamma^n h^-1(target)); values are rescaled ones."""
+  """y = h(sum of raw rewards + gamma^n h^-1(target)); values are rescaled."""
 
   def inverse64(y):  # by bisection: independent of any formula
     low, high = 0.0, 1e7
@@ -213,10 +226,12 @@ def test_rescaling_golden():
   v = [inverse64(10.0 * t) for t in range(ROWS)]
   assert 117 < v[1] < 118  # (10 + 1)^2 - 1 = 120, but for epsilon
   targets = [
-      _h64(1 + .5 * 2 + .25 * v[2]), _h64(2 + .5 * 4 + .25 * v[3]),
-      _h64(4 + .5 * 8 + .25 * v[4]), _h64(8 + .5 * 16 + .25 * v[5]),
-      _h64(16 + .5 * v[5]),
-  ]  # fmt: skip
+    _h64(1 + 0.5 * 2 + 0.25 * v[2]),
+    _h64(2 + 0.5 * 4 + 0.25 * v[3]),
+    _h64(4 + 0.5 * 8 + 0.25 * v[4]),
+    _h64(8 + 0.5 * 16 + 0.25 * v[5]),
+    _h64(16 + 0.5 * v[5]),
+  ]
   _check(targets, _rows(), _config(2, value_rescaling=True))
   # Terminal: h of the raw reward alone.
   targets[0], targets[1] = _h64(1 + 0.5 * 2), _h64(2)
@@ -281,15 +296,18 @@ def test_against_a_slow_loop(n):
 def test_without_padding_it_is_the_double_q_learning_of_rlax(n):
   q, target_q, a, r, discount, _ = _random_rows(0)
   td_error, _ = _jitted(
-      q, target_q, a, r, discount, np.ones(a.shape, bool),
-      config=_config(n, discount=0.9),
-  )  # fmt: skip
+    q,
+    target_q,
+    a,
+    r,
+    discount,
+    np.ones(a.shape, bool),
+    config=_config(n, discount=0.9),
+  )
   oracle = _rlax.load("nonlinear_bellman").transformed_n_step_q_learning
   expected = jax.jit(
-      jax.vmap(functools.partial(oracle, n=n), in_axes=1, out_axes=1)
-  )(
-      q[:-1], a[:-1], target_q[1:], q[1:].argmax(-1), r[1:], 0.9 * discount[1:]
-  )  # fmt: skip
+    jax.vmap(functools.partial(oracle, n=n), in_axes=1, out_axes=1)
+  )(q[:-1], a[:-1], target_q[1:], q[1:].argmax(-1), r[1:], 0.9 * discount[1:])
   np.testing.assert_allclose(td_error, expected, rtol=0, atol=1e-6)
 
 

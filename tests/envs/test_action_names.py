@@ -1,4 +1,4 @@
-"""Names of actions: as many as there are, and the ones that do what they say."""
+"""Names of actions: as many as there are, and they do what they say."""
 
 import numpy as np
 import pytest
@@ -12,8 +12,13 @@ def test_pong_has_six_of_its_own_and_eighteen_in_all():
   assert action_names("Pong", 6) == own
   assert action_names("pong-v5", 6) == own
   assert action_names("Pong", 18)[:6] == [
-      "NOOP", "FIRE", "UP", "RIGHT", "LEFT", "DOWN"
-  ]  # fmt: skip
+    "NOOP",
+    "FIRE",
+    "UP",
+    "RIGHT",
+    "LEFT",
+    "DOWN",
+  ]
   assert action_names("Pong", 18)[-1] == "DOWNLEFTFIRE"
 
 
@@ -49,15 +54,21 @@ def test_every_game_has_a_name_for_each_of_its_own_actions():
 @pytest.mark.envpool
 @pytest.mark.parametrize("game", ["Pong", "Breakout"])
 def test_a_name_means_the_same_among_a_games_own_actions_and_all_18(game):
-  """Each action, played again and again, once by the one number, once by the other."""
+  """Each action, played again and again, by the one number and by the other."""
   envpool = pytest.importorskip("envpool")
 
   def screens(full, actions):
     pool = envpool.make(
-        f"{game}-v5", env_type="gymnasium", num_envs=len(actions), num_threads=1,
-        seed=[1] * len(actions), stack_num=1, noop_max=1, use_fire_reset=False,
-        full_action_space=full,
-    )  # fmt: skip
+      f"{game}-v5",
+      env_type="gymnasium",
+      num_envs=len(actions),
+      num_threads=1,
+      seed=[1] * len(actions),
+      stack_num=1,
+      noop_max=1,
+      use_fire_reset=False,
+      full_action_space=full,
+    )
     pool.reset()
     seen = [pool.step(np.array(actions, np.int32))[0] for _ in range(25)]
     pool.close()

@@ -1,4 +1,4 @@
-"""A world in its own process: the same rows, and no hang that cannot be killed."""
+"""A world in its own process: the same rows, and any hang can be killed."""
 
 import os
 import signal

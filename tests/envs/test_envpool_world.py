@@ -5,12 +5,13 @@ import dataclasses
 import numpy as np
 import pytest
 
-envpool = pytest.importorskip("envpool")
 from r2d2_jax.config import ConfigError, EnvConfig, MissingPackageError
-from r2d2_jax.envs.envpool_world import envpool_seed
 from r2d2_jax.envs.make import make_world
 from r2d2_jax.envs.tasks import atari57_games
 from r2d2_jax.types import Timestep
+
+envpool = pytest.importorskip("envpool")
+envpool_seed = pytest.importorskip("r2d2_jax.envs.envpool_world").envpool_seed
 
 pytestmark = pytest.mark.envpool
 
@@ -18,7 +19,7 @@ BREAKOUT = EnvConfig(task="Breakout", num_envs=2, full_action_space=False)
 
 
 def _actions(num_envs, num_rows, num_actions, seed=0):
-  """int32 [num_rows, num_envs]: what lane i does in its row t, in every pool."""
+  """int32 [num_rows, num_envs]: what lane i does in row t, in every pool."""
   return np.stack(
     [
       np.random.default_rng((seed, i)).integers(num_actions, size=num_rows)
@@ -29,7 +30,7 @@ def _actions(num_envs, num_rows, num_actions, seed=0):
 
 
 def _play(config, num_rows, *, seed=0, actions=None):
-  """Every lane's first `num_rows` rows, a Timestep of [num_rows, N]; reports."""
+  """Every lane's first `num_rows` rows, Timestep of [num_rows, N]; reports."""
   world = make_world(config, seed=seed)
   n = world.num_envs
   if actions is None:
@@ -53,7 +54,7 @@ def _play(config, num_rows, *, seed=0, actions=None):
 
 
 def _raw(task, num_envs, num_rows, actions, *, seed=0, **options):
-  """The same from EnvPool itself: obs, r, terminated, truncated, info, [T, N]."""
+  """From EnvPool itself: obs, r, terminated, truncated, info, [T, N]."""
   options = (
     dict(stack_num=1, use_fire_reset=False, max_episode_steps=27000) | options
   )
@@ -76,8 +77,10 @@ def _raw(task, num_envs, num_rows, actions, *, seed=0, **options):
     pool.send(actions[k], info["env_id"])
   pool.recv()
   pool.close()
-  obs, r, terminated, truncated, *info = (np.stack(x) for x in zip(*rows))
-  return obs, r, terminated, truncated, dict(zip(names, info))
+  obs, r, terminated, truncated, *info = (
+    np.stack(x) for x in zip(*rows, strict=True)
+  )
+  return obs, r, terminated, truncated, dict(zip(names, info, strict=True))
 
 
 @pytest.fixture(scope="module", name="breakout")
@@ -88,7 +91,7 @@ def _breakout():
 
 
 def _equal(a: Timestep, b: Timestep):
-  for name, x, y in zip(a._fields, a, b):
+  for name, x, y in zip(a._fields, a, b, strict=True):
     np.testing.assert_array_equal(x, y, err_msg=name)
 
 

@@ -1,4 +1,4 @@
-"""The frame cap ends every episode of every family, and a new one really begins."""
+"""The frame cap ends every episode of every family, and a new one begins."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.envpool
 
 
 def _lanes(config, num_rows, pick=lambda lane, row, n: 0, *, seed=0):
-  """Every lane's first `num_rows` rows, a Timestep of [num_rows, N]; reports."""
+  """Every lane's first `num_rows` rows, Timestep of [num_rows, N]; reports."""
   world = make_world(config, seed=seed)
   rows = [[] for _ in range(world.num_envs)]
   reports = []
@@ -61,7 +61,7 @@ def test_no_episode_is_longer(task):
   for lane in range(2):
     firsts = np.flatnonzero(t.is_first_t[:, lane])
     lasts = np.flatnonzero(t.is_last_t[:, lane])
-    for first, last in zip(firsts, lasts):
+    for first, last in zip(firsts, lasts, strict=False):
       assert last - first <= 6
       assert t.discount_t[last, lane] == (last - first == 6)
 
@@ -94,7 +94,7 @@ def test_rows_written_out():
 
 
 def test_cut_and_finished_lanes_side_by_side_in_any_order():
-  """FrozenLake: some lanes are cut, some fall into a hole, at different times."""
+  """FrozenLake: some lanes are cut, some fall into a hole, at other times."""
   config = EnvConfig(task="FrozenLake-v1", num_envs=5, max_episode_frames=5)
   t, reports = _lanes(config, 120, _random)
   lengths = {(r.episode_steps, r.truncated) for r in reports}
@@ -108,7 +108,9 @@ def test_cut_and_finished_lanes_side_by_side_in_any_order():
       task=config.task, num_envs=5, max_episode_frames=5, num_threads=1
     ),
   ):
-    for name, x, y in zip(t._fields, t, _lanes(other, 120, _random)[0]):
+    for name, x, y in zip(
+      t._fields, t, _lanes(other, 120, _random)[0], strict=True
+    ):
       np.testing.assert_array_equal(x, y, err_msg=name)
   one, _ = _lanes(
     EnvConfig(task=config.task, num_envs=1, max_episode_frames=5), 120, _random

@@ -48,8 +48,9 @@ def test_a_restored_world_shows_what_the_first_one_shows(task):
   for x, y in zip(
     play(first, 60, np.random.default_rng(1)),
     play(second, 60, np.random.default_rng(1)),
+    strict=True,
   ):
-    for a, b in zip(x, y):
+    for a, b in zip(x, y, strict=True):
       np.testing.assert_array_equal(a, b)
   # Also those that began before the checkpoint are reported whole.
   assert first.pop_episodes() == second.pop_episodes()

@@ -142,7 +142,8 @@ def test_cues_delays_and_distractors_are_uniform(task):
   for symbols in (cues, blank):
     np.testing.assert_allclose(symbols.mean(0), np.full(K, 1 / K), atol=0.03)
   delays = np.array([r.episode_steps - 3 for r in world.pop_episodes()])
-  # the first few episodes only: later ones are the short ones, cut by the budget
+  # the first few episodes only: later ones are the short ones, cut by the
+  # budget
   counts = np.bincount(delays, minlength=high + 1)
   assert set(np.flatnonzero(counts)) == set(range(low, high + 1))
   assert counts[low:].min() > 0.6 / (high - low + 1) * len(delays)

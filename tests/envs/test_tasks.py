@@ -1,4 +1,4 @@
-"""Names of games: every spelling of the benchmark, and help with typing errors."""
+"""Names of games: every spelling of the benchmark, help with typing errors."""
 
 import pytest
 

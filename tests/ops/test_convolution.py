@@ -74,6 +74,7 @@ def test_equals_the_plain_convolution(shape, chunk_bytes, monkeypatch):
   for ours, plain in zip(
     _gradients(conv2d, x, kernel, dy, **settings),
     _gradients(_plain, x, kernel, dy, **settings),
+    strict=True,
   ):
     _close(ours, plain)
 
@@ -87,7 +88,7 @@ def test_chunks_with_images_left_over(monkeypatch):
       convolution, "_CHUNK_BYTES", images * 4 * 7 * 7 * 3 * 3 * 2
     )
     for ours, plain in zip(
-      _gradients(conv2d, x, kernel, dy, stride=1), expected
+      _gradients(conv2d, x, kernel, dy, stride=1), expected, strict=True
     ):
       _close(ours, plain)
 
@@ -145,6 +146,7 @@ def test_bfloat16():
   for ours, plain in zip(
     _gradients(conv2d, *half, stride=2),
     _gradients(_plain, x, kernel, dy, stride=2),
+    strict=True,
   ):
     assert ours.dtype == jnp.bfloat16
     _close(ours, plain, 0.02)

@@ -98,7 +98,7 @@ def test_a_row_that_is_first_starts_from_zero():
     jnp.zeros((3, 2), bool),
   )
   np.testing.assert_array_equal(outputs[3:, 0], alone[:, 0])
-  for s, s_alone in zip(last, alone_last):
+  for s, s_alone in zip(last, alone_last, strict=True):
     np.testing.assert_array_equal(s[0], s_alone[0])
 
 

@@ -1,4 +1,4 @@
-"""product against the plain product: values, both gradients, when it is used."""
+"""product against the plain product: values, both gradients, when it's used."""
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ def test_equals_the_plain_product(shape):
   x, w, dy = _normal(0, m, k), _normal(1, k, n), _normal(2, m, n)
   np.testing.assert_array_equal(jax.jit(product)(x, w), jax.jit(jnp.dot)(x, w))
   for ours, plain in zip(
-    _gradients(product, x, w, dy), _gradients(jnp.dot, x, w, dy)
+    _gradients(product, x, w, dy), _gradients(jnp.dot, x, w, dy), strict=True
   ):
     np.testing.assert_allclose(
       ours, plain, rtol=0, atol=1e-5 * np.abs(plain).max()

@@ -49,9 +49,9 @@ class Tape(NamedTuple):
 class StampingActor:
   """Says in q_t and in the recurrent state which row it was asked about.
 
-  q_t = (lane, episode, step, action + 0.5); c = (lane, episode, step) just before
-  the row, h = -c; frames = the last 3 frames before the row, by the stack rule.
-  `make_carry` makes another carry of c, zeros of zeros.
+  q_t = (lane, episode, step, action + 0.5); c = (lane, episode, step) just
+  before the row, h = -c; frames = the last 3 frames before the row, by the
+  stack rule. `make_carry` makes another carry of c, zeros of zeros.
   """
 
   def __init__(
@@ -75,7 +75,10 @@ class StampingActor:
     lanes = timestep.env_id
     rows = [self._world.rows[lane][-1] for lane in lanes]
     c = np.array(
-      [(lane, row.episode, row.step) for lane, row in zip(lanes, rows)],
+      [
+        (lane, row.episode, row.step)
+        for lane, row in zip(lanes, rows, strict=True)
+      ],
       np.float32,
     )
     a_t = self._random.integers(0, NUM_ACTIONS, lanes.size).astype(np.int32)
@@ -124,7 +127,7 @@ def play(
       timestep, output, num_updates=origin[0], step=origin[1]
     ):
       items[lane_of(item)].append(item)
-    for lane, frames in zip(timestep.env_id, stack):
+    for lane, frames in zip(timestep.env_id, stack, strict=True):
       row = world.rows[lane][-1]
       stacks[lane, row.episode, row.step] = frames
       origins[lane, row.episode, row.step] = origin
@@ -176,7 +179,8 @@ def expected_items(world: StampedWorld, lane: int, lengths: Lengths):
       start += lengths.period
 
 
-# Carries of other cores: an array, as a GRU's; leaves of several shapes and dtypes.
+# Carries of other cores: an array, as a GRU's; leaves of several shapes and
+# dtypes.
 CARRIES = {
   "gru": lambda c: c,
   "dict": lambda c: {
@@ -198,6 +202,6 @@ def expected_carry(item: Item, make_carry: Callable[[np.ndarray], Any]) -> Any:
 def assert_same_tree(got: Any, want: Any) -> None:
   """Structure, shapes, dtypes and every number."""
   assert jax.tree.structure(got) == jax.tree.structure(want)
-  for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want)):
+  for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
     assert (a.shape, a.dtype) == (b.shape, b.dtype)
     np.testing.assert_array_equal(a, b)

@@ -1,4 +1,4 @@
-"""Both memories have the methods of `Replay`, and describe none of them anew."""
+"""Both memories have the methods of `Replay`, and describe none anew."""
 
 import importlib
 import inspect
@@ -8,9 +8,15 @@ import pytest
 from r2d2_jax.replay.interface import Replay
 
 METHODS = {
-    "insert", "sample", "update_priorities", "size", "num_inserted",
-    "check_alive", "save", "close",
-}  # fmt: skip
+  "insert",
+  "sample",
+  "update_priorities",
+  "size",
+  "num_inserted",
+  "check_alive",
+  "save",
+  "close",
+}
 
 
 def _methods(cls):

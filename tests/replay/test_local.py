@@ -12,8 +12,7 @@ from r2d2_jax.replay.local import LocalReplay, SumTree
 from r2d2_jax.replay.sequences import as_sample
 from tests.replay.tape import NUM_ACTIONS, SEQUENCE_FIELDS, StampingActor
 from tests.replay.test_replay import (
-  LENGTHS,
-  _items,
+  _items,  # noqa: F401 a fixture
   assert_same_rows,
   make_config,
   make_world,

@@ -35,9 +35,8 @@ from tests.replay.tape import (
 from tests.stamped import StampedWorld
 
 LENGTHS = Lengths(4, 8, 4)
-WAIT_SECONDS = (
-  30.0  # for what comes at once on a machine that is not overloaded
-)
+# For what comes at once on a machine that is not overloaded.
+WAIT_SECONDS = 30.0
 PREFETCHED_BATCHES = 10  # more than any backend draws ahead
 
 
@@ -105,7 +104,7 @@ def sample_many(replay, num_batches, batch_size=32):
 
 
 def stamps(batch):
-  """What identifies each item of a batch: its last trained row, and its length."""
+  """What identifies each item of a batch: its last trained row, its length."""
   obs = batch.sequence.inputs.obs_t
   valid = batch.sequence.valid_t
   last = valid.shape[1] - 1 - np.argmax(valid[:, ::-1], axis=1)
@@ -265,11 +264,12 @@ def test_draws_of_an_item_are_counted_with_this_one(make, items):
     batches = sample_many(replay, 3, batch_size=5)
     seen = {}
     for batch in batches:
-      for s, times in zip(stamps(batch), batch.origin.times_sampled):
+      for s, times in zip(
+        stamps(batch), batch.origin.times_sampled, strict=True
+      ):
         seen.setdefault(s, []).append(times)
-    for (
-      times
-    ) in seen.values():  # what was prefetched counts, and is in any order
+    # What was prefetched counts, and is in any order.
+    for times in seen.values():
       assert len(set(times)) == len(times)
       assert 1 <= min(times) and max(times) <= 5 * (3 + PREFETCHED_BATCHES)
 
@@ -338,7 +338,9 @@ def test_frequencies_are_proportional_to_priority_to_the_exponent(make, items):
   batches = sample_many(replay, 100)
   # 6 degrees of freedom: 38 is exceeded once in a million runs.
   assert chi_square(counts(batches, items[:8]), probability) < 38
-  by_stamp = {stamp(item): p for item, p in zip(items, probability)}
+  by_stamp = {
+    stamp(item): p for item, p in zip(items[:8], probability, strict=True)
+  }
   for batch in batches:
     np.testing.assert_allclose(
       batch.probability, [by_stamp[s] for s in stamps(batch)], rtol=1e-6
@@ -351,7 +353,7 @@ def test_updates_change_frequencies_by_the_same_exponent(make, items):  # 18
   key_of = {}
   while len(key_of) < 8:
     batch = replay.sample(32, WAIT_SECONDS)
-    key_of.update(zip(stamps(batch), batch.keys))
+    key_of.update(zip(stamps(batch), batch.keys, strict=True))
   priorities = np.array([0.0, 0.1, 0.5, 1.0, 1.0, 3.0, 10.0, 40.0])
   keys = np.array([key_of[stamp(item)] for item in items[:8]], np.uint64)
   replay.update_priorities(keys, priorities)
@@ -359,7 +361,9 @@ def test_updates_change_frequencies_by_the_same_exponent(make, items):  # 18
   batches = sample_many(replay, 100)
   probability = priorities**0.9 / np.sum(priorities**0.9)
   assert chi_square(counts(batches, items[:8]), probability) < 38
-  by_stamp = {stamp(item): p for item, p in zip(items, probability)}
+  by_stamp = {
+    stamp(item): p for item, p in zip(items[:8], probability, strict=True)
+  }
   for batch in batches:
     np.testing.assert_allclose(
       batch.probability, [by_stamp[s] for s in stamps(batch)], rtol=1e-6
@@ -399,7 +403,7 @@ def test_priorities_of_evicted_items_are_dropped(make, items):  # mistake 21
   old = {}
   while len(old) < 8:
     batch = replay.sample(32, WAIT_SECONDS)
-    old.update(zip(stamps(batch), batch.keys))
+    old.update(zip(stamps(batch), batch.keys, strict=True))
   replay.insert(items[8:16], np.ones(8))
   replay.update_priorities(
     np.array(list(old.values()), np.uint64), np.linspace(0.0, 1e6, 8)

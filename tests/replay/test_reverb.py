@@ -18,7 +18,7 @@ from tests.replay.test_replay import (
   LENGTHS,
   PREFETCHED_BATCHES,
   WAIT_SECONDS,
-  _items,
+  _items,  # noqa: F401 a fixture
   make_config,
   make_world,
   sample_many,
@@ -168,13 +168,13 @@ def test_what_a_killed_process_left_in_scratch_is_not_restored(
   saved.mkdir()
   first.save(saved)
   assert not any(scratch.iterdir())  # moved, not copied
-  reverb.Client(
-    first.address
-  ).checkpoint()  # of one that was killed before it moved
+  # Of one that was killed before it moved.
+  reverb.Client(first.address).checkpoint()
   assert any(scratch.iterdir())
   assert make(scratch=scratch).size() == 0
   assert not any(scratch.iterdir())
-  # A later checkpoint deletes whatever sorts before it, and itself after others.
+  # A later checkpoint deletes whatever sorts before it, and itself after
+  # others.
   restored = make(scratch=scratch, restore_from=saved)
   assert restored.size() == 4 and not any(scratch.iterdir())
   restored.close()
@@ -380,11 +380,11 @@ def test_rounding_in_the_tables_sums_gives_no_probability_of_zero(make, items):
   # Priorities of all sizes, then 0: mostly, of the sums some rest remains.
   for seed in range(10):
     replay, random = make(), np.random.default_rng(seed)
-    sizes = lambda: random.uniform(0, 1, 8) * 10.0 ** random.integers(-6, 6, 8)
     replay.insert(items[:8], np.ones(8))
     keys = np.unique(np.concatenate([b.keys for b in sample_many(replay, 5)]))
     for _ in range(100):
-      replay.update_priorities(keys, sizes())
+      sizes = random.uniform(0, 1, 8) * 10.0 ** random.integers(-6, 6, 8)
+      replay.update_priorities(keys, sizes)
     replay.update_priorities(keys, np.zeros(8))
     for batch in sample_many(replay, PREFETCHED_BATCHES + 2):
       assert (batch.probability > 0.0).all()

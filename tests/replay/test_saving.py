@@ -14,10 +14,9 @@ from r2d2_jax.replay.checks import ReplayError
 from tests.replay.tape import column, play
 from tests.replay.test_replay import (
   LENGTHS,
-  PREFETCHED_BATCHES,
   WAIT_SECONDS,
-  _items,
-  _make,
+  _items,  # noqa: F401 a fixture
+  _make,  # noqa: F401 a fixture
   assert_same_rows,
   chi_square,
   counts,
@@ -104,7 +103,7 @@ def test_keys_survive(make, items, saved):
   key_of = {}
   while len(key_of) < 8:
     batch = replay.sample(32, WAIT_SECONDS)
-    key_of.update(zip(stamps(batch), batch.keys))
+    key_of.update(zip(stamps(batch), batch.keys, strict=True))
   replay.save(saved)
   restored = make(restore_from=saved)
   keys = np.array([key_of[stamp(item)] for item in items[:8]], np.uint64)
@@ -118,11 +117,11 @@ def test_draws_before_the_save_still_count(make, items, saved):
   replay.insert(items[:2], np.ones(2))
   least = {}
   for batch in sample_many(replay, 5):
-    least |= dict(zip(batch.keys, batch.origin.times_sampled))
+    least |= dict(zip(batch.keys, batch.origin.times_sampled, strict=True))
   replay.save(saved)
   batch = make(restore_from=saved).sample(32, WAIT_SECONDS)
   assert len(least) == 2 and set(batch.keys) <= set(least)
-  for key, times in zip(batch.keys, batch.origin.times_sampled):
+  for key, times in zip(batch.keys, batch.origin.times_sampled, strict=True):
     assert times > least[key]
 
 
@@ -207,7 +206,7 @@ def test_a_save_during_work_is_one_moment_of_it(make, items, tmp_path):
   for thread in threads:
     thread.join(WAIT_SECONDS)
   assert not errors
-  for directory, (least, most) in zip(directories, bounds):
+  for directory, (least, most) in zip(directories, bounds, strict=True):
     restored = make(capacity=20, restore_from=directory)
     total = restored.num_inserted()
     assert restored.size() == 20 and least <= total <= most

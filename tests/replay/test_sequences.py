@@ -78,7 +78,7 @@ def test_items_are_those_of_brute_force(tape):
   for lane, mine in enumerate(items):
     theirs = list(expected_items(world, lane, lengths))
     assert len(mine) == len(theirs) > 0
-    for item, rows in zip(mine, theirs):
+    for item, rows in zip(mine, theirs, strict=True):
       for name, blank, dtype in [
         ("a_tm1", 0, np.int32),
         ("r_t", 0.0, np.float32),
@@ -96,7 +96,7 @@ def test_items_are_those_of_brute_force(tape):
       ]
       obs = column(item, "obs_t")
       assert obs.dtype == world.spec.obs_dtype
-      for got, row in zip(obs, rows):
+      for got, row in zip(obs, rows, strict=True):
         if row is None:
           assert not got.any()
         elif world.spec.obs_shape == (2,):
@@ -144,7 +144,10 @@ def test_each_row_knows_where_it_comes_from(tape):
       assert not any(x[~valid].any() for x in got.values())
       assert (got["env_id"][valid] == lane).all()
       assert [
-        (n, s) for n, s in zip(got["num_updates"][valid], got["step"][valid])
+        (n, s)
+        for n, s in zip(
+          got["num_updates"][valid], got["step"][valid], strict=True
+        )
       ] == [origins[lane, episode, step] for episode, step in _rows(item)]
 
 
@@ -243,7 +246,7 @@ def test_short_episodes_give_one_item():  # mistake 15
   lengths = Lengths(4, 8, 4)
   world = StampedWorld([[1], [2], [3], [4], [5], [7]], num_actions=NUM_ACTIONS)
   _, items, *_ = play(world, lengths, 8)
-  for steps, mine in zip([1, 2, 3, 4, 5, 7], items):
+  for steps, mine in zip([1, 2, 3, 4, 5, 7], items, strict=True):
     assert column(mine[0], "valid_t").tolist() == (
       [False] * 4 + [True] * (steps + 1) + [False] * (7 - steps)
     )
@@ -265,7 +268,9 @@ def test_stacks_rebuilt_from_items_are_those_acted_on():  # mistake 17
         column(item, n)
         for n in ("obs_t", "is_first_t", "valid_t", "discount_t", "q_t")
       ]
-      for t, (obs, first, valid, discount, q) in enumerate(zip(*fields)):
+      for t, (obs, first, valid, discount, q) in enumerate(
+        zip(*fields, strict=True)
+      ):
         if first:
           frames = [obs] * 3
         stack = np.stack(frames + [obs])
@@ -311,7 +316,7 @@ def test_items_come_as_soon_as_their_last_row_is_known():
 def test_neighbours_share_blocks_and_uids_increase():
   world = StampedWorld([[40]], num_actions=NUM_ACTIONS)
   _, [items], *_ = play(world, Lengths(4, 8, 4), 41)
-  for left, right in zip(items, items[1:]):
+  for left, right in itertools.pairwise(items):
     assert left.blocks[1] is right.blocks[0]
     assert left.blocks[2] is right.blocks[1]
   uids = [b.uid for i in items for b in i.blocks if b.valid_t.any()]
@@ -389,7 +394,7 @@ def test_state_dict_continues_bit_for_bit(cut, core, older):
   for timestep, output in tape[cut:]:
     one, two = (b.add(timestep, output) for b in (builder, restored))
     assert len(one) == len(two)
-    for a, b in zip(one, two):
+    for a, b in zip(one, two, strict=True):
       for name in set(a.blocks[0]._fields) - {"core_state", "uid"}:
         np.testing.assert_array_equal(column(a, name), column(b, name))
       assert_same_tree(a.core_state, b.core_state)
@@ -406,7 +411,7 @@ def test_packed_items_come_back_bit_for_bit(core, older):
   packed = _through_a_file(pack_items(items), older)
   unpacked = unpack_items(packed, actor.example())
   assert len(unpacked) == len(items) > 0
-  for a, b in zip(items, unpacked):
+  for a, b in zip(items, unpacked, strict=True):
     for name in set(a.blocks[0]._fields) - {"core_state", "uid"}:
       np.testing.assert_array_equal(column(a, name), column(b, name))
     assert_same_tree(a.core_state, b.core_state)
