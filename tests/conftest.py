@@ -12,7 +12,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 # Many tests, the processes that they start and the workers of pytest-xdist
 # compile the same programs: once, and not again in the next run. Programs are
-# found by their content, JAX's version and its flags; `make clean` removes them.
+# found by their content, JAX's version and its flags; `make clean` removes
+# them.
 os.environ.setdefault(
   "JAX_COMPILATION_CACHE_DIR",
   str(pathlib.Path(__file__).parents[1] / ".pytest_cache" / "compiled"),

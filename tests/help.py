@@ -21,8 +21,12 @@ def help_of(module: str, *heavy: str) -> str:
     "assert not heavy, heavy\n"
   )
   result = subprocess.run(
-      [sys.executable, "-c", code],
-      cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
-  )  # fmt: skip
+    [sys.executable, "-c", code],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    timeout=60,
+    check=False,
+  )
   assert result.returncode == 0, result.stderr
   return result.stdout

@@ -35,7 +35,7 @@ def stamped_reward(step: int, a_tm1: int) -> float:
 
 
 def stamped_image(lane: int, episode: int, step: int) -> np.ndarray:
-  """uint8 [84, 84]: pixels (0, 0..3) are lane, episode, step % 256, step // 256."""
+  """uint8 [84, 84]: pixels (0, 0..3): lane, episode, step % 256, its rest."""
   image = np.zeros(IMAGE_SHAPE, np.uint8)
   image[0, :4] = lane, episode % 256, step % 256, step // 256
   return image
@@ -65,17 +65,19 @@ class StampedWorld:
     frame_skip: int = 1,
     obs: Literal["vector", "image"] = "vector",
   ):
-    """Args:
-    lengths_steps: for every lane the steps of its episodes, in turn and then
-      from the start again. n steps are n + 1 rows, steps 0..n.
-    truncated: (lane, episode) of the episodes that end by a cap: discount 1.
-    life_losses: (lane, episode, step) of the rows in which a life is lost.
-    life_loss: what becomes of these rows, as in EnvConfig.
-    batch_size: lanes per step; fewer than all arrive in random order.
-    order_seed: seed of that order.
-    num_actions: actions 0..num_actions-1.
-    frame_skip: raw frames per step, for the reports.
-    obs: "vector" or "image".
+    """See the class.
+
+    Args:
+      lengths_steps: for every lane the steps of its episodes, in turn and then
+        from the start again. n steps are n + 1 rows, steps 0..n.
+      truncated: (lane, episode) of the episodes that end by a cap: discount 1.
+      life_losses: (lane, episode, step) of the rows in which a life is lost.
+      life_loss: what becomes of these rows, as in EnvConfig.
+      batch_size: lanes per step; fewer than all arrive in random order.
+      order_seed: seed of that order.
+      num_actions: actions 0..num_actions-1.
+      frame_skip: raw frames per step, for the reports.
+      obs: "vector" or "image".
     """
     if any(n < 1 for lane in lengths_steps for n in lane):
       raise ValueError("an episode takes at least one step.")

@@ -26,7 +26,7 @@ def test_the_page_lists_the_public_names_and_no_others():
 
 def test_another_name_is_an_attribute_error():
   with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
-    r2d2_jax.nonsense
+    _ = r2d2_jax.nonsense
 
 
 def test_settings_are_read_without_jax():

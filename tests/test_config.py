@@ -39,7 +39,10 @@ def test_the_paper_preset_is_table_2():
   assert (config.env.life_loss, config.env.noop_max) == ("ignore", 30)
   assert network.torso_channels == (32, 64, 64)
   assert (network.torso_units, network.core_units, network.head_units) == (
-      512, 512, 512)  # fmt: skip
+    512,
+    512,
+    512,
+  )
   assert network.frame_stack == 4
   assert (replay.capacity_sequences, replay.priority_exponent) == (100_000, 0.9)
   assert replay.replay_ratio == 0.8
@@ -128,11 +131,17 @@ def test_updated_changes_what_it_names_and_nothing_else():
   assert config.updated({"run.seed": 0, "log.period_seconds": 10.0}) == Config()
 
 
-@pytest.mark.parametrize("name, words", [
+@pytest.mark.parametrize(
+  "name, words",
+  [
     ("run.seeed", "unknown setting 'run.seeed'; is it run.seed?"),
     ("xyzzy", "expected section.name"),
-    ("run.eval_lanes", "run.eval_lanes: this setting is called evaluation.num_lanes"),
-])  # fmt: skip
+    (
+      "run.eval_lanes",
+      "run.eval_lanes: this setting is called evaluation.num_lanes",
+    ),
+  ],
+)
 def test_updated_refuses_what_is_no_setting(name, words):
   with pytest.raises(ConfigError) as error:
     Config().updated({name: 1})
@@ -140,11 +149,23 @@ def test_updated_refuses_what_is_no_setting(name, words):
 
 
 def test_settings_that_an_older_version_wrote_are_read():
-  old = {"run": {"seed": 4, "log_seconds": 3.0, "eval_lanes": 7,
-                 "checkpoint_replay": False, "memory_gib": 2.0}}  # fmt: skip
+  old = {
+    "run": {
+      "seed": 4,
+      "log_seconds": 3.0,
+      "eval_lanes": 7,
+      "checkpoint_replay": False,
+      "memory_gib": 2.0,
+    }
+  }
   config = from_dict(old)
-  assert config == Config().updated({
-      "run.seed": 4, "log.period_seconds": 3.0, "evaluation.num_lanes": 7,
-      "checkpoint.save_replay": False, "limits.memory_gib": 2.0,
-  })  # fmt: skip
+  assert config == Config().updated(
+    {
+      "run.seed": 4,
+      "log.period_seconds": 3.0,
+      "evaluation.num_lanes": 7,
+      "checkpoint.save_replay": False,
+      "limits.memory_gib": 2.0,
+    }
+  )
   assert old["run"]["log_seconds"] == 3.0  # what was given is left as it was

@@ -194,7 +194,9 @@ def test_pictures_are_small():
   assert sum(path.stat().st_size for path in pictures) < 300_000
 
 
-@pytest.mark.parametrize("find, text", [
+@pytest.mark.parametrize(
+  "find, text",
+  [
     (_too_long, "word " * 21),
     (_too_long, "| cell " * 15),
     (_unknown_settings, "`--run.eval-episodes 3`"),
@@ -207,12 +209,15 @@ def test_pictures_are_small():
     (_unknown_paths, "r2d2_jax/{config,saved}"),
     (lambda text: _broken_links(text, ROOT / "README.md"), "[a](docs/none.md)"),
     (lambda text: _broken_links(text, ROOT / "README.md"), "[a](README.md#no)"),
-])  # fmt: skip
+  ],
+)
 def test_a_fault_is_found(find, text):
   assert find(text)
 
 
-@pytest.mark.parametrize("find, text", [
+@pytest.mark.parametrize(
+  "find, text",
+  [
     (_too_long, "a " * 30 + "https://" + "x" * 80),
     (_unknown_settings, "`--checkpoint.no-save-replay` `--run.run-dir runs/a`"),
     (_unknown_settings, "`run.total_steps`, `log.csv`, `evaluation.csv`"),
@@ -221,6 +226,7 @@ def test_a_fault_is_found(find, text):
     (_missing_tests, "- `test_docs.py`:\n  `test_commands_exist`"),
     (_unknown_paths, "r2d2_jax/system/{loops,run}, `agent/loss.py: burn_in`"),
     (lambda text: _broken_links(text, ROOT / "README.md"), "[a](docs/runs.md)"),
-])  # fmt: skip
+  ],
+)
 def test_what_is_right_passes(find, text):
   assert not find(text)

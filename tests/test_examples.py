@@ -10,9 +10,13 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 def output_of(name, *arguments):
   result = subprocess.run(
-      [sys.executable, "-m", f"examples.{name}", *arguments],
-      cwd=ROOT, capture_output=True, text=True, check=False, timeout=300,
-  )  # fmt: skip
+    [sys.executable, "-m", f"examples.{name}", *arguments],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    check=False,
+    timeout=300,
+  )
   assert result.returncode == 0, result.stderr
   return result.stdout
 
@@ -47,9 +51,13 @@ def test_huber_loss_is_found_again_by_the_commands(tmp_path):
   config = (tmp_path / "run" / "config.json").read_text()
   assert '"make_agent": "examples.huber_loss:make_agent"' in config
   result = subprocess.run(
-      [sys.executable, "-m", "experiments.evaluate", run_dir, "--episodes", "2"],
-      cwd=ROOT, capture_output=True, text=True, check=False, timeout=300,
-  )  # fmt: skip
+    [sys.executable, "-m", "experiments.evaluate", run_dir, "--episodes", "2"],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    check=False,
+    timeout=300,
+  )
   assert result.returncode == 0, result.stderr
 
 

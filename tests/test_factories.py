@@ -1,4 +1,4 @@
-"""Factories by name: table entries, import paths, and what is said of others."""
+"""Factories by name: table entries, import paths, what is said of others."""
 
 import sys
 import textwrap
@@ -36,13 +36,19 @@ def test_a_path_is_found_from_the_current_directory(own_module):
   assert load("network.torso", "my_own_module:A.f")() == 7
 
 
-@pytest.mark.parametrize("name, words", [
-    ("three", "network.torso: expected one of one, two, or 'package.module:name'"),
+@pytest.mark.parametrize(
+  "name, words",
+  [
+    (
+      "three",
+      "network.torso: expected one of one, two, or 'package.module:name'",
+    ),
     ("no_such_module:f", "no module named 'no_such_module'"),
     ("my_own_module.deeper:f", "no module named 'my_own_module.deeper'"),
     ("my_own_module:f", "my_own_module has no 'f'"),
     ("my_own_module:", "my_own_module has no ''"),
-])  # fmt: skip
+  ],
+)
 def test_what_is_not_there_is_told(own_module, name, words):
   own_module("x = 1")
   with pytest.raises(ConfigError, match="network.torso") as caught:

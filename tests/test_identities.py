@@ -1,12 +1,13 @@
 """Identities that hold from one end to the other.
 
-World -> actor_step -> SequenceBuilder -> LocalReplay -> learner: what was acted on,
-what is stored and what is trained on is the same, and it is the truth. The worlds
-are scripts whose observation is their step index, so the truth is known.
+World -> actor_step -> SequenceBuilder -> LocalReplay -> learner: what was acted
+on, what is stored and what is trained on is the same, and it is the truth. The
+worlds are scripts whose observation is their step index, so the truth is known.
 """
 
 import dataclasses
 import functools
+import itertools
 from typing import NamedTuple
 
 import jax
@@ -31,9 +32,15 @@ from r2d2_jax.types import CoreState
 from tests.stamped import StampedWorld, stamped_reward
 
 AGENT = AgentConfig(
-    burn_in=4, trace_length=8, overlap=4, n_step=3, discount=0.9, batch_size=8,
-    value_rescaling=False, importance_exponent=0.0,
-)  # fmt: skip
+  burn_in=4,
+  trace_length=8,
+  overlap=4,
+  n_step=3,
+  discount=0.9,
+  batch_size=8,
+  value_rescaling=False,
+  importance_exponent=0.0,
+)
 # Lanes with long episodes, with short ones, and with episodes of one step.
 LENGTHS = [[37], [5, 23], [1, 2, 3, 30], [11]]
 TRUNCATED = [(0, 0), (1, 1), (2, 0), (3, 0), (3, 2)]
@@ -41,10 +48,11 @@ TRUNCATED = [(0, 0), (1, 1), (2, 0), (3, 0), (3, 2)]
 
 def _config(agent):
   return Config(
-      agent=agent,
-      replay=ReplayConfig(backend="local", capacity_sequences=4096,
-                          priority_exponent=0.9),
-  )  # fmt: skip
+    agent=agent,
+    replay=ReplayConfig(
+      backend="local", capacity_sequences=4096, priority_exponent=0.9
+    ),
+  )
 
 
 class Played(NamedTuple):
@@ -65,9 +73,13 @@ def _play(
   state = init_actor_state(jax.random.key(3), world.num_envs, networks=networks)
   zero = jax.device_get(networks.initial_core_state(1))
   builder = SequenceBuilder(
-      world.num_envs, spec=world.spec, core_state=zero, burn_in=agent.burn_in,
-      trace_length=agent.trace_length, overlap=agent.overlap,
-  )  # fmt: skip
+    world.num_envs,
+    spec=world.spec,
+    core_state=zero,
+    burn_in=agent.burn_in,
+    trace_length=agent.trace_length,
+    overlap=agent.overlap,
+  )
   replay = LocalReplay(config, world.spec, zero, seed=0)
   epsilons = np.full(world.num_envs, epsilon, np.float32)
   items = []
@@ -136,8 +148,9 @@ def _noise(stamps):
 
 
 def _vector_networks(spec, **changes):
-  settings = dict(torso="mlp", torso_channels=(8,), core_units=6, head_units=8,
-                  frame_stack=1)  # fmt: skip
+  settings = dict(
+    torso="mlp", torso_channels=(8,), core_units=6, head_units=8, frame_stack=1
+  )
   return make_networks(spec, config=NetworkConfig(**(settings | changes)))
 
 
@@ -160,9 +173,14 @@ def _check_recorded_q(played, networks, params):
   assert np.median(error[inside, 0]) > 1e-3
 
 
-@pytest.mark.parametrize("core, batch_size", [
-    ("lstm", 0), ("lstm", 2), ("feedforward", 2),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  "core, batch_size",
+  [
+    ("lstm", 0),
+    ("lstm", 2),
+    ("feedforward", 2),
+  ],
+)
 def test_the_unroll_from_the_stored_state_gives_the_actors_values(
   core, batch_size
 ):
@@ -181,9 +199,12 @@ def test_the_same_with_images_and_stacks_of_four_frames():
     StampedWorld([[37], [1, 23], [11]], batch_size=2, order_seed=2), _noise
   )
   networks = _vector_networks(
-      world.spec, torso="nature", torso_channels=(3, 4, 4), torso_units=5,
-      frame_stack=4,
-  )  # fmt: skip
+    world.spec,
+    torso="nature",
+    torso_channels=(3, 4, 4),
+    torso_units=5,
+    frame_stack=4,
+  )
   params = jax.jit(networks.init)(jax.random.key(0))
   played = _play(world, networks, params, epsilon=0.3, num_calls=120)
   _check_recorded_q(played, networks, params)
@@ -266,13 +287,16 @@ def _stamps(stamps):
 def _random_play(life_loss="ignore"):
   """A random policy on scripts with every kind of episode, and q = 0."""
   world = Shows(
-      StampedWorld(
-          LENGTHS, truncated=TRUNCATED, batch_size=3, order_seed=5,
-          life_losses=[(0, 0, 9), (0, 1, 20), (1, 1, 1), (3, 1, 10)],
-          life_loss=life_loss,
-      ),
-      _stamps,
-  )  # fmt: skip
+    StampedWorld(
+      LENGTHS,
+      truncated=TRUNCATED,
+      batch_size=3,
+      order_seed=5,
+      life_losses=[(0, 0, 9), (0, 1, 20), (1, 1, 1), (3, 1, 10)],
+      life_loss=life_loss,
+    ),
+    _stamps,
+  )
   table = jnp.zeros((2, 64, 4))
   played = _play(world, _table_networks(), table, epsilon=1.0, num_calls=160)
   return world, played
@@ -309,7 +333,7 @@ def test_reward_and_next_row_belong_to_the_action():
 @pytest.mark.parametrize("life_loss", ["ignore", "roll", "reset"])
 @pytest.mark.parametrize("n_step", [1, 2, 5])
 def test_targets_are_sums_over_one_episode_alone(n_step, life_loss):
-  """Against the script: no reward of the next episode or life enters a target."""
+  """Against the script: no reward of the next episode or life in a target."""
   world, played = _random_play(life_loss)
   inputs, a_t, _, td_error = _trained_transitions(played)
   td, mask = td_error(n_step, 1.0)
@@ -336,7 +360,7 @@ def test_every_transition_is_trained_on():
   }
   happened, finished = set(), set()
   for lane, rows in enumerate(world.rows):
-    for row, after in zip(rows[:-1], rows[1:]):
+    for row, after in itertools.pairwise(rows):
       if not row.is_last:  # the action sent in a last row is ignored
         happened.add((lane, row.episode, row.step, row.a_t))
         if row.episode < rows[-1].episode:
@@ -373,9 +397,15 @@ def _perfect_table(num_actions, length, gamma, last_value, rescaled):
   return rescale(table, epsilon=1e-3) if rescaled else jnp.asarray(table)
 
 
-@pytest.mark.parametrize("n_step, epsilon, rescaled", [
-    (1, 1.0, False), (1, 1.0, True), (3, 0.0, False), (5, 0.0, True),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  "n_step, epsilon, rescaled",
+  [
+    (1, 1.0, False),
+    (1, 1.0, True),
+    (3, 0.0, False),
+    (5, 0.0, True),
+  ],
+)
 def test_the_exact_values_have_no_error(n_step, epsilon, rescaled):
   """td = 0 in the learner at every trained row, and in the first priority.
 

@@ -29,8 +29,9 @@ def test_the_package_names_its_license():
   parser.read(ROOT / "setup.cfg")
   metadata = parser["metadata"]
   assert (metadata["license"], metadata["license_files"]) == (
-      "Apache-2.0", "LICENSE"
-  )  # fmt: skip
+    "Apache-2.0",
+    "LICENSE",
+  )
   assert _fields("CITATION.cff")["license"] == "Apache-2.0"
 
 

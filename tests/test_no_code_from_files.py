@@ -17,8 +17,8 @@ from r2d2_jax.presets import smoke
 from r2d2_jax.system.storage.agents import load_agent
 from r2d2_jax.system.storage.rundir import checkpoints_dir
 
-# A read that fails within orbax leaves futures behind, which complain when they are
-# collected, in whatever test that is.
+# A read that fails within orbax leaves futures behind, which complain when they
+# are collected, in whatever test that is.
 pytestmark = pytest.mark.filterwarnings(
   "ignore::pytest.PytestUnraisableExceptionWarning"
 )
@@ -27,23 +27,42 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 # What turns bytes into calls.
 _MODULES = {
-    "pickle", "_pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal",
-    "shelve", "runpy", "jsonpickle",
-    # Its connections unpickle.
-    "multiprocessing",
-}  # fmt: skip
+  "pickle",
+  "_pickle",
+  "cPickle",
+  "cloudpickle",
+  "dill",
+  "joblib",
+  "marshal",
+  "shelve",
+  "runpy",
+  "jsonpickle",
+  # Its connections unpickle.
+  "multiprocessing",
+}
 _CALLS = {
-    "eval", "exec", "compile", "__import__", "builtins.eval", "builtins.exec",
-    "builtins.compile", "torch.load", "yaml.load", "yaml.full_load",
-    "yaml.unsafe_load", "pandas.read_pickle",
-}  # fmt: skip
+  "eval",
+  "exec",
+  "compile",
+  "__import__",
+  "builtins.eval",
+  "builtins.exec",
+  "builtins.compile",
+  "torch.load",
+  "yaml.load",
+  "yaml.full_load",
+  "yaml.unsafe_load",
+  "pandas.read_pickle",
+}
 # allow_pickle=False must be spelled out: numpy has changed its default before.
 _NUMPY_READERS = {
-    "numpy.load", "numpy.lib.format.read_array", "numpy.lib.format.open_memmap",
-}  # fmt: skip
+  "numpy.load",
+  "numpy.lib.format.read_array",
+  "numpy.lib.format.open_memmap",
+}
 # The one exception, in two places: a program talks over an anonymous pipe to a
-# child process that it has just started. Both ends are this program; no file and no
-# network is in between, and nobody else holds an end.
+# child process that it has just started. Both ends are this program; no file
+# and no network is in between, and nobody else holds an end.
 _EXCEPTIONS = {
   ("r2d2_jax/envs/child_world.py", "multiprocessing"),
   ("experiments/benchmark/children.py", "multiprocessing"),
@@ -100,28 +119,45 @@ def test_no_source_executes_what_it_reads(path):
   assert not _found(path, (ROOT / path).read_text())
 
 
-@pytest.mark.parametrize("source", [
-    "import pickle", "from pickle import loads", "import cloudpickle as c",
-    "import multiprocessing.connection", "def f():\n  import dill",
-    "eval(text)", "exec(text)", "compile(a, b, 'exec')", "__import__(name)",
-    "import builtins\nbuiltins.eval(text)", "list(map(eval, lines))",
+@pytest.mark.parametrize(
+  "source",
+  [
+    "import pickle",
+    "from pickle import loads",
+    "import cloudpickle as c",
+    "import multiprocessing.connection",
+    "def f():\n  import dill",
+    "eval(text)",
+    "exec(text)",
+    "compile(a, b, 'exec')",
+    "__import__(name)",
+    "import builtins\nbuiltins.eval(text)",
+    "list(map(eval, lines))",
     "import numpy as np\nnp.load(path)",
     "import numpy as np\nnp.load(path, allow_pickle=True)",
     "import numpy as np\nnp.load(path, allow_pickle=allowed)",
-    "import numpy\nnumpy.load(path)", "from numpy import load\nload(path)",
+    "import numpy\nnumpy.load(path)",
+    "from numpy import load\nload(path)",
     "import numpy as np\nnp.lib.format.read_array(file)",
-    "import torch\ntorch.load(path)", "import yaml\nyaml.load(text)",
+    "import torch\ntorch.load(path)",
+    "import yaml\nyaml.load(text)",
     "from torch import load\nload(path)",
-])  # fmt: skip
+  ],
+)
 def test_what_executes_is_found(source):
   assert _found("r2d2_jax/system/a.py", source)
 
 
-@pytest.mark.parametrize("source", [
+@pytest.mark.parametrize(
+  "source",
+  [
     "import numpy as np\nnp.load(path, allow_pickle=False)",
-    "import re\nre.compile(text)", "jitted.lower(x).compile()",
-    "import json\njson.load(file)", "self.load(path)",
-])  # fmt: skip
+    "import re\nre.compile(text)",
+    "jitted.lower(x).compile()",
+    "import json\njson.load(file)",
+    "self.load(path)",
+  ],
+)
 def test_what_is_harmless_passes(source):
   assert not _found("r2d2_jax/system/a.py", source)
 
@@ -186,7 +222,7 @@ def _finished(tmp_path_factory) -> Config:
 
 @pytest.fixture(name="copied")
 def _copied(finished, tmp_path) -> tuple[Config, pathlib.Path]:
-  """A copy of that run, and its checkpoint; to go on it would take more steps."""
+  """A copy of that run, and its checkpoint; going on would take more steps."""
   run_dir = tmp_path / "run"
   shutil.copytree(finished.run.run_dir, run_dir)
   config = finished.updated(
@@ -227,7 +263,9 @@ def _half(path: pathlib.Path, marker: pathlib.Path) -> None:
   path.write_bytes(content[: len(content) // 2])
 
 
-@pytest.mark.parametrize("name, write", [
+@pytest.mark.parametrize(
+  "name, write",
+  [
     ("arrays.npz", _numbers),
     ("arrays.npz", _half),
     ("replay/weights.npy", _half),
@@ -241,7 +279,8 @@ def _half(path: pathlib.Path, marker: pathlib.Path) -> None:
     ("record.json", _pickle),
     ("learner/_METADATA", _pickle),
     ("learner/manifest.ocdbt", _pickle),
-])  # fmt: skip
+  ],
+)
 def test_malicious_files_are_refused_and_not_executed(
   name, write, copied, tmp_path, capsys
 ):
@@ -263,15 +302,19 @@ def test_malicious_files_are_refused_and_not_executed(
   assert not marker.exists()
 
 
-# Whatever files hold, some code would have to look up what they name. Python tells
-# of that; a hook cannot be removed, so it listens only at times.
+# Whatever files hold, some code would have to look up what they name. Python
+# tells of that; a hook cannot be removed, so it listens only at times.
 _heard: list[str] | None = None
 
 
 def _listen(event: str, arguments: tuple) -> None:
   if _heard is not None and event in (
-      "pickle.find_class", "marshal.loads", "marshal.load", "exec", "import",
-  ):  # fmt: skip
+    "pickle.find_class",
+    "marshal.loads",
+    "marshal.load",
+    "exec",
+    "import",
+  ):
     _heard.append(f"{event} {arguments!r:.200}")
 
 

@@ -1,4 +1,4 @@
-"""The built wheel: what it installs. `make test-wheel` builds and installs it."""
+"""The built wheel: what it installs. `make test-wheel` makes it."""
 
 from importlib import metadata
 import os

@@ -13,9 +13,19 @@ from r2d2_jax.system.storage.rundir import read_config, write_config
 
 
 def make_run(
-    path, *, task="recall", seed=0, core="lstm", scale=1.0, rows=5, skip=4,
-    evaluated=True, games=True, exploit=True, settings=None
-):  # fmt: skip
+  path,
+  *,
+  task="recall",
+  seed=0,
+  core="lstm",
+  scale=1.0,
+  rows=5,
+  skip=4,
+  evaluated=True,
+  games=True,
+  exploit=True,
+  settings=None,
+):
   config = smoke()
   config = config.updated(
     {
@@ -57,11 +67,16 @@ def test_runs_that_differ_in_their_seed_are_one_group(tmp_path):
   }
 
 
-@pytest.mark.parametrize("setting, value", [
-    ("run.total_steps", 20_000), ("run.max_minutes", 5.0),
-    ("run.lockstep", True), ("run.actor_refresh_steps", 20),
+@pytest.mark.parametrize(
+  "setting, value",
+  [
+    ("run.total_steps", 20_000),
+    ("run.max_minutes", 5.0),
+    ("run.lockstep", True),
+    ("run.actor_refresh_steps", 20),
     ("evaluation.epsilon", 0.05),
-])  # fmt: skip
+  ],
+)
 def test_what_changes_the_training_makes_a_group(tmp_path, setting, value):
   runs = [
     make_run(tmp_path / "a"),
@@ -69,25 +84,36 @@ def test_what_changes_the_training_makes_a_group(tmp_path, setting, value):
   ]
   usual = smoke().setting(setting)
   name = setting.split(".")[1]
-  assert _group(runs) == {"recall": {
-      f"{name} {usual}": runs[:1], f"{name} {value}": runs[1:]
-  }}  # fmt: skip
+  assert _group(runs) == {
+    "recall": {f"{name} {usual}": runs[:1], f"{name} {value}": runs[1:]}
+  }
 
 
 def test_what_only_shows_makes_none(tmp_path):
   runs = [
-      make_run(tmp_path / "a"),
-      make_run(tmp_path / "b", seed=1, settings={
-          "run.run_dir": "elsewhere", "log.period_seconds": 9.0,
-          "log.period_updates": 7, "log.tensorboard": False,
-          "log.wandb_project": "w", "limits.memory_gib": 2.0,
-          "checkpoint.period_minutes": 1.0, "checkpoint.period_updates": 3,
-          "checkpoint.save_replay": False, "checkpoint.max_to_keep": 1,
-          "evaluation.num_episodes": 3, "evaluation.num_lanes": 3,
-          "evaluation.period_steps": 500, "run.learner_devices": 1,
-          "limits.max_td_error": 9.0,
-      }),
-  ]  # fmt: skip
+    make_run(tmp_path / "a"),
+    make_run(
+      tmp_path / "b",
+      seed=1,
+      settings={
+        "run.run_dir": "elsewhere",
+        "log.period_seconds": 9.0,
+        "log.period_updates": 7,
+        "log.tensorboard": False,
+        "log.wandb_project": "w",
+        "limits.memory_gib": 2.0,
+        "checkpoint.period_minutes": 1.0,
+        "checkpoint.period_updates": 3,
+        "checkpoint.save_replay": False,
+        "checkpoint.max_to_keep": 1,
+        "evaluation.num_episodes": 3,
+        "evaluation.num_lanes": 3,
+        "evaluation.period_steps": 500,
+        "run.learner_devices": 1,
+        "limits.max_td_error": 9.0,
+      },
+    ),
+  ]
   config = read_config(runs[1])
   config = config.updated({"env.num_threads": 1, "replay.port": 12345})
   write_config(runs[1], config)
@@ -105,8 +131,9 @@ def test_runs_are_found_below_a_directory(tmp_path):
   (tmp_path / "loop").symlink_to(tmp_path)
   assert find_runs([tmp_path]) == [runs[2], *runs[:2]]
   assert find_runs([runs[1], tmp_path / "study", runs[1] / ".." / "seed1"]) == [
-      runs[1], runs[0]
-  ]  # fmt: skip
+    runs[1],
+    runs[0],
+  ]
   empty = tmp_path / "empty"
   empty.mkdir()
   assert find_runs([empty, tmp_path / "none"]) == [empty, tmp_path / "none"]
@@ -157,8 +184,10 @@ def test_a_group_is_drawn_as_the_mean_of_its_seeds(tmp_path, drawn):
   ]
   assert all(c.get_linestyle() == "None" for c in circles)
   assert drawn["legend"] == [
-      "mean of 2 runs", "range of the runs", "evaluation"
-  ]  # fmt: skip
+    "mean of 2 runs",
+    "range of the runs",
+    "evaluation",
+  ]
   axes = drawn["recall"]
   assert axes.get_ylabel() == "raw return, lanes that explore least"
   assert axes.get_xlabel() == "frames"
@@ -176,11 +205,15 @@ def test_each_task_has_a_panel(tmp_path, drawn):
     len(drawn["Pong"].lines) == 1 + 2 and len(drawn["Qbert"].lines) == 1 + 3
   )
   assert drawn["legend"] == [
-      "mean of 1 to 3 runs", "range of the runs", "evaluation"
-  ]  # fmt: skip
+    "mean of 1 to 3 runs",
+    "range of the runs",
+    "evaluation",
+  ]
   assert [drawn[task].get_xlabel() for task in ("Pong", "recall", "Qbert")] == [
-      "", "minutes of training", "minutes of training"
-  ]  # fmt: skip
+    "",
+    "minutes of training",
+    "minutes of training",
+  ]
 
 
 def test_other_columns_have_no_evaluations_beside(tmp_path, drawn):
@@ -283,10 +316,13 @@ def test_frames_are_read_at_a_glance():
   assert learning_curve.rounded(9_657_321) == "9.66M"
 
 
-@pytest.mark.parametrize("shape, title, unit", [
+@pytest.mark.parametrize(
+  "shape, title, unit",
+  [
     ({}, "recall: 4k frames in 2.0 min", "frames"),
     ({"rows": 41, "skip": 1}, "recall: 40k steps in 20 min", "steps"),
-])  # fmt: skip
+  ],
+)
 def test_the_runs_own_curve(tmp_path, own_curve, shape, title, unit):
   axes = own_curve(make_run(tmp_path / "a", **shape))
   assert axes.get_title() == title and axes.get_xlabel() == unit
@@ -306,9 +342,10 @@ def _own_curve(monkeypatch):
   figures = []
   figure = learning_curve.new_figure
   monkeypatch.setattr(
-      learning_curve, "new_figure",
-      lambda *x: figures.append(figure(*x)) or figures[-1],
-  )  # fmt: skip
+    learning_curve,
+    "new_figure",
+    lambda *x: figures.append(figure(*x)) or figures[-1],
+  )
 
   def draw(run):
     png = run / "learning_curve.png"

@@ -201,10 +201,17 @@ def test_an_unknown_flag_is_named(flag, place):
   ), said
 
 
-@pytest.mark.parametrize("field", sorted(set(_FIELDS) - {
-    field for field, type_ in _FIELDS.items()
-    if type_ is bool or get_origin(type_) is tuple
-}))  # fmt: skip
+@pytest.mark.parametrize(
+  "field",
+  sorted(
+    set(_FIELDS)
+    - {
+      field
+      for field, type_ in _FIELDS.items()
+      if type_ is bool or get_origin(type_) is tuple
+    }
+  ),
+)
 def test_a_missing_value_is_named(field, tmp_path):
   said = _refusal(train.main, [f"--{field.replace('_', '-')}"], tmp_path)
   assert _names(field, said)
@@ -224,53 +231,97 @@ def test_an_unknown_preset_is_refused_with_those_there_are(name):
 def _contradictions() -> st.SearchStrategy[tuple[str, list[str]]]:
   """The setting that is named, and settings that cannot be together."""
   return st.one_of(
-      st.builds(
-          lambda n, more: ("env.batch_size", [
-              f"--env.num-envs={n}", f"--env.batch-size={n + more}"]),
-          st.integers(1, 999), st.integers(1, 999)),
-      st.builds(
-          lambda n, more: ("env.num_threads", [
-              f"--env.num-envs={n}", f"--env.num-threads={n + more}"]),
-          st.integers(1, 999), st.integers(1, 999)),
-      st.builds(
-          lambda n, more: ("agent.overlap", [
-              f"--agent.trace-length={n}", f"--agent.overlap={n + more}"]),
-          st.integers(1, 999), st.integers(0, 999)),
-      st.builds(
-          lambda n, less: ("replay.min_sequences", [
-              f"--agent.batch-size={n + less}", f"--replay.min-sequences={n}"]),
-          st.integers(1, 999), st.integers(1, 999)),
-      st.builds(
-          lambda n, less: ("replay.capacity_sequences", [
-              f"--replay.capacity-sequences={n}",
-              f"--replay.min-sequences={n + less}"]),
-          st.integers(1, 999), st.integers(1, 999)),
-      st.builds(
-          lambda n: ("run.learner_devices", [
-              f"--agent.batch-size={n}", f"--run.learner-devices={n + 1}"]),
-          st.integers(1, 99)),
-      st.builds(
-          lambda n, less: ("env.max_episode_frames", [
-              f"--env.frame-skip={n + less}", f"--env.max-episode-frames={n}"]),
-          st.integers(1, 99), st.integers(1, 99)),
-      st.builds(
-          lambda n: ("env.batch_size", [
-              "--run.lockstep", "--replay.backend=local", "--env.num-envs=99",
-              f"--env.batch-size={n}"]),
-          st.integers(1, 98)),
-      st.just(("replay.backend", ["--run.lockstep", "--replay.backend=reverb"])),
-      st.builds(
-          lambda n: ("agent.burn_in", [
-              f"--agent.burn-in={2 * n + 1}", "--agent.trace-length=80",
-              "--agent.overlap=40"]),
-          st.integers(0, 99).filter(lambda n: (2 * n + 1) % 5)),
-      st.builds(
-          lambda torso, n: ("network.torso_channels", [
-              f"--network.torso={torso}", "--network.torso-channels",
-              *["8"] * n]),
-          st.sampled_from(("nature", "impala")),
-          st.sampled_from((1, 2, 4, 5))),
-  )  # fmt: skip
+    st.builds(
+      lambda n, more: (
+        "env.batch_size",
+        [f"--env.num-envs={n}", f"--env.batch-size={n + more}"],
+      ),
+      st.integers(1, 999),
+      st.integers(1, 999),
+    ),
+    st.builds(
+      lambda n, more: (
+        "env.num_threads",
+        [f"--env.num-envs={n}", f"--env.num-threads={n + more}"],
+      ),
+      st.integers(1, 999),
+      st.integers(1, 999),
+    ),
+    st.builds(
+      lambda n, more: (
+        "agent.overlap",
+        [f"--agent.trace-length={n}", f"--agent.overlap={n + more}"],
+      ),
+      st.integers(1, 999),
+      st.integers(0, 999),
+    ),
+    st.builds(
+      lambda n, less: (
+        "replay.min_sequences",
+        [f"--agent.batch-size={n + less}", f"--replay.min-sequences={n}"],
+      ),
+      st.integers(1, 999),
+      st.integers(1, 999),
+    ),
+    st.builds(
+      lambda n, less: (
+        "replay.capacity_sequences",
+        [
+          f"--replay.capacity-sequences={n}",
+          f"--replay.min-sequences={n + less}",
+        ],
+      ),
+      st.integers(1, 999),
+      st.integers(1, 999),
+    ),
+    st.builds(
+      lambda n: (
+        "run.learner_devices",
+        [f"--agent.batch-size={n}", f"--run.learner-devices={n + 1}"],
+      ),
+      st.integers(1, 99),
+    ),
+    st.builds(
+      lambda n, less: (
+        "env.max_episode_frames",
+        [f"--env.frame-skip={n + less}", f"--env.max-episode-frames={n}"],
+      ),
+      st.integers(1, 99),
+      st.integers(1, 99),
+    ),
+    st.builds(
+      lambda n: (
+        "env.batch_size",
+        [
+          "--run.lockstep",
+          "--replay.backend=local",
+          "--env.num-envs=99",
+          f"--env.batch-size={n}",
+        ],
+      ),
+      st.integers(1, 98),
+    ),
+    st.just(("replay.backend", ["--run.lockstep", "--replay.backend=reverb"])),
+    st.builds(
+      lambda n: (
+        "agent.burn_in",
+        [
+          f"--agent.burn-in={2 * n + 1}",
+          "--agent.trace-length=80",
+          "--agent.overlap=40",
+        ],
+      ),
+      st.integers(0, 99).filter(lambda n: (2 * n + 1) % 5),
+    ),
+    st.builds(
+      lambda torso, n: (
+        "network.torso_channels",
+        [f"--network.torso={torso}", "--network.torso-channels", *["8"] * n],
+      ),
+      st.sampled_from(("nature", "impala")),
+      st.sampled_from((1, 2, 4, 5)),
+    ),
+  )
 
 
 @_MANY
@@ -321,17 +372,27 @@ def test_an_unknown_game_is_refused(name):
   assert "task" in said
 
 
-@pytest.mark.parametrize("arguments, words", [
-    (["--network.torso=nature", "--network.torso-channels", "8", "8", "8"],
-     "torso 'nature' expects images"),
+@pytest.mark.parametrize(
+  "arguments, words",
+  [
+    (
+      ["--network.torso=nature", "--network.torso-channels", "8", "8", "8"],
+      "torso 'nature' expects images",
+    ),
     (["--network.torso=grid"], "torso 'grid' expects MiniGrid"),
     (["--env.life-loss=reset"], "life_loss='ignore'"),
     (["--run.learner-devices=16"], "run.learner_devices: expected at most"),
-    (["--replay.capacity-sequences=2000000000", "--run.total-steps=9" + 12 * "0"],
-     "replay.capacity_sequences 2000000000"),
+    (
+      [
+        "--replay.capacity-sequences=2000000000",
+        "--run.total-steps=9" + 12 * "0",
+      ],
+      "replay.capacity_sequences 2000000000",
+    ),
     (["--network.core-units=2000000000"], "network.core_units 2000000000"),
     (["--env.num-envs=2000000000"], "env.num_envs 2000000000"),
-])  # fmt: skip
+  ],
+)
 def test_what_the_world_or_the_machine_refuses(arguments, words, tmp_path):
   for plan in ([], ["--plan"]):
     said = _refusal(train.main, ["--preset=smoke", *plan, *arguments], tmp_path)
@@ -418,19 +479,38 @@ _NO_RUNS = [
   "foreign",
 ]
 _CONFIGS = [
-    "config_empty", "config_text", "config_binary", "config_list", "config_null",
-    "config_deep", "config_wrong_type", "config_out_of_range", "config_nan",
-    "config_unknown", "config_section", "config_is_directory",
-    "config_is_pipe",
-]  # fmt: skip
+  "config_empty",
+  "config_text",
+  "config_binary",
+  "config_list",
+  "config_null",
+  "config_deep",
+  "config_wrong_type",
+  "config_out_of_range",
+  "config_nan",
+  "config_unknown",
+  "config_section",
+  "config_is_directory",
+  "config_is_pipe",
+]
 _LOGS = [
-    "bare", "log_binary", "log_text", "log_carriage_return", "log_long_field",
-    "log_words", "log_infinite", "log_empty",
-]  # fmt: skip
+  "bare",
+  "log_binary",
+  "log_text",
+  "log_carriage_return",
+  "log_long_field",
+  "log_words",
+  "log_infinite",
+  "log_empty",
+]
 _EVALUATIONS = [
-    "evaluation_binary", "evaluation_columns", "evaluation_words",
-    "evaluation_infinite", "evaluation_no_start", "evaluation_long_field",
-]  # fmt: skip
+  "evaluation_binary",
+  "evaluation_columns",
+  "evaluation_words",
+  "evaluation_infinite",
+  "evaluation_no_start",
+  "evaluation_long_field",
+]
 
 
 @pytest.mark.parametrize(
@@ -447,12 +527,20 @@ def test_training_leaves_a_directory_that_is_no_runs(place, places):
 
 
 @pytest.mark.parametrize("place", _NO_RUNS + _CONFIGS + _EVALUATIONS + ["bare"])
-@pytest.mark.parametrize("main", [
-    evaluate.main, record.main, scoreboard.main, plot.main,
-], ids=["evaluate", "record", "scoreboard", "plot"])  # fmt: skip
+@pytest.mark.parametrize(
+  "main",
+  [
+    evaluate.main,
+    record.main,
+    scoreboard.main,
+    plot.main,
+  ],
+  ids=["evaluate", "record", "scoreboard", "plot"],
+)
 def test_a_directory_without_a_whole_run_is_named(main, place, places):
   said = _refusal(main, [place], places)
-  # What is damaged is named; a command that does not look at it misses the rest.
+  # What is damaged is named; a command that does not look at it misses the
+  # rest.
   assert place in said or "no log has numbers" in said
 
 

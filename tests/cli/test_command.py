@@ -1,4 +1,4 @@
-"""What all commands share: help without jax, one line for an error, exit codes."""
+"""What all commands share: help without jax, errors of one line, exit codes."""
 
 import io
 import os
@@ -64,9 +64,9 @@ def test_the_home_directory_is_put_in_for_every_command(monkeypatch):
   arguments = ["--paths", "~/a", "~", "b~/c", "--out=~/d.png", "--title=~5 %"]
   assert run_command(function, prog="x", arguments=arguments) == 0
   paths = (pathlib.Path("/home/me/a"), pathlib.Path("/home/me"))
-  assert found == [(
-      (*paths, pathlib.Path("b~/c")), pathlib.Path("/home/me/d.png"), "~5 %"
-  )]  # fmt: skip
+  assert found == [
+    ((*paths, pathlib.Path("b~/c")), pathlib.Path("/home/me/d.png"), "~5 %")
+  ]
 
 
 def test_a_link_to_nowhere_is_no_name_for_a_file(tmp_path):
@@ -172,9 +172,13 @@ def test_a_pipe_whose_reader_is_gone_leaves_the_exit_code():
     "sys.exit(exit_code(command))\n"
   )
   process = subprocess.Popen(
-      [sys.executable, "-c", code], cwd=ROOT, text=True,
-      stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-  )  # fmt: skip
+    [sys.executable, "-c", code],
+    cwd=ROOT,
+    text=True,
+    stdin=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+  )
   process.stdout.close()
   process.stdin.close()
   said = process.stderr.read()

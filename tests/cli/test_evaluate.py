@@ -1,4 +1,4 @@
-"""Evaluating from the command line: checkpoints of tiny agents play `recall`."""
+"""Evaluating from the command line: tiny agents' checkpoints play `recall`."""
 
 import dataclasses
 import io
@@ -38,9 +38,10 @@ def _state():
   config = _config()
   networks = make_networks(RecallWorld(1, seed=0).spec, config=config.network)
   state = init_learner_state(
-      jax.random.key(0), networks=networks,
-      optimizer=make_optimizer(config.agent),
-  )  # fmt: skip
+    jax.random.key(0),
+    networks=networks,
+    optimizer=make_optimizer(config.agent),
+  )
   return jax.device_get(state)
 
 
@@ -57,9 +58,11 @@ def _make_run(tmp_path, state):
       places.append((best_dir(run_dir), best))
     for directory, u in places:
       save_checkpoint(
-          directory, state._replace(num_updates=np.int32(u)), {"steps": 10 * u},
-          max_to_keep=9,
-      )  # fmt: skip
+        directory,
+        state._replace(num_updates=np.int32(u)),
+        {"steps": 10 * u},
+        max_to_keep=9,
+      )
     return run_dir
 
   return make
@@ -127,7 +130,7 @@ def test_one_bad_run_costs_the_others_nothing(make_run, capsys):
   assert read_last_evaluation(good).num_updates == 1
   assert read_last_evaluation(other).num_updates == 2
   # Shown as two seeds of one task.
-  (row,) = [l for l in captured.out.splitlines() if l.startswith(" recall ")]
+  (row,) = [s for s in captured.out.splitlines() if s.startswith(" recall ")]
   assert row.split()[1:4] == ["2", "?", "4"]  # without a log of the frames
 
 

@@ -48,18 +48,26 @@ def _run_dir(tmp_path_factory):
   run_dir = tmp_path_factory.mktemp("run")
   write_config(run_dir, config)
   save_checkpoint(
-      checkpoints_dir(run_dir), jax.device_get(state), {"steps": 8},
-      max_to_keep=1,
-  )  # fmt: skip
+    checkpoints_dir(run_dir),
+    jax.device_get(state),
+    {"steps": 8},
+    max_to_keep=1,
+  )
   return run_dir
 
 
 def test_help_shows_every_option_and_imports_no_jax():
   shown = help_of("experiments.record", "PIL")
   for flag in (
-      "--out", "--checkpoint", "--epsilon", "--seed", "--game", "--max-steps",
-      "--fps", "--overwrite",
-  ):  # fmt: skip
+    "--out",
+    "--checkpoint",
+    "--epsilon",
+    "--seed",
+    "--game",
+    "--max-steps",
+    "--fps",
+    "--overwrite",
+  ):
     assert flag in shown, flag
 
 
@@ -149,9 +157,10 @@ def test_an_interrupt_before_the_first_picture_leaves_nothing(
   run_dir, tmp_path, monkeypatch
 ):
   monkeypatch.setattr(
-      recording.Painter, "draw",
-      lambda self, moment: signal.raise_signal(signal.SIGINT),
-  )  # fmt: skip
+    recording.Painter,
+    "draw",
+    lambda self, moment: signal.raise_signal(signal.SIGINT),
+  )
   out = tmp_path / "game.mp4"
   assert command.main([str(run_dir), "--out", str(out)]) == 130
   assert not list(tmp_path.iterdir())

@@ -26,25 +26,32 @@ FRAMES_NOTE = (
 
 
 def make_run(
-    path, returns, *, updates=100, core="lstm", seed=0, frames=80_000, settings=None,
-    **env
-):  # fmt: skip
+  path,
+  returns,
+  *,
+  updates=100,
+  core="lstm",
+  seed=0,
+  frames=80_000,
+  settings=None,
+  **env,
+):
   """A run directory with a log, and an evaluation of these returns."""
   path.mkdir(parents=True)
   config = Config(env=EnvConfig(**env))
-  config = config.updated({
-      "network.core": core, "run.seed": seed, **(settings or {})
-  })  # fmt: skip
+  config = config.updated(
+    {"network.core": core, "run.seed": seed, **(settings or {})}
+  )
   write_config(path, config)
   if frames:
     # The evaluation's moment, and what was trained after it.
     (path / "log.csv").write_text(
-        "frames,updates\n" + "".join(
-            f"{x},{y}\n" for x, y in (
-                (0, 0), (frames, updates), (2 * frames, 2 * updates)
-            )
-        )
-    )  # fmt: skip
+      "frames,updates\n"
+      + "".join(
+        f"{x},{y}\n"
+        for x, y in ((0, 0), (frames, updates), (2 * frames, 2 * updates))
+      )
+    )
   rows = [f"{updates},{i},{r},10,0\n" for i, r in enumerate(returns)]
   (path / "evaluation.csv").write_text(
     "updates,game,return,frames,truncated\n" + "".join(rows)
@@ -82,16 +89,17 @@ def test_the_human_gets_100_and_random_play_0(tmp_path):
   # Fractions 0 and 1: mean, median and IQM are a half, and half is missing.
   np.testing.assert_allclose(own.values, [50, 50, 50, 50])
   assert own.interval is None and own.above_human == 0
-  # Alien: 100 (40804.9 - 227.8) / 6900 = 588.07; Pong: 100 (20.9 + 20.7) / 35.3 =
-  # 117.85.
+  # Alien: 100 (40804.9 - 227.8) / 6900 = 588.07; Pong: 100 (20.9 + 20.7) / 35.3
+  # = 117.85.
   assert apex.agent == "Ape-X" and impala.agent == "IMPALA"
   np.testing.assert_allclose(
     apex.values[0], (588.0739 + 117.8470) / 2, rtol=1e-6
   )
   assert r2d2.above_human == 2 and r2d2.values[3] == 0.0
   assert standings.notes == [
-      FRAMES_NOTE, "no intervals: they need two seeds or more of a game"
-  ]  # fmt: skip
+    FRAMES_NOTE,
+    "no intervals: they need two seeds or more of a game",
+  ]
 
 
 def test_all_57_give_the_papers_numbers_beside(tmp_path):
@@ -134,17 +142,20 @@ def test_runs_of_a_game_are_its_seeds(tmp_path, no_intervals):
 
 def test_a_copy_counts_once(tmp_path):
   runs = [
-      make_run(tmp_path / "a", [0.0], task="Pong", frames=50_000),
-      # Another spelling, another log, trained and evaluated further.
-      make_run(
-          tmp_path / "b", [4.0], task="pong-v5", updates=200,
-          settings={"log.period_seconds": 3.0},
-      ),
-      make_run(tmp_path / "c", [6.0], task="Pong", seed=1),
-      make_run(
-          tmp_path / "d", [8.0], task="Pong", settings={"run.total_steps": 7}
-      ),
-  ]  # fmt: skip
+    make_run(tmp_path / "a", [0.0], task="Pong", frames=50_000),
+    # Another spelling, another log, trained and evaluated further.
+    make_run(
+      tmp_path / "b",
+      [4.0],
+      task="pong-v5",
+      updates=200,
+      settings={"log.period_seconds": 3.0},
+    ),
+    make_run(tmp_path / "c", [6.0], task="Pong", seed=1),
+    make_run(
+      tmp_path / "d", [8.0], task="Pong", settings={"run.total_steps": 7}
+    ),
+  ]
   standings = read_standings(runs[:3])
   (pong,) = standings.games
   assert pong.run_means.tolist() == [4.0, 6.0]
@@ -163,9 +174,12 @@ def test_a_copy_counts_once(tmp_path):
 def test_frames_are_shown_beside_the_scores(tmp_path):
   for seed, frames in enumerate((80_000, 1_234_567)):
     make_run(
-        tmp_path / f"runs/pong/{seed}", [1.0], task="Pong", seed=seed,
-        frames=frames,
-    )  # fmt: skip
+      tmp_path / f"runs/pong/{seed}",
+      [1.0],
+      task="Pong",
+      seed=seed,
+      frames=frames,
+    )
   make_run(tmp_path / "runs/boxing", [1.0], task="boxing", frames=0)
   standings = read_standings([tmp_path / "runs"])
   head, _, boxing, pong = shown(standings).splitlines()[2:6]
@@ -177,8 +191,9 @@ def test_frames_are_shown_beside_the_scores(tmp_path):
   with path.open(newline="") as f:
     boxing, pong = csv.DictReader(f)
   assert (float(pong["frames_min"]), float(pong["frames_max"])) == (
-      80_000, 1_234_567
-  )  # fmt: skip
+    80_000,
+    1_234_567,
+  )
   assert boxing["frames_min"] == boxing["frames_max"] == ""
 
 
@@ -229,7 +244,7 @@ def test_other_tasks_have_raw_scores_only(tmp_path):
     " network.core",
     FRAMES_NOTE,
   ]
-  row = next(l for l in shown(standings).splitlines() if "recall " in l).split()
+  row = next(s for s in shown(standings).splitlines() if "recall " in s).split()
   assert row == ["recall", "2", "80k", "3", "0.3125", "0.25", *"------"]
   (path,) = write_csv(standings, tmp_path / "scores.csv")
   with path.open(newline="") as f:

@@ -79,9 +79,18 @@ def test_malformed_arguments_exit_with_2(arguments):
 
 def test_any_field_is_set_over_the_preset():
   config = command.parse_command_line(
-      ["--agent.n-step", "7", "--preset=smoke", "--network.torso-channels",
-       "8", "9", "--env.fire-on-reset", "--run.run-dir", "here"]
-  )  # fmt: skip
+    [
+      "--agent.n-step",
+      "7",
+      "--preset=smoke",
+      "--network.torso-channels",
+      "8",
+      "9",
+      "--env.fire-on-reset",
+      "--run.run-dir",
+      "here",
+    ]
+  )
   assert config.agent.n_step == 7
   assert config.network.torso_channels == (8, 9)
   assert config.env.fire_on_reset and config.env.task == "recall"
@@ -131,9 +140,15 @@ def test_the_home_directory_is_meant_after_an_equals_sign_too(monkeypatch):
 def test_an_unknown_game_is_an_error_with_a_suggestion(tmp_path, capsys):
   pytest.importorskip("envpool")
   code = command.main(
-      ["--preset", "smoke", "--env.task", "Pongg",
-       "--run.run-dir", str(tmp_path / "run")]
-  )  # fmt: skip
+    [
+      "--preset",
+      "smoke",
+      "--env.task",
+      "Pongg",
+      "--run.run-dir",
+      str(tmp_path / "run"),
+    ]
+  )
   assert code == 2
   assert "Pong" in capsys.readouterr().err
   assert not list(tmp_path.iterdir())
@@ -150,10 +165,22 @@ def test_what_may_be_a_runs_is_left_alone(tmp_path, capsys):
 @pytest.mark.parametrize("signal_", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_saves_and_ends_in_seconds(signal_, tmp_path):
   process = subprocess.Popen(
-      [sys.executable, "-m", "experiments.train", "--preset", "smoke",
-       "--run.total-steps", "100000000", "--run.run-dir", str(tmp_path / "run")],
-      cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-  )  # fmt: skip
+    [
+      sys.executable,
+      "-m",
+      "experiments.train",
+      "--preset",
+      "smoke",
+      "--run.total-steps",
+      "100000000",
+      "--run.run-dir",
+      str(tmp_path / "run"),
+    ],
+    cwd=ROOT,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+  )
   lines = []
   for line in process.stdout:
     lines.append(line)
@@ -170,10 +197,13 @@ def test_ctrl_c_saves_and_ends_in_seconds(signal_, tmp_path):
   assert saved and saved[-1].num_updates > 0
 
 
-@pytest.mark.parametrize("flag, name, new", [
+@pytest.mark.parametrize(
+  "flag, name, new",
+  [
     ("--run.no-tensorboard", "run.tensorboard", "log.tensorboard"),
     ("--run.eval-lanes=3", "run.eval_lanes", "evaluation.num_lanes"),
-])  # fmt: skip
+  ],
+)
 def test_a_setting_that_has_another_name_now(flag, name, new, capsys):
   assert command.main(["--preset", "smoke", flag]) == 2
   text = capsys.readouterr().err

@@ -32,9 +32,10 @@ def _write(directory: pathlib.Path, files: dict[str, bytes]) -> None:
 
 def _read(directory: pathlib.Path) -> dict[str, bytes]:
   return {
-      path.relative_to(directory).as_posix(): path.read_bytes()
-      for path in directory.rglob("*") if path.is_file()
-  }  # fmt: skip
+    path.relative_to(directory).as_posix(): path.read_bytes()
+    for path in directory.rglob("*")
+    if path.is_file()
+  }
 
 
 def _main(*arguments) -> int:
@@ -44,9 +45,11 @@ def _main(*arguments) -> int:
 def test_the_same_bytes_come_back(tmp_path, capsys):
   source, packed, target = (tmp_path / name for name in ("s", "p", "t"))
   left_out = {
-      "b/seed1/checkpoints/7-70/config.json": b"{}", "b/output-seed1.txt": b"",
-      "a/tensorboard/events": b"\xff", "results.csv": b"",
-  }  # fmt: skip
+    "b/seed1/checkpoints/7-70/config.json": b"{}",
+    "b/output-seed1.txt": b"",
+    "a/tensorboard/events": b"\xff",
+    "results.csv": b"",
+  }
   _write(source, _FILES | left_out)
   assert _main("pack", source, packed) == 0
   assert _read(source) == _FILES | left_out
@@ -72,9 +75,9 @@ def test_the_format_is_the_documented_one(tmp_path):
 
 def test_the_same_runs_give_the_same_archive(tmp_path):
   _write(tmp_path / "one", dict(sorted(_FILES.items())))
-  _write(tmp_path / "two", dict(reversed(sorted(_FILES.items()))))
+  _write(tmp_path / "two", dict(sorted(_FILES.items(), reverse=True)))
   paths = [tmp_path / "p" / "a.gz", tmp_path / "q" / "b.gz"]
-  for source, path in zip(("one", "two"), paths):
+  for source, path in zip(("one", "two"), paths, strict=True):
     archive.pack(tmp_path / source, path)
   first, second = (path.read_bytes() for path in paths)
   assert first == second
@@ -127,21 +130,32 @@ def _line(**texts) -> bytes:
 
 
 _UNPACKED = {  # name -> what is in the archive once gzip has been undone
-    "nothing": b"", "no run": b"{}\n", "list": b"[1]\n", "number": b"1\n",
-    "no text": b"\xff\n", "brackets": b"[" * 100_000, "half": _line()[:-3],
-    "twice": _line() * 2, "twice spelled": _line() + _line(run="./a"),
-    "run number": _line(run=1), "run list": _line(run=[]),
-    "absolute": _line(run="/a"), "above": _line(run="../a"),
-    "above later": _line(run="b/../../a"), "zero byte": _line(run="a\0"),
-    "no settings": b'{"run": "a", "log.csv": ""}\n',
-    "file above": _line(**{"../evil": ""}),
-    "other file": _line(**{".lock": ""}),
-    "file number": _line(**{"log.csv": 1}),
-    "half a letter": _line(**{"log.csv": "\ud800"}),
-}  # fmt: skip
+  "nothing": b"",
+  "no run": b"{}\n",
+  "list": b"[1]\n",
+  "number": b"1\n",
+  "no text": b"\xff\n",
+  "brackets": b"[" * 100_000,
+  "half": _line()[:-3],
+  "twice": _line() * 2,
+  "twice spelled": _line() + _line(run="./a"),
+  "run number": _line(run=1),
+  "run list": _line(run=[]),
+  "absolute": _line(run="/a"),
+  "above": _line(run="../a"),
+  "above later": _line(run="b/../../a"),
+  "zero byte": _line(run="a\0"),
+  "no settings": b'{"run": "a", "log.csv": ""}\n',
+  "file above": _line(**{"../evil": ""}),
+  "other file": _line(**{".lock": ""}),
+  "file number": _line(**{"log.csv": 1}),
+  "half a letter": _line(**{"log.csv": "\ud800"}),
+}
 _CONTENTS = {name: gzip.compress(data) for name, data in _UNPACKED.items()} | {
-    "empty": b"", "no gzip": b"{}", "cut off": gzip.compress(_line())[:-9],
-}  # fmt: skip
+  "empty": b"",
+  "no gzip": b"{}",
+  "cut off": gzip.compress(_line())[:-9],
+}
 
 
 @pytest.mark.parametrize("name", _CONTENTS)
@@ -165,9 +179,15 @@ def test_a_run_that_was_written_by_training_comes_back(tmp_path):
 
 def test_results_are_packed():
   assert [path.parent.name for path in ARCHIVES] == [
-      "memory-s11", "memory-s7", "pong", "recall",
-      "ablations", "flicker", "parameter_lag", "start_state",
-  ]  # fmt: skip
+    "memory-s11",
+    "memory-s7",
+    "pong",
+    "recall",
+    "ablations",
+    "flicker",
+    "parameter_lag",
+    "start_state",
+  ]
 
 
 @pytest.mark.parametrize("path", ARCHIVES, ids=lambda path: path.parent.name)

@@ -115,9 +115,11 @@ def test_a_leg_that_breaks_leaves_the_others(tmp_path, monkeypatch, capsys):
   assert growth["comparisons"][0]["met"] is True
   assert growth["comparisons"][0]["value"]["values"] == [1.0, 2.0]
   assert growth["tables"][0]["rows"] == [
-      ["x", {"median": 3.0, "quartile_1": 3.0, "quartile_3": 3.0,
-             "values": [3.0]}]
-  ]  # fmt: skip
+    [
+      "x",
+      {"median": 3.0, "quartile_1": 3.0, "quartile_3": 3.0, "values": [3.0]},
+    ]
+  ]
   about = written["about"]
   assert about["cores"] >= 1 and about["memory_gib"] > 0 and about["date"]
   assert about["versions"]["jax"] and "load_average" in about
@@ -129,7 +131,7 @@ def test_a_leg_that_breaks_leaves_the_others(tmp_path, monkeypatch, capsys):
 
 
 def test_tables_are_as_wide_as_they_need_to_be():
-  """Through a pipe a console has 80 columns, and cut all of them to two letters."""
+  """Through a pipe a console has 80 columns, and cut them to two letters."""
   columns = tuple(f"a rather long head of column {i}" for i in range(12))
   row = (
     "impala (burn-in 40)",
@@ -149,15 +151,28 @@ def test_tables_are_as_wide_as_they_need_to_be():
 
 def test_the_command_compares_the_learner_with_torch(tmp_path):
   result = subprocess.run(
-      [sys.executable, "-m", "experiments.benchmark", "--toy", "--legs",
-       "learner", "--torch-python", TORCH_PYTHON, "--output", str(tmp_path)],
-      cwd=ROOT, capture_output=True, text=True, check=False,
-  )  # fmt: skip
+    [
+      sys.executable,
+      "-m",
+      "experiments.benchmark",
+      "--toy",
+      "--legs",
+      "learner",
+      "--torch-python",
+      TORCH_PYTHON,
+      "--output",
+      str(tmp_path),
+    ],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
   assert result.returncode == 0, result.stderr
   leg = json.loads((tmp_path / "benchmark.json").read_text())["legs"]["learner"]
   (table,) = leg["result"]["tables"]
   (row,) = table["rows"]
-  row = dict(zip(table["columns"], row))
+  row = dict(zip(table["columns"], row, strict=True))
   assert row["here, ms"]["median"] > 0
   if has_torch(TORCH_PYTHON):
     assert not leg["result"]["skipped"]

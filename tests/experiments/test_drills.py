@@ -23,9 +23,16 @@ def test_logs_in_order(tmp_path):
   assert check_logs(tmp_path) == 3
 
 
-@pytest.mark.parametrize("row", [
-    "0.3,200,1", "0.2,300,2", "0.4,200,1", "0.4,100,2", "0.4,300,0",
-])  # fmt: skip
+@pytest.mark.parametrize(
+  "row",
+  [
+    "0.3,200,1",
+    "0.2,300,2",
+    "0.4,200,1",
+    "0.4,100,2",
+    "0.4,300,0",
+  ],
+)
 def test_a_row_that_repeats_or_goes_back(row, tmp_path):
   lines = ["minutes,steps,updates", "0.1,100,0", "0.3,200,1", row, "0.9,900,9"]
   _write(tmp_path / "log.csv", lines)

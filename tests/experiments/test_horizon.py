@@ -1,4 +1,4 @@
-"""Games with a short memory: evaluation's own where it is long enough; sums by hand."""
+"""Games with a short memory: evaluation's own if long enough; sums by hand."""
 
 import dataclasses
 
@@ -45,9 +45,14 @@ def _agent(config):
 def _play(config, horizon, **kwargs):
   networks, params = _agent(config)
   return play_with_horizon(
-      params, agent=agent_of(networks, config), config=config, horizon=horizon,
-      num_episodes=7, seed=4, **kwargs,
-  )  # fmt: skip
+    params,
+    agent=agent_of(networks, config),
+    config=config,
+    horizon=horizon,
+    num_episodes=7,
+    seed=4,
+    **kwargs,
+  )
 
 
 def test_a_memory_as_long_as_the_game_plays_evaluations_games():
@@ -117,10 +122,14 @@ def test_by_hand(monkeypatch, horizon, gap, same):
   config = _config()
   config = config.updated({"evaluation.epsilon": 0.0})
   games = play_with_horizon(
-      {}, agent=agent_of(_summing_networks(), config), config=config,
-      horizon=horizon, make_world=make_world,
-      num_episodes=2, seed=0,
-  )  # fmt: skip
+    {},
+    agent=agent_of(_summing_networks(), config),
+    config=config,
+    horizon=horizon,
+    make_world=make_world,
+    num_episodes=2,
+    seed=0,
+  )
   assert games.rows == 7
   np.testing.assert_allclose(games.max_q_gap, gap, rtol=1e-6)
   np.testing.assert_allclose(games.same_greedy, same, rtol=1e-6)

@@ -46,9 +46,10 @@ def _make_run(tmp_path):
     config = _config(**settings)
     networks = make_networks(RecallWorld(1, seed=0).spec, config=config.network)
     state = init_learner_state(
-        jax.random.key(config.run.seed), networks=networks,
-        optimizer=make_optimizer(config.agent),
-    )  # fmt: skip
+      jax.random.key(config.run.seed),
+      networks=networks,
+      optimizer=make_optimizer(config.agent),
+    )
     state = jax.device_get(state)._replace(num_updates=np.int32(updates))
     run_dir = tmp_path / name
     run_dir.mkdir(exist_ok=True)
@@ -94,19 +95,22 @@ def test_a_row_for_each_run_and_horizon(make_run, tmp_path, capsys):
   rows = _table(out)
   assert [(r["run"], r["horizon"], r["updates"]) for r in rows] == [
     (str(run), k, updates)
-    for run, updates in zip(runs, ("7", "5"))
+    for run, updates in zip(runs, ("7", "5"), strict=True)
     for k in ("all", "20", "0")
   ]
-  for run, (whole, long, none) in zip(runs, (rows[:3], rows[3:])):
+  for run, (whole, long, none) in zip(runs, (rows[:3], rows[3:]), strict=True):
     # All of the memory is evaluation's, and so is one beyond the game.
     agent = load_agent(run)
     config = agent.config.updated(
       {"evaluation.num_lanes": 2, "evaluation.epsilon": 0.1}
     )
     expected = evaluate(
-        agent.params, agent=agent.agent, config=config, num_episodes=5,
-        seed=2_000_003,
-    )  # fmt: skip
+      agent.params,
+      agent=agent.agent,
+      config=config,
+      num_episodes=5,
+      seed=2_000_003,
+    )
     for row in (whole, long):
       assert [float(x) for x in row["returns"].split()] == list(
         expected.returns
@@ -160,7 +164,8 @@ def test_interrupted_and_resumed_is_the_same(
   out = tmp_path / "resumed"
   assert _main(*arguments, "--out", out) == 130
   assert len(_table(out)) == 3 and not (out / "horizon.png").exists()
-  # Killed while it wrote: half a row, which looks like a whole one up to a comma.
+  # Killed while it wrote: half a row, which looks like a whole one up to a
+  # comma.
   row = (tmp_path / "whole/horizon.csv").read_text().splitlines()[4]
   with (out / "horizon.csv").open("a") as f:
     f.write(row[: row.rindex(" ")])
@@ -274,27 +279,37 @@ def test_slips_are_told_before_anything_is_played(
   run, out = make_run("a"), tmp_path / "out"
   (tmp_path / "file").touch()
   for arguments, words in (
-      ([], "at least one run directory, got none"),
-      ([run, tmp_path / "nowhere"], "nowhere holds no run"),
-      ([run, "--episodes", 0], "--episodes: expected a number between 1 and"),
-      ([run, "--lanes", 0], "--lanes: expected a number between 1 and 4096"),
-      ([run, "--epsilon", "nan"], "--epsilon: expected a number between 0 and 1"),
-      ([run, "--seed=-1"], "--seed: expected a number between 0 and"),
-      ([run, "--checkpoint", "5"], "expected one of latest, 1"),
-      ([run, "--horizons=-1"], "whole numbers of rows from 0 on, separated by commas, got '-1'"),
-      ([run, "--horizons", ""], "got ''"),
-      ([run, "--horizons", "all,,0"], "got ''"),
-      ([run, "--horizons", "1.5"], "got '1.5'"),
-      ([run, "--horizons", "9" * 5000], f"got '{'9' * 40}'"),
-      ([run, "--horizons", "999999999"], "rows of 2 lanes take 327.8 GiB, expected at most 4"),
-      ([run, "--out", tmp_path / "file"], "--out: expected a directory, got file"),
-  ):  # fmt: skip
+    ([], "at least one run directory, got none"),
+    ([run, tmp_path / "nowhere"], "nowhere holds no run"),
+    ([run, "--episodes", 0], "--episodes: expected a number between 1 and"),
+    ([run, "--lanes", 0], "--lanes: expected a number between 1 and 4096"),
+    ([run, "--epsilon", "nan"], "--epsilon: expected a number between 0 and 1"),
+    ([run, "--seed=-1"], "--seed: expected a number between 0 and"),
+    ([run, "--checkpoint", "5"], "expected one of latest, 1"),
+    (
+      [run, "--horizons=-1"],
+      "whole numbers of rows from 0 on, separated by commas, got '-1'",
+    ),
+    ([run, "--horizons", ""], "got ''"),
+    ([run, "--horizons", "all,,0"], "got ''"),
+    ([run, "--horizons", "1.5"], "got '1.5'"),
+    ([run, "--horizons", "9" * 5000], f"got '{'9' * 40}'"),
+    (
+      [run, "--horizons", "999999999"],
+      "rows of 2 lanes take 327.8 GiB, expected at most 4",
+    ),
+    (
+      [run, "--out", tmp_path / "file"],
+      "--out: expected a directory, got file",
+    ),
+  ):
     given = [*map(str, arguments)]
     defaults = ["--lanes=2", "--episodes=2", f"--out={out}"]
     given += [
-        d for d in defaults
-        if d.partition("=")[0] not in [g.partition("=")[0] for g in given]
-    ]  # fmt: skip
+      d
+      for d in defaults
+      if d.partition("=")[0] not in [g.partition("=")[0] for g in given]
+    ]
     assert command.main(given) == 2
     assert words in capsys.readouterr().err, arguments
   assert not played and not out.exists()
@@ -361,7 +376,10 @@ def test_the_plot_shows_the_table(make_run, tmp_path, monkeypatch):
   (figure,) = figures
   assert len(figure.axes) == 3
   for axes, column, factor in zip(
-    figure.axes, ("return_mean", "max_q_gap", "same_greedy"), (1, 1, 100)
+    figure.axes,
+    ("return_mean", "max_q_gap", "same_greedy"),
+    (1, 1, 100),
+    strict=True,
   ):
     a, b, c = (
       [factor * float(value[str(run), k][column]) for k in ("0", "3", "all")]
@@ -373,7 +391,7 @@ def test_the_plot_shows_the_table(make_run, tmp_path, monkeypatch):
     np.testing.assert_allclose(zero.get_ydata(), c)
     (band,) = axes.collections
     corners = band.get_paths()[0].vertices
-    for x, *ends in zip((0, 2, 3), a, b):
+    for x, *ends in zip((0, 2, 3), a, b, strict=True):
       at = corners[corners[:, 0] == x, 1]
       np.testing.assert_allclose([at.min(), at.max()], [min(ends), max(ends)])
     assert [t.get_text() for t in axes.get_xticklabels()] == ["0", "3", "all"]

@@ -89,8 +89,9 @@ def test_every_arm_can_work(module, size):
     validate(run.config)
     assert run.config.evaluation.num_episodes > 0
     assert (run.config.run.run_dir, run.config.env.task) == (
-        f"out/{run.task}/{run.arm}/seed0", run.task
-    )  # fmt: skip
+      f"out/{run.task}/{run.arm}/seed0",
+      run.task,
+    )
   assert len({run.directory for run in runs}) == len(runs)
 
 
@@ -192,35 +193,47 @@ def test_random_updates_begin_in_any_row_and_train_as_many():
 
 def test_the_first_seed_of_all_arms_comes_first():
   runs = make_runs(
-      start_state.study("small"), out=pathlib.Path("out"), seeds=2,
-      tasks=("recall", "Pong"), arms=("stored", "zero"),
-  )  # fmt: skip
+    start_state.study("small"),
+    out=pathlib.Path("out"),
+    seeds=2,
+    tasks=("recall", "Pong"),
+    arms=("stored", "zero"),
+  )
   assert [(r.seed, r.task, r.arm) for r in runs] == [
-      (seed, task, arm)
-      for seed in (0, 1) for task in ("recall", "Pong")
-      for arm in ("zero", "stored")
-  ]  # fmt: skip
+    (seed, task, arm)
+    for seed in (0, 1)
+    for task in ("recall", "Pong")
+    for arm in ("zero", "stored")
+  ]
   assert all(run.config.run.seed == run.seed for run in runs)
 
 
 def test_one_seed_of_atari_three_of_the_others_if_nothing_is_said():
   seeds = lambda **options: [
-      (run.seed, run.task) for run in make_runs(
-          flicker.study("small"), out=pathlib.Path("out"), arms=("r2d2",),
-          tasks=("Pong", "recall"), **options,
-      )
-  ]  # fmt: skip
+    (run.seed, run.task)
+    for run in make_runs(
+      flicker.study("small"),
+      out=pathlib.Path("out"),
+      arms=("r2d2",),
+      tasks=("Pong", "recall"),
+      **options,
+    )
+  ]
   assert seeds() == [(0, "Pong"), (0, "recall"), (1, "recall"), (2, "recall")]
   assert seeds(seeds=2) == [
-      (0, "Pong"), (0, "recall"), (1, "Pong"), (1, "recall")
-  ]  # fmt: skip
+    (0, "Pong"),
+    (0, "recall"),
+    (1, "Pong"),
+    (1, "recall"),
+  ]
 
 
 def test_gammas_that_are_not_the_tasks_own():
   for task, gammas in (
-      ("recall", {"gamma_0.99"}), ("MsPacman", {"gamma_0.997"}),
-      ("MiniGrid-MemoryS7-v0", {"gamma_0.997", "gamma_0.99"}),
-  ):  # fmt: skip
+    ("recall", {"gamma_0.99"}),
+    ("MsPacman", {"gamma_0.997"}),
+    ("MiniGrid-MemoryS7-v0", {"gamma_0.997", "gamma_0.99"}),
+  ):
     runs = {r.arm: r.config for r in _runs(ablations, "small", tasks=(task,))}
     assert {arm for arm in runs if arm.startswith("gamma")} == gammas
     assert f"gamma_{runs['agent'].agent.discount}" not in gammas
@@ -274,34 +287,51 @@ def write_log(directory, config, *, until=1.0, level=1.0) -> None:
   steps = np.linspace(0, config.run.total_steps, 21)[1:]
   for i, step in enumerate(steps[: round(until * 20)]):
     row = {
-        "minutes": step / 1000, "steps": int(step), "frames": int(4 * step),
-        "updates": 10 * (i + 1), "eval_return": float("nan"),
-    } | dict.fromkeys(results.LATE_COLUMNS, level * (i + 1))  # fmt: skip
+      "minutes": step / 1000,
+      "steps": int(step),
+      "frames": int(4 * step),
+      "updates": 10 * (i + 1),
+      "eval_return": float("nan"),
+    } | dict.fromkeys(results.LATE_COLUMNS, level * (i + 1))
     log.write(row | {"dq_first": float("nan") if i == 19 else 0.1 * level})
   if until == 1.0:
     # As training does: the last moment again, with what was evaluated.
     log.write(row | {"eval_return": level, "dq_first": 5.0})
     games = RunLog(directory / "evaluation.csv")
     for game in range(config.evaluation.num_episodes):
-      games.write({
-          "updates": 200, "game": game, "return": level * game, "frames": 4,
+      games.write(
+        {
+          "updates": 200,
+          "game": game,
+          "return": level * game,
+          "frames": 4,
           "truncated": 0,
-      })  # fmt: skip
+        }
+      )
 
 
 def tiny_study(steps: int = 2000) -> Study:
   """Two arms of recall."""
-  base = changed(base_config("recall", "small"), {
-      "replay.row_states": True, "run.total_steps": steps,
-      "log.period_updates": 2, "checkpoint.period_updates": 5, "evaluation.num_episodes": 4,
-      "replay.min_sequences": 16, "replay.replay_ratio": 4.0,
-  })  # fmt: skip
+  base = changed(
+    base_config("recall", "small"),
+    {
+      "replay.row_states": True,
+      "run.total_steps": steps,
+      "log.period_updates": 2,
+      "checkpoint.period_updates": 5,
+      "evaluation.num_episodes": 4,
+      "replay.min_sequences": 16,
+      "replay.replay_ratio": 4.0,
+    },
+  )
   return Study(
-      name="tiny", base=lambda task: changed(base, {"env.task": task}),
-      tasks=("recall",),
-      arms=(Arm("zero", {"agent.start_state": "zero"}), Arm("stored")),
-      seeds=lambda task: 3, columns=("eval_mean", "dq_first"),
-  )  # fmt: skip
+    name="tiny",
+    base=lambda task: changed(base, {"env.task": task}),
+    tasks=("recall",),
+    arms=(Arm("zero", {"agent.start_state": "zero"}), Arm("stored")),
+    seeds=lambda task: 3,
+    columns=("eval_mean", "dq_first"),
+  )
 
 
 def _start_fake(crash_arm: str = ""):
@@ -311,9 +341,11 @@ def _start_fake(crash_arm: str = ""):
     code = _FAKE.format(root=str(ROOT), crash=run.arm == crash_arm)
     with run.output.open("ab") as output:
       return subprocess.Popen(
-          [sys.executable, "-c", code, json.dumps(to_dict(run.config))],
-          stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT,
-      )  # fmt: skip
+        [sys.executable, "-c", code, json.dumps(to_dict(run.config))],
+        stdin=subprocess.PIPE,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+      )
 
   return start
 
@@ -343,9 +375,11 @@ def test_a_crash_is_reported_and_the_others_go_on(
   assert "something went wrong" in said and "2 runs failed" in said
   rows = _table(tmp_path / "out" / "results.csv")
   assert [(r["arm"], r["seed"], r["finished"]) for r in rows] == [
-      ("zero", "0", "0"), ("zero", "1", "0"),
-      ("stored", "0", "1"), ("stored", "1", "1"),
-  ]  # fmt: skip
+    ("zero", "0", "0"),
+    ("zero", "1", "0"),
+    ("stored", "0", "1"),
+    ("stored", "1", "1"),
+  ]
   assert rows[0]["eval_mean"] == "nan" and rows[0]["steps"] == "1000"
   (summary,) = _table(tmp_path / "out" / "summary.csv")
   assert (summary["arm"], summary["seeds"]) == ("stored", "2")
@@ -376,10 +410,13 @@ def test_runs_of_other_settings_are_refused(tmp_path, monkeypatch, capsys):
   assert _run_fake(tmp_path, monkeypatch, steps=1000) == 2
   assert "another run.total_steps" in capsys.readouterr().err
   directory = tmp_path / "out" / "recall" / "stored" / "seed0"
-  write_config(directory, changed(
+  write_config(
+    directory,
+    changed(
       make_runs(tiny_study(), out=tmp_path / "out", seeds=1)[1].config,
       {"agent.n_step": 5},
-  ))  # fmt: skip
+    ),
+  )
   assert _run_fake(tmp_path, monkeypatch) == 2
   assert "another agent.n_step;" in capsys.readouterr().err
 
@@ -399,9 +436,9 @@ def test_a_study_that_ends_takes_its_runs_along(tmp_path, monkeypatch):
 
   def start(run, cores):
     del run, cores
-    started.append(subprocess.Popen(
-        [sys.executable, "-c", sleeper], stdin=subprocess.PIPE
-    ))  # fmt: skip
+    started.append(
+      subprocess.Popen([sys.executable, "-c", sleeper], stdin=subprocess.PIPE)
+    )
     return started[-1]
 
   def show(going):
@@ -456,18 +493,32 @@ def test_runs_in_lock_step_and_with_threads_take_turns(monkeypatch, tmp_path):
     return subprocess.Popen([sys.executable, "-c", ""], stdin=subprocess.PIPE)
 
   monkeypatch.setattr(runner, "start", start)
-  study = dataclasses.replace(tiny_study(), arms=tuple(
+  study = dataclasses.replace(
+    tiny_study(),
+    arms=tuple(
       Arm(name, {"run.lockstep": lockstep})
-      for name, lockstep in (("a", True), ("b", True), ("x", False),
-                             ("y", False), ("c", True))
-  ))  # fmt: skip
+      for name, lockstep in (
+        ("a", True),
+        ("b", True),
+        ("x", False),
+        ("y", False),
+        ("c", True),
+      )
+    ),
+  )
   runner.carry_out(
-      make_runs(study, out=tmp_path, seeds=1), jobs=0,
-      show=lambda going: None, ended=lambda *_: None,
-  )  # fmt: skip
+    make_runs(study, out=tmp_path, seeds=1),
+    jobs=0,
+    show=lambda going: None,
+    ended=lambda *_: None,
+  )
   assert started == [
-      ("a", (0,)), ("b", (1,)), ("x", (0, 1)), ("y", (0, 1)), ("c", (0,))
-  ]  # fmt: skip
+    ("a", (0,)),
+    ("b", (1,)),
+    ("x", (0, 1)),
+    ("y", (0, 1)),
+    ("c", (0,)),
+  ]
 
 
 # Reports.
@@ -665,9 +716,10 @@ def _start_killed(at: int):
     os.sched_setaffinity(0, cores)  # the child inherits it
     try:
       return subprocess.Popen(
-          drill_command(run.config, sabotage="kill-update", at=at),
-          stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
-      )  # fmt: skip
+        drill_command(run.config, sabotage="kill-update", at=at),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+      )
     finally:
       os.sched_setaffinity(0, before)
 
@@ -680,9 +732,16 @@ def test_killed_and_resumed_gives_the_same_table(tmp_path, saves):
   study = tiny_study()
   if not saves:  # as small Atari runs: what was stopped begins anew
     base = study.base("recall")
-    study = dataclasses.replace(study, base=lambda _: changed(base, {
-        "checkpoint.period_updates": 0, "checkpoint.save_replay": False,
-    }))  # fmt: skip
+    study = dataclasses.replace(
+      study,
+      base=lambda _: changed(
+        base,
+        {
+          "checkpoint.period_updates": 0,
+          "checkpoint.save_replay": False,
+        },
+      ),
+    )
   outs = [tmp_path / "straight", tmp_path / "killed"]
   runs = make_runs(study, out=outs[1], seeds=1)
   with pytest.MonkeyPatch.context() as patch:

@@ -32,12 +32,12 @@ class _Averages(nn.Module):
 
 
 AVERAGES = Core(
-    lambda config: _Averages(),
-    lambda config, batch_size: {
-        "total": jnp.zeros((batch_size, 8), jnp.bfloat16),
-        "count": jnp.zeros(batch_size, jnp.int32),
-    },
-)  # fmt: skip
+  lambda config: _Averages(),
+  lambda config, batch_size: {
+    "total": jnp.zeros((batch_size, 8), jnp.bfloat16),
+    "count": jnp.zeros(batch_size, jnp.int32),
+  },
+)
 
 
 @pytest.mark.parametrize("core", ["gru", "tests.system.test_cores:AVERAGES"])

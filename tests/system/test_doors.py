@@ -1,4 +1,4 @@
-"""What a run can be given from outside: environments, an agent, a listener, a stop."""
+"""What a run can be given: environments, an agent, a listener, a stop."""
 
 import json
 import threading
@@ -15,7 +15,8 @@ from r2d2_jax.system.storage.csv_log import read_log
 from r2d2_jax.system.train import RunError, train
 from tests.stamped import StampedWorld
 
-CONFIG = smoke().updated({
+CONFIG = smoke().updated(
+  {
     "env.num_envs": 4,
     "network.torso_channels": (4,),
     "network.core_units": 4,
@@ -29,7 +30,8 @@ CONFIG = smoke().updated({
     "evaluation.num_lanes": 2,
     "log.tensorboard": False,
     "log.period_updates": 3,
-})  # fmt: skip
+  }
+)
 
 
 def make_stamped(config, *, seed):
@@ -90,9 +92,9 @@ def test_environments_of_ones_own_are_found_again_by_their_name(
   )
   assert "over 3 games" in capsys.readouterr().out
   # Going on needs no argument either.
-  longer = CONFIG.updated({
-      "run.total_steps": 400, "env.make_world": f"{__name__}:make_stamped"
-  })  # fmt: skip
+  longer = CONFIG.updated(
+    {"run.total_steps": 400, "env.make_world": f"{__name__}:make_stamped"}
+  )
   assert train(longer, run_dir=run_dir).steps >= 400
 
 

@@ -62,9 +62,14 @@ def _scripted(monkeypatch):
 
   def run(num_episodes, config=CONFIG, **kwargs):
     played = evaluate(
-        params, agent=agent_of(networks, config), config=config,
-        num_episodes=num_episodes, seed=0, make_world=make_world, **kwargs,
-    )  # fmt: skip
+      params,
+      agent=agent_of(networks, config),
+      config=config,
+      num_episodes=num_episodes,
+      seed=0,
+      make_world=make_world,
+      **kwargs,
+    )
     return played, *worlds[-1]
 
   return run
@@ -159,9 +164,11 @@ def test_a_game_begins_from_the_null_state_as_in_training(recall, monkeypatch):
   for t, (timestep, output) in enumerate(seen):
     nothing = np.zeros(3)
     inputs = AgentInputs(
-        timestep.obs_t, nothing.astype(np.int32), nothing.astype(np.float32),
-        timestep.is_first_t,
-    )  # fmt: skip
+      timestep.obs_t,
+      nothing.astype(np.int32),
+      nothing.astype(np.float32),
+      timestep.is_first_t,
+    )
     q_t, _ = step(params, inputs, networks.initial_core_state(3))
     first = timestep.is_first_t
     assert_trees_close(np.asarray(q_t)[first], output.q_t[first])
@@ -170,34 +177,41 @@ def test_a_game_begins_from_the_null_state_as_in_training(recall, monkeypatch):
 
 
 def test_training_never_notices_an_evaluation(recall):
-  """Two actor loops, one with evaluations in between: the same items, bit for bit."""
+  """Two actor loops, one with evaluations between: bit for bit the same."""
   networks, params = recall
 
   def act(evaluate_every):
     inserted = []
     parameters = ParameterStore(params)
     loop = ActorLoop(
-        CONFIG,
-        world=RecallWorld(16, seed=1),
-        agent=agent_of(networks, CONFIG),
-        parameters=parameters,
-        insert=lambda items, priorities: inserted.append(
-            ([item._replace(blocks=[b._replace(uid=0) for b in item.blocks])
-              for item in items], priorities)
-        ),
-        key=jax.random.key(1),
-    )  # fmt: skip
+      CONFIG,
+      world=RecallWorld(16, seed=1),
+      agent=agent_of(networks, CONFIG),
+      parameters=parameters,
+      insert=lambda items, priorities: inserted.append(
+        (
+          [
+            item._replace(blocks=[b._replace(uid=0) for b in item.blocks])
+            for item in items
+          ],
+          priorities,
+        )
+      ),
+      key=jax.random.key(1),
+    )
     games = []
     for call in range(60):
       loop.step()
       if evaluate_every and call % evaluate_every == 7:
         games.append(
-            evaluate(
-                parameters.latest().params, agent=agent_of(networks, CONFIG),
-                config=CONFIG,
-                num_episodes=3, seed=5,
-            ).episodes
-        )  # fmt: skip
+          evaluate(
+            parameters.latest().params,
+            agent=agent_of(networks, CONFIG),
+            config=CONFIG,
+            num_episodes=3,
+            seed=5,
+          ).episodes
+        )
     return inserted, games
 
   undisturbed, _ = act(0)
@@ -238,12 +252,18 @@ def test_another_table_is_no_evaluation(tmp_path):
 
 @pytest.mark.envpool
 def test_no_op_starts_are_counted_in_raw_frames():
-  """Of at most 30 no-ops: not of 30 agent steps, and not of 30 frames' worth."""
+  """Of at most 30 no-ops: not 30 agent steps, and not 30 frames' worth."""
   envpool = pytest.importorskip("envpool")
   pool = envpool.make(
-      "Seaquest-v5", env_type="gymnasium", num_envs=1, seed=5, stack_num=1,
-      frame_skip=1, noop_max=1, use_fire_reset=False,
-  )  # fmt: skip
+    "Seaquest-v5",
+    env_type="gymnasium",
+    num_envs=1,
+    seed=5,
+    stack_num=1,
+    frame_skip=1,
+    noop_max=1,
+    use_fire_reset=False,
+  )
   frames = [pool.reset()[0][0, 0].tobytes()]
   for _ in range(140):
     frames.append(pool.step(np.zeros(1, np.int32))[0][0, 0].tobytes())

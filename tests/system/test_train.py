@@ -75,9 +75,15 @@ def test_threads_train_keep_the_ratio_and_leave_everything_behind(tmp_path):
   assert len(result.evaluation.returns) == 4
   names = {p.name for p in (tmp_path / "run").iterdir()}
   assert names == {
-      "config.json", "log.csv", "checkpoints", "best", "evaluation.csv",
-      "learning_curve.png", "tensorboard", ".lock",
-  }  # fmt: skip
+    "config.json",
+    "log.csv",
+    "checkpoints",
+    "best",
+    "evaluation.csv",
+    "learning_curve.png",
+    "tensorboard",
+    ".lock",
+  }
   with (tmp_path / "run" / "log.csv").open() as f:
     rows = list(csv.DictReader(f))
   assert rows[-1]["steps"] == str(result.steps)
@@ -153,7 +159,8 @@ def test_a_finished_run_that_is_started_again_is_done_and_says_so(
   np.testing.assert_array_equal(
     again.evaluation.returns, first.evaluation.returns
   )
-  # The same where time is what was reached; said on the console if there is one.
+  # The same where time is what was reached; said on the console if there is
+  # one.
   short = small(
     {
       "run.total_steps": 10**6,
@@ -203,7 +210,8 @@ def test_with_row_states_dq_is_that_of_the_sampled_batches(tmp_path):
   last = np.array(
     [float(row["dq_last"]) for row in rows if row["updates"] != "0"]
   )
-  # From the first update on there is a batch; the items start in a stored state.
+  # From the first update on there is a batch; the items start in a stored
+  # state.
   assert len(last) >= 3 and (last > 0).all()
   assert {row["dq_first"] for row in rows} <= {"0", "nan"}
 
@@ -417,10 +425,16 @@ def _signal_at_update(monkeypatch, update, *numbers):
 
 
 @pytest.mark.usefixtures("signals_by_default")
-@pytest.mark.parametrize("lockstep, number", [
-    (True, signal.SIGTERM), (True, signal.SIGHUP), (True, signal.SIGUSR1),
-    (False, signal.SIGTERM), (False, signal.SIGINT),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  "lockstep, number",
+  [
+    (True, signal.SIGTERM),
+    (True, signal.SIGHUP),
+    (True, signal.SIGUSR1),
+    (False, signal.SIGTERM),
+    (False, signal.SIGINT),
+  ],
+)
 def test_a_signal_saves_also_where_a_program_calls_train(
   lockstep, number, tmp_path, monkeypatch
 ):
@@ -435,7 +449,7 @@ def test_a_signal_saves_also_where_a_program_calls_train(
 
 @pytest.mark.usefixtures("signals_by_default")
 def test_a_signal_while_the_run_is_built_is_not_forgotten(tmp_path):
-  """What a handler raises in a destructor or a callback of the collector is lost."""
+  """What a handler raises in a destructor or a collector's callback is lost."""
 
   class Garbage:
     def __del__(self):

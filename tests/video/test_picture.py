@@ -15,9 +15,15 @@ _BAR = picture_lib.BAR
 def _moment(q, **changes):
   q = np.array(q, np.float32)
   moment = Moment(
-      step=7, score=3.0, obs=np.zeros((84, 84), np.uint8), screen=None, q=q,
-      greedy=int(q.argmax()), a=int(q.argmax()), ending="",
-  )  # fmt: skip
+    step=7,
+    score=3.0,
+    obs=np.zeros((84, 84), np.uint8),
+    screen=None,
+    q=q,
+    greedy=int(q.argmax()),
+    a=int(q.argmax()),
+    ending="",
+  )
   return moment._replace(**changes)
 
 
@@ -60,9 +66,20 @@ def test_values_names_step_score_and_action_are_written(written):
   painter = _painter(["NOOP", "UP", "DOWN"])
   painter.draw(_moment([0.25, -1.5, 12.345]))
   for text in (
-      "Pong", "12 updates", "unit", "step 7", "score 3", "action DOWN",
-      "max Q 12.35", "NOOP", "0.250", "UP", "-1.500", "DOWN", "12.35",
-  ):  # fmt: skip
+    "Pong",
+    "12 updates",
+    "unit",
+    "step 7",
+    "score 3",
+    "action DOWN",
+    "max Q 12.35",
+    "NOOP",
+    "0.250",
+    "UP",
+    "-1.500",
+    "DOWN",
+    "12.35",
+  ):
     assert text in written, text
 
 
@@ -142,12 +159,16 @@ def test_sizes_are_what_encoders_want_and_never_change():
 
 
 @pytest.mark.parametrize(
-    "value, text",
-    [
-        (0.0, "0.000"), (-0.12345, "-0.123"), (12.345, "12.35"),
-        (1234.56, "1234.6"), (99_999.0, "99999.0"), (1_234_567.0, "1.2e+06"),
-    ],
-)  # fmt: skip
+  "value, text",
+  [
+    (0.0, "0.000"),
+    (-0.12345, "-0.123"),
+    (12.345, "12.35"),
+    (1234.56, "1234.6"),
+    (99_999.0, "99999.0"),
+    (1_234_567.0, "1.2e+06"),
+  ],
+)
 def test_values_are_short(value, text):
   assert format_value(np.float32(value)) == text
 
@@ -172,12 +193,18 @@ def test_recalls_numbers_have_their_names(written):
   draw_observation(np.zeros(7, np.float32), (640, 528), task="recall")
   names = [text for text in written if not text[0].isdigit()]
   assert names == [
-      "symbol A", "symbol B", "symbol C", "symbol D", "cue", "hush", "query"
-  ]  # fmt: skip
+    "symbol A",
+    "symbol B",
+    "symbol C",
+    "symbol D",
+    "cue",
+    "hush",
+    "query",
+  ]
 
 
 def test_minigrids_cells_lie_as_the_agent_sees_them():
-  """x from the left, y from the top; the agent at the bottom's middle looks up."""
+  """x from the left, y from the top; the agent looks up from the bottom."""
   empty, wall, ball, red, green = 1, 2, 6, 0, 1
   view = np.zeros((7, 7, 3), np.uint8)
   view[..., 0] = empty

@@ -56,7 +56,7 @@ def _fixed_networks() -> Networks:
 
 @pytest.fixture(name="scripted")
 def _scripted(monkeypatch):
-  """Plays in a stamped world whose games last 3, 5 and 2 steps, the last cut."""
+  """Plays in a stamped world: games of 3, 5 and 2 steps, the last one cut."""
   seen = []
 
   def make_world(config, *, seed):
@@ -65,10 +65,16 @@ def _scripted(monkeypatch):
     return StampedWorld([[3, 5, 2]], truncated=[(0, 2)], frame_skip=4)
 
   def play(q=(0.0, 1.0, 0.5, 0.0), config=_TINY, **kwargs):
-    moments = list(play_game(
-        jnp.array(q, jnp.float32), agent=agent_of(_fixed_networks(), config), config=config,
-        seed=0, make_world=make_world, **kwargs,
-    ))  # fmt: skip
+    moments = list(
+      play_game(
+        jnp.array(q, jnp.float32),
+        agent=agent_of(_fixed_networks(), config),
+        config=config,
+        seed=0,
+        make_world=make_world,
+        **kwargs,
+      )
+    )
     return moments, seen[-1]
 
   return play
@@ -167,13 +173,19 @@ def test_a_file_has_a_picture_for_each_row_and_the_score_of_evaluation(
   shown = []
   result = record(agent, out, epsilon=0.5, seed=5, on_picture=shown.append)
   (report,) = evaluate(
-      agent.params, agent=agent.agent, num_episodes=1, seed=5,
-      config=agent.config.updated({"evaluation.epsilon": 0.5}),
-  ).episodes  # fmt: skip
+    agent.params,
+    agent=agent.agent,
+    num_episodes=1,
+    seed=5,
+    config=agent.config.updated({"evaluation.epsilon": 0.5}),
+  ).episodes
   assert result == (
-      report.episode_steps + 1, report.episode_steps, report.episode_return,
-      "game over", False,
-  )  # fmt: skip
+    report.episode_steps + 1,
+    report.episode_steps,
+    report.episode_return,
+    "game over",
+    False,
+  )
   pictures = np.stack(list(iio.imiter(out)))
   assert len(pictures) == len(shown) == result.pictures > 3
   assert any(m.a != m.greedy for m in shown[:-1])
@@ -183,11 +195,14 @@ def test_a_file_has_a_picture_for_each_row_and_the_score_of_evaluation(
   orange = (np.abs(pictures.astype(int) - (250, 160, 50)) < 12).all(-1)
   counts = orange.sum(axis=(1, 2))
   assert (counts[:-1] > 2 * counts[-1]).all()
-  assert said == [dict(
-      title="recall", subtitle="3 updates, epsilon 0.5",
+  assert said == [
+    dict(
+      title="recall",
+      subtitle="3 updates, epsilon 0.5",
       unit="Q = h^-1(network's output), unit: reward",
       action_names=["A", "B", "C", "D"],
-  )]  # fmt: skip
+    )
+  ]
 
 
 def test_pictures_come_back_in_their_order_and_colours(tmp_path):
@@ -223,9 +238,13 @@ def test_a_recording_that_is_stopped_keeps_what_it_has(agent, tmp_path):
   iio = pytest.importorskip("imageio.v3")
   out, shown = tmp_path / "x.gif", []
   result = record(
-      agent, out, epsilon=0, seed=5, on_picture=shown.append,
-      should_stop=lambda: len(shown) == 3,
-  )  # fmt: skip
+    agent,
+    out,
+    epsilon=0,
+    seed=5,
+    on_picture=shown.append,
+    should_stop=lambda: len(shown) == 3,
+  )
   assert (result.pictures, result.steps) == (3, 2)
   assert result.interrupted and result.ending == "interrupted"
   assert len(list(iio.imiter(out))) == 3
@@ -282,10 +301,15 @@ def test_the_screen_is_the_one_on_which_the_agent_acted():
     _TINY.env, task="Pong", full_action_space=False, frame_skip=1
   )
   q = jnp.array([0.0, 0.0, 0.0, 1.0, 0.0, 0.0])
-  moments = list(play_game(
-      q, agent=agent_of(_fixed_networks(), _TINY), seed=0, max_steps=120,
+  moments = list(
+    play_game(
+      q,
+      agent=agent_of(_fixed_networks(), _TINY),
+      seed=0,
+      max_steps=120,
       config=dataclasses.replace(_TINY, env=env),
-  ))  # fmt: skip
+    )
+  )
   assert len(moments) == 121
 
   def distance(moment, other):

@@ -1,6 +1,7 @@
-"""What the prefetcher asks of the replay, and what the learner says of updates."""
+"""What the prefetcher asks of the replay, what the learner says of updates."""
 
 import dataclasses
+import itertools
 import threading
 
 import numpy as np
@@ -50,14 +51,19 @@ def test_a_row_has_the_mean_of_all_updates_since_the_row_before(
     add(stats, {**metrics, "my_own": np.float32(len(seen))}, td_abs_by_row)
 
   monkeypatch.setattr(LearnerStats, "add", watched)
-  config = small({
-      "run.lockstep": True, "log.period_updates": 3,
+  config = small(
+    {
+      "run.lockstep": True,
+      "log.period_updates": 3,
       "evaluation.num_episodes": 0,
-  })  # fmt: skip
+    }
+  )
   train(config, run_dir=tmp_path / "run")
   log = read_log(tmp_path / "run" / "log.csv")
   ends = [int(updates) for updates in log["updates"]]
-  rows = [i for i, (a, b) in enumerate(zip([0, *ends], ends)) if b - a >= 3]
+  rows = [
+    i for i, (a, b) in enumerate(itertools.pairwise([0, *ends])) if b - a >= 3
+  ]
   assert len(rows) >= 3
   for i in rows:
     updates = slice(ends[i - 1] if i else 0, ends[i])

@@ -120,10 +120,15 @@ def main(path: str) -> None:
     run_dir=split_dir,
   )
   dq_last = read_log(split_dir / "log.csv")["dq_last"]
-  print(json.dumps({
-      "runs": runs, "acting": sorted(devices_of_acting),
-      "dq_last": [x for x in dq_last if x == x],
-  }))  # fmt: skip
+  print(
+    json.dumps(
+      {
+        "runs": runs,
+        "acting": sorted(devices_of_acting),
+        "dq_last": [x for x in dq_last if x == x],
+      }
+    )
+  )
 
 
 def test_a_run_on_two_devices_acts_evaluates_and_resumes_on_one(tmp_path):
@@ -134,14 +139,18 @@ def test_a_run_on_two_devices_acts_evaluates_and_resumes_on_one(tmp_path):
     + " --xla_backend_optimization_level=0"
   )
   child = subprocess.run(
-      [
-          sys.executable, "-m", "tests.system.loops.test_learner_devices",
-          str(tmp_path / "run"),
-      ],
-      cwd=ROOT,
-      env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
-      capture_output=True, text=True, check=False,
-  )  # fmt: skip
+    [
+      sys.executable,
+      "-m",
+      "tests.system.loops.test_learner_devices",
+      str(tmp_path / "run"),
+    ],
+    cwd=ROOT,
+    env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+    capture_output=True,
+    text=True,
+    check=False,
+  )
   assert child.returncode == 0, child.stderr
   assert "donated" not in child.stderr
   found = json.loads(child.stdout.splitlines()[-1])

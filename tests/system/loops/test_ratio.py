@@ -138,9 +138,12 @@ def test_another_ratio_and_fewer_lanes_hold_from_the_resume_on(
   # of lanes that are gone are sampled as well.
   rows.clear()
   lanes, ratio = 5, 2.8
-  config = _config(steps + 500).updated({
-      "env.num_envs": lanes, "replay.replay_ratio": ratio,
-  })  # fmt: skip
+  config = _config(steps + 500).updated(
+    {
+      "env.num_envs": lanes,
+      "replay.replay_ratio": ratio,
+    }
+  )
   result = train_module.train(config, run_dir=tmp_path)
   found = sum(rows) / (result.steps - steps)
   # Two batches of 15 rows and two vector steps are the slack.
@@ -149,7 +152,7 @@ def test_another_ratio_and_fewer_lanes_hold_from_the_resume_on(
 
 
 def test_a_replay_that_has_become_too_small_to_begin_is_filled(tmp_path):
-  """The learner doesn't wait for items while the actors wait for the learner."""
+  """The learner doesn't wait for items while the actors wait for it."""
   steps = train_module.train(_config(1_500), run_dir=tmp_path).steps
   config = _config(steps + 4_000, lockstep=False, max_minutes=1.0)
   config = config.updated({"replay.min_sequences": 500})

@@ -34,11 +34,20 @@ def first_row() -> dict[str, float | int | str]:
   """The first row of a run, before anything is known."""
   row = example_row()
   known = {
-      name: 0.0 if isinstance(value, float) else 0
-      for name, value in row.items()
-      if name.startswith("share_")
-      or name in ("minutes", "steps", "frames", "updates", "episodes",
-                  "frames_per_second", "updates_per_second", "replay_size",
-                  "replay_ratio")
-  }  # fmt: skip
+    name: 0.0 if isinstance(value, float) else 0
+    for name, value in row.items()
+    if name.startswith("share_")
+    or name
+    in (
+      "minutes",
+      "steps",
+      "frames",
+      "updates",
+      "episodes",
+      "frames_per_second",
+      "updates_per_second",
+      "replay_size",
+      "replay_ratio",
+    )
+  }
   return {**dict.fromkeys(row, NAN), **known, "bottleneck": "environment"}

@@ -26,9 +26,13 @@ _METRICS = pathlib.Path(__file__).parents[3] / "docs" / "metrics.md"
 def a_row(**metrics):
   report = RunReport(laptop(), frame_skip=4, epsilon=np.array([0.4, 0.01]))
   return report.row(
-      steps=0, updates=0, replay_size=0, replay_ratio=0.0, metrics=metrics,
-      leg_seconds={},
-  )  # fmt: skip
+    steps=0,
+    updates=0,
+    replay_size=0,
+    replay_ratio=0.0,
+    metrics=metrics,
+    leg_seconds={},
+  )
 
 
 @pytest.fixture(name="own")
@@ -36,9 +40,13 @@ def fixture_own(monkeypatch):
   """A registered column of a researcher's, forgotten after the test."""
   monkeypatch.setattr("r2d2_jax.system.metrics.columns.COLUMNS", dict(COLUMNS))
   return Column(
-      "q_gap", "learner", "gap of the two best q", "rescaled unit", "last",
-      lambda row, config: "no choice" if row["q_gap"] < 0.01 else None,
-  )  # fmt: skip
+    "q_gap",
+    "learner",
+    "gap of the two best q",
+    "rescaled unit",
+    "last",
+    lambda row, config: "no choice" if row["q_gap"] < 0.01 else None,
+  )
 
 
 # What is in a row.
@@ -147,9 +155,15 @@ def test_every_column_and_histogram_is_explained_and_nothing_else():
 def test_every_warning_is_explained():
   text = _METRICS.read_text()
   row = example_row(
-      grad_norm=1e3, replay_ratio=9.0, effective_sample_size=0.1,
-      reuse_mean=1e3, lag_p50=10**6, dq_first=9.0, dq_last=9.0, loss=NAN,
-  )  # fmt: skip
+    grad_norm=1e3,
+    replay_ratio=9.0,
+    effective_sample_size=0.1,
+    reuse_mean=1e3,
+    lag_p50=10**6,
+    dq_first=9.0,
+    dq_last=9.0,
+    loss=NAN,
+  )
   signs = warnings(row, laptop())
   assert len(signs) == 8
   for words in signs.values():

@@ -46,9 +46,14 @@ def test_what_is_not_known_yet_is_a_dash():
   text = drawn(first_row())
   assert "nan" not in text.lower()
   for part in (
-      "0%, - left", "filling replay 0/1000", "loss -", "dQ first -", "lag -",
-      "exploiting lanes -", "evaluation - (best -)",
-  ):  # fmt: skip
+    "0%, - left",
+    "filling replay 0/1000",
+    "loss -",
+    "dQ first -",
+    "lag -",
+    "exploiting lanes -",
+    "evaluation - (best -)",
+  ):
     assert part in text, (part, text)
 
 
@@ -87,9 +92,13 @@ def test_a_threads_bar_is_as_long_as_it_was_busy():
 
 def test_what_is_unhealthy_is_named_and_red():
   console = Console(
-      file=io.StringIO(), width=100, force_terminal=True, record=True,
-      color_system="standard", _environ={},
-  )  # fmt: skip
+    file=io.StringIO(),
+    width=100,
+    force_terminal=True,
+    record=True,
+    color_system="standard",
+    _environ={},
+  )
   console.print(RunPanel(laptop()).draw(example_row(dq_first=3.0)))
   coloured = console.export_text(styles=True)
   assert "\x1b[1;31mdQ first 3 (stale states)" in coloured
@@ -119,9 +128,11 @@ def test_messages_appear_above_the_panel(monkeypatch):
 )
 def test_without_a_terminal_every_row_is_a_line(environment, is_terminal):
   console = Console(
-      file=io.StringIO(), width=80, force_terminal=is_terminal,
-      _environ=environment,
-  )  # fmt: skip
+    file=io.StringIO(),
+    width=80,
+    force_terminal=is_terminal,
+    _environ=environment,
+  )
   with run_display(console, laptop()) as show:
     show(first_row())
     show(example_row())

@@ -19,9 +19,12 @@ def test_a_column_is_the_mean_and_td_abs_max_the_largest():
   add(stats, loss=4.0, td_abs_max=2.0, my_own=-1.0)
   columns, histograms = stats.pop()
   assert columns == {
-      "loss": 2.5, "td_abs_max": 3.0, "my_own": 0.5,
-      "td_first": 0.5, "td_last": 0.25,
-  }  # fmt: skip
+    "loss": 2.5,
+    "td_abs_max": 3.0,
+    "my_own": 0.5,
+    "td_first": 0.5,
+    "td_last": 0.25,
+  }
   assert histograms["td_abs_by_row"].tolist() == [0.5, 0.25]
 
 

@@ -31,9 +31,13 @@ def make_report(clock):
 
 def row(report, *, steps, updates, **legs):
   return report.row(
-      steps=steps, updates=updates, replay_size=50, replay_ratio=1.0,
-      metrics={"loss": 0.5}, leg_seconds=legs,
-  )  # fmt: skip
+    steps=steps,
+    updates=updates,
+    replay_size=50,
+    replay_ratio=1.0,
+    metrics={"loss": 0.5},
+    leg_seconds=legs,
+  )
 
 
 def test_rates_and_shares_are_those_since_the_last_row(clock):
@@ -160,7 +164,14 @@ def test_the_line_says_it_all(clock):
   clock.now += 60
   line = progress_line(row(report, steps=600, updates=60), config)
   for part in (
-      "2.0 min", "600 steps 2.40k frames", "40 frames/s", "1.00 updates/s",
-      "ratio 1.00/1", "return -20.5", "replay 2%", "limited by", "1 min left",
-  ):  # fmt: skip
+    "2.0 min",
+    "600 steps 2.40k frames",
+    "40 frames/s",
+    "1.00 updates/s",
+    "ratio 1.00/1",
+    "return -20.5",
+    "replay 2%",
+    "limited by",
+    "1 min left",
+  ):
     assert part in line, (part, line)

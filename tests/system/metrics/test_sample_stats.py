@@ -29,11 +29,16 @@ def test_columns_and_histograms_of_a_batch():
   columns, histograms = stats.pop()
   # Lags 10, 8 and 4; ages 100, 90 and 50 steps.
   assert columns == {
-      "lag_p10": 4.0, "lag_p50": 8.0, "lag_p90": 10.0,
-      "age_steps_mean": 80.0, "reuse_mean": 2.5,
-      "sampled_eps_1": 0.5, "sampled_eps_2": 0.0,
-      "sampled_eps_3": 0.0, "sampled_eps_4": 0.5,
-  }  # fmt: skip
+    "lag_p10": 4.0,
+    "lag_p50": 8.0,
+    "lag_p90": 10.0,
+    "age_steps_mean": 80.0,
+    "reuse_mean": 2.5,
+    "sampled_eps_1": 0.5,
+    "sampled_eps_2": 0.0,
+    "sampled_eps_3": 0.0,
+    "sampled_eps_4": 0.5,
+  }
   assert histograms["lag_updates"].tolist() == [4, 8, 10]
   assert histograms["samples_by_lane"].tolist() == [1, 0, 0, 0, 0, 0, 0, 1]
 

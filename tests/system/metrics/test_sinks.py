@@ -11,7 +11,8 @@ from r2d2_jax.presets import laptop
 from r2d2_jax.system.metrics.sinks import TensorBoardSink, WandbSink, make_sinks
 from tests.system.metrics.example_row import example_row, first_row
 
-# TensorBoard then reads files with its own code: importing TensorFlow takes long.
+# TensorBoard then reads files with its own code: importing TensorFlow takes
+# long.
 sys.modules.setdefault(
   "tensorboard.compat.notf", types.ModuleType("tensorboard.compat.notf")
 )
@@ -51,12 +52,12 @@ def test_a_row_can_be_read_as_soon_as_it_is_written(tmp_path):
   sink.write(first_row(), {})
   sink.write(example_row(steps=100, loss=0.25), _HISTOGRAMS)
   sink.write(example_row(steps=200, loss=0.125), {})
-  found = read(
-    tmp_path
-  )  # nothing was closed: as if the process were killed now
+  # Nothing was closed: as if the process were killed now.
+  found = read(tmp_path)
   assert [(e.step, e.value) for e in found.Scalars("learner/loss")] == [
-      (100, 0.25), (200, 0.125),
-  ]  # fmt: skip
+    (100, 0.25),
+    (200, 0.125),
+  ]
   assert [e.step for e in found.Scalars("train/updates")] == [0, 100, 200]
 
 
@@ -68,15 +69,20 @@ def test_names_begin_with_their_group(tmp_path):
   names = {tag.split("/")[1] for tag in tags["scalars"]}
   assert names == set(example_row()) - {"bottleneck"}  # a word, not a number
   groups = {
-      "return_mean": "train", "frames_per_second": "train",
-      "grad_norm": "learner", "reuse_mean": "replay", "dq_last": "health",
-      "share_step": "legs",
-  }  # fmt: skip
+    "return_mean": "train",
+    "frames_per_second": "train",
+    "grad_norm": "learner",
+    "reuse_mean": "replay",
+    "dq_last": "health",
+    "share_step": "legs",
+  }
   for name, group in groups.items():
     assert f"{group}/{name}" in tags["scalars"]
   assert set(tags["histograms"]) == {
-      "health/lag_updates", "learner/td_abs_by_row", "replay/samples_by_lane",
-  }  # fmt: skip
+    "health/lag_updates",
+    "learner/td_abs_by_row",
+    "replay/samples_by_lane",
+  }
 
 
 def test_what_is_nan_has_no_point(tmp_path):
@@ -287,9 +293,11 @@ def test_a_sink_that_fails_says_so_once_and_goes_on(tmp_path):
 def test_a_network_that_fails_says_so_once_and_goes_on(wandb, tmp_path):
   said = []
   (sink,) = make_sinks(
-      a_config({"log.tensorboard": False, "log.wandb_project": "p"}),
-      tmp_path, steps=0, say=said.append,
-  )  # fmt: skip
+    a_config({"log.tensorboard": False, "log.wandb_project": "p"}),
+    tmp_path,
+    steps=0,
+    say=said.append,
+  )
 
   def fail(*arguments, **named):
     raise ConnectionError("no route to host")

@@ -1,4 +1,4 @@
-"""The plan: numbers written out by hand, and against the parts that it speaks of."""
+"""The plan: numbers written out by hand, and against the parts it speaks of."""
 
 import io
 
@@ -48,27 +48,39 @@ COLOUR = EnvSpec((64, 64, 3), np.dtype(np.uint8), 15, 1)
 GRID = EnvSpec((7, 7, 3), np.dtype(np.uint8), 3, 1)
 FLAT = EnvSpec((7,), np.dtype(np.float32), 4, 1)
 SPECS = {
-    "paper": PONG, "submission": PONG, "gpu": PONG, "laptop": PONG,
-    "memory": GRID, "smoke": FLAT,
-}  # fmt: skip
+  "paper": PONG,
+  "submission": PONG,
+  "gpu": PONG,
+  "laptop": PONG,
+  "memory": GRID,
+  "smoke": FLAT,
+}
 
 # S = 6 rows from one item of a lane to its next, R = 2 rows of a block.
 SMALL = Config(
-    env=EnvConfig(task="recall", num_envs=4),
-    network=NetworkConfig(
-        torso="mlp", torso_channels=(5,), core_units=3, head_units=2,
-        frame_stack=2,
-    ),
-    agent=AgentConfig(
-        burn_in=4, trace_length=10, overlap=4, batch_size=2,
-        target_period_updates=10,
-    ),
-    replay=ReplayConfig(
-        backend="local", capacity_sequences=100, min_sequences=9,
-        replay_ratio=0.5,
-    ),
-    run=RunConfig(total_steps=2000, actor_refresh_steps=10),
-)  # fmt: skip
+  env=EnvConfig(task="recall", num_envs=4),
+  network=NetworkConfig(
+    torso="mlp",
+    torso_channels=(5,),
+    core_units=3,
+    head_units=2,
+    frame_stack=2,
+  ),
+  agent=AgentConfig(
+    burn_in=4,
+    trace_length=10,
+    overlap=4,
+    batch_size=2,
+    target_period_updates=10,
+  ),
+  replay=ReplayConfig(
+    backend="local",
+    capacity_sequences=100,
+    min_sequences=9,
+    replay_ratio=0.5,
+  ),
+  run=RunConfig(total_steps=2000, actor_refresh_steps=10),
+)
 
 
 def plan_of(config, spec=FLAT, **limits):
@@ -92,13 +104,14 @@ def item_of(config, spec):
 
 def test_steps_and_updates_written_out():
   plan = plan_of(SMALL)
-  # 9 items of 4 lanes: three of each; the first is whole after 10 rows, which are
-  # 9 steps, the others 6 rows later each: (9 + 6 + 6) x 4.
+  # 9 items of 4 lanes: three of each; the first is whole after 10 rows, which
+  # are 9 steps, the others 6 rows later each: (9 + 6 + 6) x 4.
   assert plan.fill_steps == 84
   # Two items train 9 transitions each, half a transition per step.
   assert plan.steps_per_update == 36
   assert plan.total_updates == (2000 - 84) // 36 == 53
-  # 500 steps of each lane: one item after 9, then one for each 6 of the other 491.
+  # 500 steps of each lane: one item after 9, then one for each 6 of the other
+  # 491.
   assert plan.replay_items == min(100, 4 * (1 + 491 // 6)) == 100
   assert (
     plan_of(SMALL.updated({"run.total_steps": 200})).replay_items
@@ -115,23 +128,33 @@ def _item_arrays(config, spec, lanes, rows, episode_rows):
     (np.zeros((lanes, units), np.float32),) * 2,
   )
   builder = SequenceBuilder(
-      lanes, spec=spec, core_state=core, burn_in=config.agent.burn_in,
-      trace_length=config.agent.trace_length, overlap=config.agent.overlap,
-  )  # fmt: skip
+    lanes,
+    spec=spec,
+    core_state=core,
+    burn_in=config.agent.burn_in,
+    trace_length=config.agent.trace_length,
+    overlap=config.agent.overlap,
+  )
   zeros = np.zeros(lanes, np.float32)
   items, arrived = [], []
   for t in range(rows):
     first, last = t % episode_rows == 0, (t + 1) % episode_rows == 0
     items += builder.add(
-        Timestep(
-            np.zeros((lanes, *spec.obs_shape), spec.obs_dtype), zeros, zeros,
-            np.full(lanes, first), np.full(lanes, last), np.arange(lanes),
-        ),
-        ActorOutput(
-            np.zeros(lanes, np.int32), np.zeros(lanes, np.int32),
-            np.zeros((lanes, spec.num_actions), np.float32), core,
-        ),
-    )  # fmt: skip
+      Timestep(
+        np.zeros((lanes, *spec.obs_shape), spec.obs_dtype),
+        zeros,
+        zeros,
+        np.full(lanes, first),
+        np.full(lanes, last),
+        np.arange(lanes),
+      ),
+      ActorOutput(
+        np.zeros(lanes, np.int32),
+        np.zeros(lanes, np.int32),
+        np.zeros((lanes, spec.num_actions), np.float32),
+        core,
+      ),
+    )
     arrived.append(len(items))
   return items, arrived, core
 
@@ -212,14 +235,16 @@ def test_local_replay_holds_the_bytes_that_are_planned(episode_rows):
     for name in fields
   ] + [leaf for item in held for leaf in core_leaves(item.core_state)]
   measured = sum({id(a): a.nbytes for a in arrays}.values())
-  objects = len(blocks) * (
-      sizes._LOCAL_BLOCK_BYTES
-      + sizes._LOCAL_ARRAY_BYTES * len(fields)
-  ) + 400 * sizes._LOCAL_ITEM_BYTES  # fmt: skip
+  objects = (
+    len(blocks)
+    * (sizes._LOCAL_BLOCK_BYTES + sizes._LOCAL_ARRAY_BYTES * len(fields))
+    + 400 * sizes._LOCAL_ITEM_BYTES
+  )
   item = item_of(config, PONG)
   per_item = item.stored_bytes
   if episode_rows == 10:
-    # Items that begin in the padding share its state, which is not planned with.
+    # Items that begin in the padding share its state, which is not planned
+    # with.
     per_item = item.short_episode_bytes - item.state_bytes
   assert 400 * per_item == pytest.approx(measured + objects, rel=0.03)
 
@@ -330,11 +355,14 @@ def make_square(config):
 
 
 def test_an_own_torso_and_another_core_are_planned_as_they_are():
-  config = SMALL.updated({
-      "network.torso": f"{__name__}:make_square", "network.core": "gru",
+  config = SMALL.updated(
+    {
+      "network.torso": f"{__name__}:make_square",
+      "network.core": "gru",
       "network.use_previous_action": False,
       "network.use_previous_reward": False,
-  })  # fmt: skip
+    }
+  )
   plan = plan_of(config)
   # Two frames of 7 numbers, 100 units, a GRU of 3, two heads of 2 on 4 and 1.
   params = 15 * 100 + (3 * 3 * (100 + 3) + 12) + 2 * 4 * 2 + 3 * 4 + 3 * 1

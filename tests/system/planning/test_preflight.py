@@ -20,25 +20,39 @@ ROOT = pathlib.Path(__file__).parents[3]
 _PLUGINS = {"cuda": "jax_cuda12_plugin", "tpu": "libtpu"}
 
 
-@pytest.mark.parametrize("asked, words", [
+@pytest.mark.parametrize(
+  "asked, words",
+  [
     ("cuda", "; unset it, or install the extra 'gpu': pip install '.[gpu]'"),
     ("tpu", "; unset it, or install the extra 'tpu': pip install '.[tpu]'"),
     ("nonsense", "Unable to initialize backend 'nonsense'"),
     ("nonsense,cpu", "'nonsense,cpu'"),
-])  # fmt: skip
+  ],
+)
 def test_a_device_that_is_not_there_is_one_message(asked, words, tmp_path):
   if importlib.util.find_spec(_PLUGINS.get(asked, "nothing")):
     pytest.skip("it may be there")
   result = subprocess.run(
-      [sys.executable, "-m", "experiments.train", "--preset", "smoke",
-       "--run.run-dir", str(tmp_path / "run")],
-      cwd=ROOT, capture_output=True, text=True, check=False, timeout=120,
-      env=os.environ | {"JAX_PLATFORMS": asked},
-  )  # fmt: skip
+    [
+      sys.executable,
+      "-m",
+      "experiments.train",
+      "--preset",
+      "smoke",
+      "--run.run-dir",
+      str(tmp_path / "run"),
+    ],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    check=False,
+    timeout=120,
+    env=os.environ | {"JAX_PLATFORMS": asked},
+  )
   assert result.returncode == 2, result.stderr
   assert re.match(
-    f"error: JAX_PLATFORMS: expected a device of {asked!r}, but JAX finds [cgt]pu"
-    " here",
+    f"error: JAX_PLATFORMS: expected a device of {asked!r}, but JAX finds"
+    " [cgt]pu here",
     result.stderr,
   )
   assert words in result.stderr and result.stderr.count("\n") == 1

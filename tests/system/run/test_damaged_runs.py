@@ -69,9 +69,10 @@ def _newest(run_dir: pathlib.Path) -> pathlib.Path:
 
 def _files(directory: pathlib.Path) -> dict[str, bytes]:
   return {
-      str(path.relative_to(directory)): path.read_bytes()
-      for path in directory.rglob("*") if path.is_file()
-  }  # fmt: skip
+    str(path.relative_to(directory)): path.read_bytes()
+    for path in directory.rglob("*")
+    if path.is_file()
+  }
 
 
 def _change_record(run_dir: pathlib.Path, **values) -> None:
@@ -91,7 +92,9 @@ def _change_record(run_dir: pathlib.Path, **values) -> None:
 # Damage.
 
 
-@pytest.mark.parametrize("name, value, words", [
+@pytest.mark.parametrize(
+  "name, value, words",
+  [
     ("starts", "x", "starts: expected a whole number"),
     ("starts", 10**400, "starts: expected a whole number"),
     ("starts", -5, "starts: expected a whole number from 0"),
@@ -111,13 +114,18 @@ def _change_record(run_dir: pathlib.Path, **values) -> None:
     ("report__minutes", -1, "report.minutes: expected a finite"),
     ("report__returns", "many", "report.returns: expected a list of numbers"),
     ("report__returns", [1.0, "x"], "report.returns: expected a list of numb"),
-    ("report__exploit_returns", [[]], "report.exploit_returns: expected a list"),
+    (
+      "report__exploit_returns",
+      [[]],
+      "report.exploit_returns: expected a list",
+    ),
     ("report__eval_return", None, "report.eval_return: expected a number"),
     ("steps", 10**400, "steps: expected"),
     ("steps", "x", "steps: expected"),
     ("log_rows", "x", "log_rows: expected a whole number"),
     ("prng_impl", 3, "prng_impl: expected a name"),
-])  # fmt: skip
+  ],
+)
 def test_a_damaged_record_is_refused_and_nothing_is_written(
   name, value, words, run_dir
 ):
@@ -155,10 +163,13 @@ def test_a_shape_beyond_the_memory_is_refused_before_anything_is_written(
   assert _files(run_dir) == before
 
 
-@pytest.mark.parametrize("name, damage, words", [
+@pytest.mark.parametrize(
+  "name, damage, words",
+  [
     ("item_blocks.npy", lambda x: np.full_like(x, 10**9), "blocks"),
     ("item_blocks.npy", lambda x: np.full_like(x, -1), "blocks"),
-])  # fmt: skip
+  ],
+)
 def test_numbers_of_blocks_that_are_not_there(name, damage, words, run_dir):
   path = _newest(run_dir) / "replay" / name
   np.save(path, damage(np.load(path, allow_pickle=False)))
@@ -168,10 +179,18 @@ def test_numbers_of_blocks_that_are_not_there(name, damage, words, run_dir):
   assert _files(run_dir) == before
 
 
-@pytest.mark.parametrize("counts", [
-    {"size": "x"}, {"size": -1}, {"size": 10**6}, {"size": 1}, {"num_inserted": 1},
-    {"num_draws": None}, {"num_blocks": 2**70},
-])  # fmt: skip
+@pytest.mark.parametrize(
+  "counts",
+  [
+    {"size": "x"},
+    {"size": -1},
+    {"size": 10**6},
+    {"size": 1},
+    {"num_inserted": 1},
+    {"num_draws": None},
+    {"num_blocks": 2**70},
+  ],
+)
 def test_counts_of_a_replay_that_cannot_be(counts, run_dir):
   path = _newest(run_dir) / "replay" / "meta.json"
   meta = json.loads(path.read_text())
@@ -253,7 +272,8 @@ def test_rows_and_bests_of_a_lost_life_are_dropped(run_dir):
   games = _lines(evaluations)
   assert games[0].startswith("updates,steps,game,return")
   with evaluations.open("a") as file:
-    # The same updates, but later; and what was played by hand with the checkpoint.
+    # The same updates, but later; and what was played by hand with the
+    # checkpoint.
     file.write(f"{checkpoint.num_updates},{checkpoint.steps + 8},0,1,9,0\n")
     file.write(f"{checkpoint.num_updates},{checkpoint.steps},0,0.5,9,0\n")
   (agent,) = list_checkpoints(run_dir / "best")
@@ -267,8 +287,9 @@ def test_rows_and_bests_of_a_lost_life_are_dropped(run_dir):
   steps = read_log(log)["steps"]
   assert steps[len(kept) - 1] > checkpoint.steps
   assert _lines(evaluations) == [
-      *games, f"{checkpoint.num_updates},{checkpoint.steps},0,0.5,9,0"
-  ]  # fmt: skip
+    *games,
+    f"{checkpoint.num_updates},{checkpoint.steps},0,0.5,9,0",
+  ]
   assert list_checkpoints(run_dir / "best") == [agent]
 
 

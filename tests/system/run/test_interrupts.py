@@ -151,9 +151,11 @@ def test_the_handler_waits_for_no_reader_of_its_words():
     "  print('asked', stop.asked)\n"
   )
   process = subprocess.Popen(
-      [sys.executable, "-c", code],
-      stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-  )  # fmt: skip
+    [sys.executable, "-c", code],
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
   try:
     assert process.wait(timeout=60) == 0
     assert process.stdout.read() == "asked True\n"

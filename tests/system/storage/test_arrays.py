@@ -65,7 +65,7 @@ def test_a_shape_beyond_what_is_there_is_refused(tmp_path):
 
 
 def test_a_full_disk_is_one_error(tmp_path, monkeypatch):
-  """Nothing is left open that tries again, and complains, when it is collected."""
+  """Nothing is left open that tries again, and complains, when collected."""
   said = []
   monkeypatch.setattr(sys, "unraisablehook", said.append)
   before = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -23,9 +23,11 @@ from r2d2_jax.types import LearnerState
 def state(num_updates, units=3, value=1.0):
   params = {"w": np.full((units, 2), value, np.float32)}
   return LearnerState(
-      params, params, ({"m": np.zeros(2, np.float32)}, ()),
-      np.array(num_updates, np.int32),
-  )  # fmt: skip
+    params,
+    params,
+    ({"m": np.zeros(2, np.float32)}, ()),
+    np.array(num_updates, np.int32),
+  )
 
 
 def save(directory, num_updates, steps, **kwargs):
@@ -37,9 +39,10 @@ def save(directory, num_updates, steps, **kwargs):
 
 def files(directory):
   return {
-      p.relative_to(directory): p.read_bytes()
-      for p in directory.rglob("*") if p.is_file()
-  }  # fmt: skip
+    p.relative_to(directory): p.read_bytes()
+    for p in directory.rglob("*")
+    if p.is_file()
+  }
 
 
 def test_what_was_saved_comes_back(tmp_path):
@@ -64,9 +67,11 @@ def test_more_files_are_part_of_it_and_leftovers_are_cleared(tmp_path):
   (tmp_path / "3-30.partial").mkdir()
   (tmp_path / "3-30.partial" / "half").write_text("x")
   saved = save(
-      tmp_path, 4, 40,
-      write_more=lambda path: (path / "more.txt").write_text("more"),
-  )  # fmt: skip
+    tmp_path,
+    4,
+    40,
+    write_more=lambda path: (path / "more.txt").write_text("more"),
+  )
   assert (saved.path / "more.txt").read_text() == "more"
   assert [p.name for p in tmp_path.iterdir()] == ["4-40"]
 

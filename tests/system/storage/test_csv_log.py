@@ -27,10 +27,13 @@ def test_new_columns_are_added_with_nan_in_the_rows_before(path):
   assert log.new_columns(row) == ["lag"]
   log.write(row)
   assert _lines(path) == [
-      "steps,lag,updates,loss",
-      "100,nan,10,0.5", "200,nan,20,0.5", "200,nan,20,0.5", "300,nan,30,0.5",
-      "400,2,40,nan",
-  ]  # fmt: skip
+    "steps,lag,updates,loss",
+    "100,nan,10,0.5",
+    "200,nan,20,0.5",
+    "200,nan,20,0.5",
+    "300,nan,30,0.5",
+    "400,2,40,nan",
+  ]
   assert not log.new_columns(row)
   # What is gone from the rows stays in the file.
   RunLog(path).write({"steps": 500, "updates": 50})
@@ -113,18 +116,28 @@ def test_a_log_that_is_set_aside_begins_anew(path):
   assert (path.parent / "log.csv.old").read_text() == old
 
 
-@pytest.mark.parametrize("data", [
-    b"\xff\xfe\x00garbage\n\x00\n", b"\n1,2\n", b"x" * 200_000 + b"\n",
-])  # fmt: skip
+@pytest.mark.parametrize(
+  "data",
+  [
+    b"\xff\xfe\x00garbage\n\x00\n",
+    b"\n1,2\n",
+    b"x" * 200_000 + b"\n",
+  ],
+)
 def test_what_is_no_csv_is_refused_when_it_is_opened(data, path):
   path.write_bytes(data)
   with pytest.raises(FileError, match="log.csv: damaged"):
     RunLog(path)
 
 
-@pytest.mark.parametrize("text", [
-    "steps,updates\n1,x\n", "steps,updates\n1\n", "a,b\n1,2\n",
-])  # fmt: skip
+@pytest.mark.parametrize(
+  "text",
+  [
+    "steps,updates\n1,x\n",
+    "steps,updates\n1\n",
+    "a,b\n1,2\n",
+  ],
+)
 def test_a_damaged_log_is_not_cut(text, path):
   path.write_text(text)
   with pytest.raises(FileError, match="log.csv: damaged"):

@@ -1,4 +1,4 @@
-"""Files of a run: written in its directory only, and nothing waits for a pipe."""
+"""Files of a run: written in its directory only; nothing waits for a pipe."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Saves on a disk that fills, with either replay: a refusal, and nothing is left."""
+"""Saves on a disk that fills, with either replay: refused, nothing is left."""
 
 import resource
 
@@ -12,8 +12,8 @@ from r2d2_jax.system.storage.checkpoints import (
 )
 from r2d2_jax.types import LearnerState
 from tests.replay.test_replay import (
-  _items,  # fmt: skip
-  _make,
+  _items,  # noqa: F401 a fixture
+  _make,  # noqa: F401 a fixture
 )
 
 
@@ -33,9 +33,12 @@ def test_at_whatever_mark_it_is_full(make, items, tmp_path):
       replay.save(path / "replay")
 
     return save_checkpoint(
-        tmp_path / "checkpoints", _state(), {"steps": steps}, max_to_keep=1,
-        write_more=write,
-    )  # fmt: skip
+      tmp_path / "checkpoints",
+      _state(),
+      {"steps": steps},
+      max_to_keep=1,
+      write_more=write,
+    )
 
   whole = save(1)
   files = [p for p in whole.path.rglob("*") if p.is_file()]

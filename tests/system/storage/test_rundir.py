@@ -33,10 +33,17 @@ def test_other_peoples_files_are_no_hindrance(tmp_path):
   _claim(tmp_path)
 
 
-@pytest.mark.parametrize("name", [
-    "log.csv", "evaluation.csv", "checkpoints", "best", "tensorboard",
+@pytest.mark.parametrize(
+  "name",
+  [
+    "log.csv",
+    "evaluation.csv",
+    "checkpoints",
+    "best",
+    "tensorboard",
     "learning_curve.png",
-])  # fmt: skip
+  ],
+)
 def test_parts_of_a_run_without_its_settings_are(name, tmp_path):
   (tmp_path / name).mkdir()
   with pytest.raises(ConfigError, match=f"which has {name} but no config.json"):
@@ -44,11 +51,25 @@ def test_parts_of_a_run_without_its_settings_are(name, tmp_path):
   assert [p.name for p in tmp_path.iterdir()] == [name]
 
 
-@pytest.mark.parametrize("name", [
-    ".lock", "config.json", "log.csv", "evaluation.csv", "checkpoints", "best",
-    "tensorboard", "learning_curve.png", "crash.txt", "wandb", "wandb_id",
-    ".replay", "config.json.partial", "log.csv.partial",
-])  # fmt: skip
+@pytest.mark.parametrize(
+  "name",
+  [
+    ".lock",
+    "config.json",
+    "log.csv",
+    "evaluation.csv",
+    "checkpoints",
+    "best",
+    "tensorboard",
+    "learning_curve.png",
+    "crash.txt",
+    "wandb",
+    "wandb_id",
+    ".replay",
+    "config.json.partial",
+    "log.csv.partial",
+  ],
+)
 def test_a_link_in_it_is_refused_and_nothing_written_there(name, tmp_path):
   run_dir, target = tmp_path / "run", tmp_path / "target"
   run_dir.mkdir()
