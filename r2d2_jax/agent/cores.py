@@ -79,7 +79,7 @@ class _GRU(nn.Module):
     x_proj = x.astype(dtype) @ w_x.astype(dtype) + b.astype(dtype)
     w_h = w_h.astype(dtype)
 
-    def step(h_tm1, row):
+    def step(h_tm1: jax.Array, row):
       x_t, is_first = row
       h_tm1 = jnp.where(is_first[:, None], 0, h_tm1)
       from_h = jnp.dot(

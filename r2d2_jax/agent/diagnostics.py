@@ -164,7 +164,7 @@ def _frames_before(sequence: Sequence, rows: Array) -> Array:
   """
   obs_t, is_first_t = sequence.inputs.obs_t, sequence.inputs.is_first_t
   frames = sequence.core_state.frames
-  count = frames.shape[1]
+  count: int = frames.shape[1]
   # Of each row: the episode's first row, if it is in the item, else the oldest
   # frame that came with the item.
   start = jax.lax.cummax(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 import functools
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -131,13 +132,14 @@ def learner_step(
   )
   absolute = jnp.abs(parts.td_error)
   valid = batch.sequence.valid_t[:, config.burn_in :].T
+  q_max: jax.Array = parts.q.max(axis=-1)
   # Sums and counts, not ratios: devices differ in how many rows are valid.
   transitions, td_abs_sum, valid_rows, q_max_sum = total(
     (
       parts.mask.sum(axis=1),
       absolute.sum(axis=1),
       valid.sum(),
-      jnp.where(valid, parts.q.max(axis=-1), 0.0).sum(),
+      jnp.where(valid, q_max, 0.0).sum(),
     )
   )
   metrics = {
@@ -250,7 +252,8 @@ def compile_learner(
       in_specs=(whole, split),
       out_specs=(
         whole,
-        LearnerOutput(priorities=split, metrics=whole, td_abs_by_row=whole),
+        # Of the whole dict: a spec stands for what is below it.
+        LearnerOutput(split, metrics=cast(Any, whole), td_abs_by_row=whole),
       ),
       check_vma=False,
     ),

@@ -6,6 +6,7 @@ the learner computes for a row is what the actor saw.
 
 from collections.abc import Callable
 import dataclasses
+from typing import cast
 
 import flax.linen as nn
 import jax
@@ -104,15 +105,19 @@ def make_networks(spec: EnvSpec, *, config: NetworkConfig) -> Networks:
     zero = jax.eval_shape(lambda: initial_core_state(batch_size))
     check_inputs(inputs, core_state, zero=zero, axes=axes)
 
+  def apply(
+    module: nn.Module, params: Params, inputs: AgentInputs, state: CoreState
+  ) -> tuple[Array, CoreState]:
+    check(inputs, state, "TB")
+    # Without `mutable` flax gives what the module returns, and nothing else.
+    return cast(tuple[Array, CoreState], module.apply(params, inputs, state))
+
   def unroll(params, inputs, core_state):
-    check(inputs, core_state, "TB")
-    return module.apply(params, inputs, core_state)
+    return apply(module, params, inputs, core_state)
 
   def unroll_without_gradient(params, inputs, core_state):
-    check(inputs, core_state, "TB")
-    return without_gradient.apply(
-      jax.lax.stop_gradient(params), inputs, core_state
-    )
+    params = jax.lax.stop_gradient(params)
+    return apply(without_gradient, params, inputs, core_state)
 
   def step(params, inputs, core_state):
     check(inputs, core_state, "B")

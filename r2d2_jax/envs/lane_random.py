@@ -17,7 +17,7 @@ def _mix(x: np.ndarray) -> np.ndarray:
   return x ^ (x >> np.uint64(31))
 
 
-def lane_uniform(seed: int, *counters: np.ndarray) -> np.ndarray:
+def lane_uniform(seed: int, *counters: np.ndarray | int) -> np.ndarray:
   """Uniform numbers in [0, 1), one per entry of the counters.
 
   Args:
@@ -28,8 +28,8 @@ def lane_uniform(seed: int, *counters: np.ndarray) -> np.ndarray:
   Returns:
     float64 [B]. The same arguments give the same number, always.
   """
-  counters = np.broadcast_arrays(*(np.atleast_1d(c) for c in counters))
-  x = _mix(np.full(counters[0].shape, seed, np.uint64) + _GOLDEN)
-  for counter in counters:  # arrays: numpy's uint64 arithmetic wraps silently
+  arrays = np.broadcast_arrays(*(np.atleast_1d(c) for c in counters))
+  x = _mix(np.full(arrays[0].shape, seed, np.uint64) + _GOLDEN)
+  for counter in arrays:  # arrays: numpy's uint64 arithmetic wraps silently
     x = _mix((x ^ counter.astype(np.uint64)) + _GOLDEN)
   return (x >> np.uint64(11)) * 2.0**-53

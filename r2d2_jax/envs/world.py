@@ -1,6 +1,6 @@
 """The world as the rest of the program sees it: lanes that yield rows."""
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -46,10 +46,12 @@ class World(Protocol):
 
   def reset(self) -> None:
     """Starts every lane: `recv` then hands out first rows."""
+    ...
 
   def recv(self) -> Timestep:
     """The next `batch_size` rows: lanes 0..N-1 in order if that is all of them,
     else whichever lanes are ready first."""
+    ...
 
   def send(self, a_t: np.ndarray, env_id: np.ndarray) -> None:
     """Acts, int32 [B], in the rows of the lanes `env_id` just received.
@@ -57,12 +59,32 @@ class World(Protocol):
     Raises:
       ValueError: an action outside [0, num_actions), or a wrong shape or type.
     """
+    ...
 
   def pop_episodes(self) -> list[EpisodeReport]:
     """The games that ended since the last call, in order of arrival."""
+    ...
 
   def close(self) -> None:
     """Stops the lanes. May be called twice."""
+    ...
+
+
+@runtime_checkable
+class RestorableWorld(World, Protocol):
+  """A `World` whose state can be saved: `journal.JournalWorld` makes one."""
+
+  def state_dict(self) -> dict[str, np.ndarray]:
+    """All that brings the world back; to be taken after a `send`."""
+    ...
+
+  def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
+    """The inverse of `state_dict`, in a world fresh from `reset`.
+
+    Raises:
+      ValueError: the world cannot be brought back.
+    """
+    ...
 
 
 class WorldWrapper:

@@ -19,6 +19,7 @@ in the cache (docs/performance.md).
 
 import functools
 import math
+import operator
 
 import jax
 from jax import lax
@@ -139,10 +140,13 @@ def _input_gradient(kernel, dy):
     kernel.transpose(3, 0, 1, 2).reshape(outputs, -1),
     (((3,), (0,)), ((), ())),
   ).reshape(*dy.shape[:3], kh, kw, channels)
-  return sum(
-    _pad(patches[:, :, :, u, v], (u, v), (kh - 1 - u, kw - 1 - v))
-    for u in range(kh)
-    for v in range(kw)
+  return functools.reduce(
+    operator.add,
+    (
+      _pad(patches[:, :, :, u, v], (u, v), (kh - 1 - u, kw - 1 - v))
+      for u in range(kh)
+      for v in range(kw)
+    ),
   )
 
 

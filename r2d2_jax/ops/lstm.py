@@ -13,7 +13,7 @@ import jax.numpy as jnp
 LSTMState = tuple[jax.Array, jax.Array]
 
 
-def _reset(is_first, state):
+def _reset(is_first: jax.Array, state: tuple[jax.Array, ...]):
   return tuple(jnp.where(is_first[..., None], 0, s) for s in state)
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence as Seq
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 # As many weights can still be added up as a table can hold.
 MAX_WEIGHT = 1e290
@@ -21,7 +22,7 @@ class ReplayError(RuntimeError):
 
 
 def check_priorities(
-  priorities: Seq[float], expected: int, exponent: float
+  priorities: ArrayLike, expected: int, exponent: float
 ) -> np.ndarray:
   """The priorities as float64 [expected].
 
@@ -38,24 +39,24 @@ def check_priorities(
     ValueError: wrong number, or a priority that is not finite, or negative, or
       too large for the exponent.
   """
-  priorities = np.asarray(priorities, np.float64)
-  if priorities.shape != (expected,):
+  raw = np.asarray(priorities, np.float64)
+  if raw.shape != (expected,):
     raise ValueError(
       f"expected {expected} priorities, one per item; got an array of shape "
-      f"{priorities.shape}"
+      f"{raw.shape}"
     )
   with np.errstate(over="ignore", invalid="ignore"):
-    too_large = ~(priorities**exponent <= MAX_WEIGHT)
-  wrong = ~(np.isfinite(priorities) & (priorities >= 0.0)) | too_large
+    too_large = ~(raw**exponent <= MAX_WEIGHT)
+  wrong = ~(np.isfinite(raw) & (raw >= 0.0)) | too_large
   if wrong.any():
     raise ValueError(
       "expected finite priorities >= 0 whose power "
       f"replay.priority_exponent = {exponent} is finite too; got "
-      f"{priorities[wrong][:5].tolist()} at positions "
+      f"{raw[wrong][:5].tolist()} at positions "
       f"{np.flatnonzero(wrong)[:5].tolist()}. Look for a loss that diverged "
       "(non-finite td errors) before they reach the replay."
     )
-  return priorities
+  return raw
 
 
 def check_sampled(probability: np.ndarray, keys: np.ndarray) -> None:

@@ -336,7 +336,9 @@ class LocalReplay:
     if fault := wrong_rows(saved, self._num_actions):
       raise unreadable(directory, fault)
 
-  def _saved_shapes(self, counts):
+  def _saved_shapes(
+    self, counts: dict[str, int]
+  ) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
     """File name -> (shape, dtype)."""
     size = counts["size"]
     blocks = (counts["num_blocks"], self._block_rows)
