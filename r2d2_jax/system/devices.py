@@ -12,20 +12,22 @@ from r2d2_jax.config import Config, ConfigError, first_line
 _EXTRAS = {"cuda": "gpu", "gpu": "gpu", "rocm": "gpu", "tpu": "tpu"}
 
 
-def find_devices() -> list[jax.Device]:
+# JAX's alias has no stub.
+def find_devices() -> list[jax.Device]:  # pyright: ignore[reportInvalidTypeForm]
   """The devices that JAX finds here.
 
   Raises:
     ConfigError: JAX_PLATFORMS asks for one that is not there.
   """
-  asked = jax.config.jax_platforms
+  # JAX adds its flags when it is imported.
+  asked = jax.config.jax_platforms  # pyright: ignore[reportAttributeAccessIssue]
   try:
     return jax.local_devices()
   # AssertionError: CUDA without its plugin.
   except (RuntimeError, AssertionError) as error:
     if not asked:
       raise
-    extras = {_EXTRAS.get(name) for name in asked.split(",")} - {None}
+    extras = {_EXTRAS[name] for name in asked.split(",") if name in _EXTRAS}
     raise ConfigError(
       f"JAX_PLATFORMS: expected a device of {asked!r}, but JAX finds"
       f" {_found_without_asking(asked)} here"

@@ -5,12 +5,13 @@ import threading
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from r2d2_jax.agent.acting import compile_actor, epsilon_ladder
 from r2d2_jax.agent.agent import Agent
 from r2d2_jax.config import Config
-from r2d2_jax.envs.world import EpisodeReport, World
+from r2d2_jax.envs.world import EpisodeReport, RestorableWorld, World
 from r2d2_jax.replay.packing import pack_items, unpack_items
 from r2d2_jax.replay.sequences import (
   Item,
@@ -139,7 +140,7 @@ class ActorLoop:
         self._probe.add(timestep, output)
       while len(self._pending) >= self._priority_batch:
         self._insert_batch()
-    completed = ~timestep.is_first_t | timestep.is_last_t
+    completed = np.logical_or(~timestep.is_first_t, timestep.is_last_t)
     return int(np.count_nonzero(completed)), self._world.pop_episodes()
 
   def lane_state_dict(self) -> dict[str, np.ndarray]:
@@ -161,13 +162,13 @@ class ActorLoop:
   def state_dict(self) -> dict[str, np.ndarray]:
     """All but the lanes, so that the next step is the one that would have come.
 
-    To be taken between steps, of a world that has a `state_dict`.
+    To be taken between steps, of a `RestorableWorld`.
     """
     parts = {
       "params": _to_arrays(self._params),
       "sequences": self._builder.state_dict(),
       "pending": pack_items(self._pending),
-      "world": self._world.state_dict(),
+      "world": self._restorable_world().state_dict(),
       "counts": {
         "calls": np.array(self._num_calls),
         "updates": np.array(self._num_updates),
@@ -190,7 +191,11 @@ class ActorLoop:
     self._num_updates = int(parts["counts"]["updates"])
     self._builder.load_state_dict(parts["sequences"])
     self._pending = unpack_items(parts["pending"], self._core_state)
-    self._world.load_state_dict(parts["world"])
+    self._restorable_world().load_state_dict(parts["world"])
+
+  def _restorable_world(self) -> RestorableWorld:
+    assert isinstance(self._world, RestorableWorld)
+    return self._world
 
   def _insert_batch(self) -> None:
     items = self._pending[: self._priority_batch]
@@ -212,7 +217,11 @@ def _from_arrays(arrays: dict[str, np.ndarray], *, like: Any) -> Any:
   loaded = []
   for i, old in enumerate(leaves):
     new = with_dtype(arrays[str(i)], old.dtype)
-    new = jax.random.wrap_key_data(new) if _is_key(old) else jax.device_put(new)
+    new = (
+      jax.random.wrap_key_data(jnp.asarray(new))
+      if _is_key(old)
+      else jax.device_put(new)
+    )
     if new.shape != old.shape:
       raise ValueError(
         f"expected an actors' state of shape {old.shape}, got {new.shape}:"
@@ -223,4 +232,4 @@ def _from_arrays(arrays: dict[str, np.ndarray], *, like: Any) -> Any:
 
 
 def _is_key(x: Any) -> bool:
-  return jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
+  return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)

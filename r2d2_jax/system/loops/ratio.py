@@ -1,6 +1,15 @@
 """The replay ratio, kept: who may go on, the actors or the learner."""
 
 import threading
+from typing import TypedDict
+
+
+class RatioState(TypedDict):
+  """The counts of a `ReplayRatio` (JSON)."""
+
+  env_steps: int
+  trained_rows: int
+  start_steps: int | None  # environment steps at the first update
 
 
 class ReplayRatio:
@@ -90,7 +99,7 @@ class ReplayRatio:
         return 0.0
       return self._trained_rows / (self._env_steps - self._start_steps)
 
-  def state_dict(self) -> dict[str, int | None]:
+  def state_dict(self) -> RatioState:
     """The counts (JSON)."""
     with self._condition:
       return {
@@ -99,7 +108,7 @@ class ReplayRatio:
         "start_steps": self._start_steps,
       }
 
-  def load_state_dict(self, state: dict[str, int | None]) -> None:
+  def load_state_dict(self, state: RatioState) -> None:
     """The inverse of `state_dict`."""
     with self._condition:
       self._env_steps = state["env_steps"]

@@ -56,12 +56,19 @@ class Column(NamedTuple):
   is_unhealthy: Unhealthy | None = None
 
 
+def _number(row: Row, name: str) -> float:
+  """The value of a column that has numbers."""
+  value = row[name]
+  assert not isinstance(value, str), (name, value)
+  return value
+
+
 def _not_finite(name: str) -> Unhealthy:
   def is_unhealthy(row: Row, config: Config) -> str | None:
     del config
     # The weights are never NaN in a row with an update, whatever diverges.
-    has_updated = not math.isnan(row["importance_weight_mean"])
-    if has_updated and not math.isfinite(row[name]):
+    has_updated = not math.isnan(_number(row, "importance_weight_mean"))
+    if has_updated and not math.isfinite(_number(row, name)):
       return "not finite"
     return None
 
@@ -71,19 +78,23 @@ def _not_finite(name: str) -> Unhealthy:
 def _gradient(row: Row, config: Config) -> str | None:
   if words := _not_finite("grad_norm")(row, config):
     return words
-  return "clipped" if row["grad_norm"] > config.agent.max_grad_norm else None
+  return (
+    "clipped"
+    if _number(row, "grad_norm") > config.agent.max_grad_norm
+    else None
+  )
 
 
 def _ratio(row: Row, config: Config) -> str | None:
-  error = abs(row["replay_ratio"] / config.replay.replay_ratio - 1)
-  if row["updates"] >= _RATIO_MIN_UPDATES and error > _RATIO_TOLERANCE:
+  error = abs(_number(row, "replay_ratio") / config.replay.replay_ratio - 1)
+  if _number(row, "updates") >= _RATIO_MIN_UPDATES and error > _RATIO_TOLERANCE:
     return "not as asked"
   return None
 
 
 def _effective_sample_size(row: Row, config: Config) -> str | None:
   del config
-  if row["effective_sample_size"] < _MIN_EFFECTIVE_SAMPLE_SIZE:
+  if _number(row, "effective_sample_size") < _MIN_EFFECTIVE_SAMPLE_SIZE:
     return "few items weigh"
   return None
 
@@ -96,7 +107,7 @@ def _reuse(row: Row, config: Config) -> str | None:
     * (agent.trace_length - agent.overlap)
     / (agent.trace_length - 1)
   )
-  if row["reuse_mean"] > _MAX_REUSE_FACTOR * (1 + draws):
+  if _number(row, "reuse_mean") > _MAX_REUSE_FACTOR * (1 + draws):
     return "the same items"
   return None
 
@@ -105,18 +116,20 @@ def _lag(row: Row, config: Config) -> str | None:
   # Every item in the replay once, at the asked ratio: as many updates as the
   # oldest row can be old if the actors' parameters are the learner's.
   most = (
-    row["replay_size"] * config.replay.replay_ratio / config.agent.batch_size
+    _number(row, "replay_size")
+    * config.replay.replay_ratio
+    / config.agent.batch_size
   )
-  return "stale actors" if row["lag_p50"] > most else None
+  return "stale actors" if _number(row, "lag_p50") > most else None
 
 
 def _dq(name: str, limit: float) -> Unhealthy:
   def is_unhealthy(row: Row, config: Config) -> str | None:
     first = _DQ_MIN_TARGET_PERIODS * config.agent.target_period_updates
     if (
-      row["updates"] >= first
-      and row[name] > limit
-      and abs(row["q_max_mean"]) > _DQ_MIN_VALUE
+      _number(row, "updates") >= first
+      and _number(row, name) > limit
+      and abs(_number(row, "q_max_mean")) > _DQ_MIN_VALUE
     ):
       return "stale states"
     return None

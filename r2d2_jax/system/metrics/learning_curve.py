@@ -1,6 +1,7 @@
 """The learning curve of one run, and how curves are drawn."""
 
 import pathlib
+from typing import Any
 
 import numpy as np
 
@@ -45,7 +46,8 @@ def plot_learning_curve(
     xs, ys = finite(log, "frames", column)
     if len(xs):
       marked = {"marker": "."} if len(xs) == 1 else {}
-      axes.plot(xs, ys, label=label, **marked | style)
+      drawn: dict[str, Any] = marked | style
+      axes.plot(xs, ys, label=label, **drawn)
   if frames.size:
     minutes = log["minutes"][-1]
     title += (
@@ -97,7 +99,7 @@ def new_figure(width_inches: float, height_inches: float):
   return Figure(figsize=(width_inches, height_inches), layout="constrained")
 
 
-def in_thousands(x: float, position: int = 0) -> str:
+def in_thousands(x: float, position: float = 0) -> str:
   """2500000 -> '2.5M'; also as matplotlib's formatter of an axis."""
   del position
   for unit, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):

@@ -217,8 +217,8 @@ def _bottleneck(share: dict[str, float], *, learning: bool) -> str:
 
 
 def _mean(values: collections.deque[float]) -> float:
-  values = tuple(values)  # a copy: the actors append meanwhile
-  return float(np.mean(values)) if values else _NAN
+  now = tuple(values)  # a copy: the actors append meanwhile
+  return float(np.mean(now)) if now else _NAN
 
 
 def summary(returns: np.ndarray) -> str:

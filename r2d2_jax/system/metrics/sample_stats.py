@@ -116,7 +116,9 @@ class SampleStats:
     counts.lags = dict(state["lags"].tolist())
     counts.lanes = state["lanes"].copy()
     # Checkpoints from when every item was of a lane of the run have no number.
-    counts.items = int(state.get("items", counts.lanes.sum()))
+    counts.items = int(
+      state["items"] if "items" in state else counts.lanes.sum()
+    )
     counts.sums = state["sums"].copy()
     self._counts.clear()
     self._counts.append(counts)

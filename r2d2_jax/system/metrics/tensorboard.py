@@ -28,7 +28,11 @@ class TensorBoardSink:
       steps: that the run goes on from: TensorBoard hides later rows of the
         earlier files.
     """
-    from tensorboardX.proto.event_pb2 import Event, SessionLog
+    # protobuf makes its classes when it is imported, without stubs.
+    from tensorboardX.proto.event_pb2 import (
+      Event,  # pyright: ignore[reportAttributeAccessIssue]
+      SessionLog,  # pyright: ignore[reportAttributeAccessIssue]
+    )
 
     now = time.time_ns()
     # TensorBoard reads files in the order of their names.
@@ -51,8 +55,13 @@ class TensorBoardSink:
 
   def write(self, row: Row, histograms: Histograms) -> None:
     """See `Sink`. OSError: it could not be written; earlier rows are whole."""
-    from tensorboardX.proto.event_pb2 import Event
-    from tensorboardX.proto.summary_pb2 import HistogramProto, Summary
+    from tensorboardX.proto.event_pb2 import (
+      Event,  # pyright: ignore[reportAttributeAccessIssue]
+    )
+    from tensorboardX.proto.summary_pb2 import (
+      HistogramProto,  # pyright: ignore[reportAttributeAccessIssue]
+      Summary,  # pyright: ignore[reportAttributeAccessIssue]
+    )
 
     values = [
       Summary.Value(tag=name, simple_value=value)

@@ -1,5 +1,6 @@
 """The sink for Weights & Biases."""
 
+import importlib
 import pathlib
 import secrets
 
@@ -32,7 +33,7 @@ class WandbSink:
       ConfigError: the package is missing, or W&B would not start.
     """
     try:
-      import wandb
+      wandb = importlib.import_module("wandb")
     except ImportError as error:
       raise ConfigError(
         f"log.wandb_project: {project!r} needs the package wandb:"

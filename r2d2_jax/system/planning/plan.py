@@ -238,6 +238,7 @@ def check_plan(plan: Plan) -> None:
 
 
 def _fault(need: Need, config: Config) -> str:
+  assert need.limit_bytes is not None  # else it fits
   parts = [
     f"{part} {size_in_words(need.parts[part])} ("
     + ", ".join(f"{name} {config.setting(name)!r}" for name in _SETTINGS[part])

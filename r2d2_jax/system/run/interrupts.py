@@ -130,8 +130,11 @@ def heard_signals(
 
 def _tell(text: str) -> None:
   """A line to standard error, past the objects that the handler interrupts."""
-  with contextlib.suppress(OSError, ValueError, AttributeError):
-    descriptor = sys.__stderr__.fileno()
+  stderr = sys.__stderr__
+  if stderr is None:  # closed when the process began
+    return
+  with contextlib.suppress(OSError, ValueError):
+    descriptor = stderr.fileno()
     # A pipe that nobody reads, a terminal held by Ctrl-S: not waited for.
     if select.select([], [descriptor], [], 0)[1]:
       os.write(descriptor, f"\n{text}\n".encode())

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 import contextlib
 import os
 import sys
-from typing import TextIO
+from typing import IO, TextIO, cast
 
 from rich.console import Console
 
@@ -16,12 +16,12 @@ class UnfailingStream:
   worth a run. What cannot be encoded is written with backslashes.
   """
 
-  def __init__(self, stream: TextIO, tell: TextIO | None = None):
+  def __init__(self, stream: TextIO, tell: "UnfailingStream | None" = None):
     """Wraps a stream; everything else that it has is passed through.
 
     Args:
       stream: to write to.
-      tell: where a failure is told, itself unfailing; None tells nobody.
+      tell: where a failure is told; None tells nobody.
     """
     self._stream = stream
     self._tell = tell
@@ -88,8 +88,15 @@ def unfailing(console: Console) -> Iterator[None]:
   # The console then follows what sys.stdout is.
   is_standard = before is (sys.stderr if console.stderr else sys.stdout)
   tell = UnfailingStream(sys.stderr) if sys.stderr is not None else None
-  console.file = UnfailingStream(before, tell)
+  # A console writes to text streams; an UnfailingStream has all of one, by
+  # `__getattr__`.
+  stream = UnfailingStream(cast(TextIO, before), tell)
+  console.file = cast(IO[str], stream)
   try:
     yield
   finally:
-    console.file = None if is_standard else before
+    if is_standard:
+      # rich takes None, and begins with it; its annotation leaves it out.
+      console.file = None  # pyright: ignore[reportAttributeAccessIssue]
+    else:
+      console.file = before

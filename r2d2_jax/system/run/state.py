@@ -15,7 +15,7 @@ from r2d2_jax.system.evaluation import open_evaluations
 from r2d2_jax.system.loops.actor import ActorLoop
 from r2d2_jax.system.loops.arrays import flat, nested
 from r2d2_jax.system.loops.learner import LearnerLoop
-from r2d2_jax.system.loops.ratio import ReplayRatio
+from r2d2_jax.system.loops.ratio import RatioState, ReplayRatio
 from r2d2_jax.system.metrics.probe import Probe
 from r2d2_jax.system.metrics.report import RunReport
 from r2d2_jax.system.metrics.sample_stats import SampleStats
@@ -147,7 +147,7 @@ def find_resumed(run_dir: pathlib.Path, config: Config) -> Resumed | None:
         f"cannot go on from {saved[-1].path}: {path} is neither a file nor a"
         " directory"
       )
-  found, now = record.get("prng_impl"), jax.config.jax_default_prng_impl
+  found, now = record.get("prng_impl"), _prng_impl()
   if found not in (None, now):
     raise CheckpointError(
       f"{saved[-1].path} was saved with JAX_DEFAULT_PRNG_IMPL={found}, JAX now"
@@ -242,7 +242,7 @@ class RunState:
       "ratio": self._ratio.state_dict(),
       "report": self._report.state_dict(),
       "log_rows": self._log.num_rows,
-      "prng_impl": jax.config.jax_default_prng_impl,
+      "prng_impl": _prng_impl(),
     }
     arrays = {"lanes": self._actors.lane_state_dict()}
     if lockstep:
@@ -304,7 +304,7 @@ class RunState:
     ratio = record["ratio"]
     if self._replay.size() < self._config.replay.min_sequences:
       # As at the first start: steps that fill the replay don't count.
-      ratio = {"env_steps": steps, "trained_rows": 0, "start_steps": None}
+      ratio = RatioState(env_steps=steps, trained_rows=0, start_steps=None)
     elif (
       "replay.replay_ratio" in resumed.changed
       and ratio["start_steps"] is not None
@@ -364,10 +364,16 @@ class RunState:
 def _best_return(saved: SavedCheckpoint) -> float:
   """What it evaluated to; one that cannot be read does not hinder a new one."""
   try:
-    found = read_record(saved).get("eval_return")
+    found = read_record(saved).get("eval_return", -math.inf)
   except CheckpointError:
     return -math.inf
   return found if _NUMBER[1](found) else -math.inf
+
+
+def _prng_impl() -> str:
+  """The kind of JAX's keys."""
+  # JAX adds its flags when it is imported.
+  return jax.config.jax_default_prng_impl  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _is_free(name: str) -> bool:

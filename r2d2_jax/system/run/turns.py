@@ -14,6 +14,7 @@ def act(parts: Parts) -> None:
 
 def learn(parts: Parts, batch: Batch) -> None:
   """One update on a batch, counted."""
+  assert batch.origin is not None  # both memories give it
   parts.ratio.start()
   parts.ratio.add_trained_rows(batch.trained_rows)
   parts.samples.add(
