@@ -48,7 +48,8 @@ _HOMES = {
 # Public modules.
 _MODULES = ("config", "presets", "types")
 
-__all__ = list(_HOMES) + list(_MODULES)
+# Said once, above: a list for the type checker would be a second one.
+__all__ = list(_HOMES) + list(_MODULES)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 import math
 import pathlib
 import textwrap
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,7 +23,9 @@ from r2d2_jax.system.metrics.learning_curve import (
 from r2d2_jax.system.storage.csv_log import read_log
 from r2d2_jax.system.storage.rundir import read_config
 
-_CIRCLES = dict(marker="o", markersize=4, fillstyle="none", linestyle="none")
+_CIRCLES: dict[str, Any] = dict(
+  marker="o", markersize=4, fillstyle="none", linestyle="none"
+)
 # Runs whose lengths differ by less than this part ended together.
 _SAME_LENGTH = 0.98
 

@@ -4,6 +4,9 @@ from collections.abc import Mapping
 import csv
 import functools
 import pathlib
+from typing import Any, overload
+
+import numpy as np
 
 from r2d2_jax.envs.tasks import plain_name
 
@@ -25,7 +28,11 @@ def published_scores() -> Mapping[str, Mapping[str, float]]:
     }
 
 
-def human_normalised(game: str, score: float) -> float:
+@overload
+def human_normalised(game: str, score: float) -> float: ...
+@overload
+def human_normalised(game: str, score: np.ndarray) -> np.ndarray: ...
+def human_normalised(game: str, score: Any) -> Any:
   """100 (score - random) / (human - random), in per cent.
 
   Args:

@@ -56,7 +56,7 @@ def _parse(arguments: list[str]) -> tuple[Config, bool]:
   preset, arguments = _take_preset(with_home(arguments))
   _refuse_old_names(arguments)
   summaries = "\n".join(
-    f"- {name}: {make.__doc__.splitlines()[0]}"
+    f"- {name}: {(make.__doc__ or '').split(chr(10))[0]}"
     for name, make in PRESETS.items()
   )
   config = tyro.cli(

@@ -144,14 +144,12 @@ def _most(field: dataclasses.Field) -> float:
 def check_types(config: Config) -> None:
   """Refuses values of another type: Python's dataclasses take anything."""
   faults = []
-  for section in dataclasses.fields(config):
-    for field in dataclasses.fields(section.type):
-      value = getattr(getattr(config, section.name), field.name)
-      if not _has_type(value, field.type):
-        faults.append(
-          f"{section.name}.{field.name}: expected {_type_name(field.type)},"
-          f" got {shown(value)}"
-        )
+  for name, field in NAMES.items():
+    value = config.setting(name)
+    if not _has_type(value, field.type):
+      faults.append(
+        f"{name}: expected {_type_name(field.type)}, got {shown(value)}"
+      )
   if faults:
     raise ConfigError("\n".join(faults))
 

@@ -82,10 +82,12 @@ class Config:
     return self.env.batch_size or self.env.num_envs
 
 
+# Section -> its dataclass.
+SECTIONS: dict[str, Any] = {f.name: f.type for f in dataclasses.fields(Config)}
 NAMES: dict[str, dataclasses.Field] = {
-  f"{section.name}.{field.name}": field
-  for section in dataclasses.fields(Config)
-  for field in dataclasses.fields(section.type)
+  f"{section}.{field.name}": field
+  for section, settings in SECTIONS.items()
+  for field in dataclasses.fields(settings)
 }
 # Settings that once had another name -> today's.
 RENAMED = {

@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from r2d2_jax.config.checks import check_types
-from r2d2_jax.config.config import RENAMED, Config, shown
+from r2d2_jax.config.config import RENAMED, SECTIONS, Config, shown
 from r2d2_jax.config.errors import ConfigError
 
 
@@ -21,30 +21,30 @@ def from_dict(values: dict) -> Config:
   Raises:
     ConfigError: a section or setting is unknown, or of the wrong type.
   """
-  known = {f.name: f.type for f in dataclasses.fields(Config)}
   values = with_new_names(values)
   if not isinstance(values, dict):
     raise ConfigError(
-      f"expected the sections {', '.join(known)}, got {shown(values)}"
+      f"expected the sections {', '.join(SECTIONS)}, got {shown(values)}"
     )
   sections = {}
   for section, fields in values.items():
-    if section not in known:
+    if section not in SECTIONS:
       raise ConfigError(
-        f"unknown section {shown(section)}; expected one of {', '.join(known)}"
+        f"unknown section {shown(section)}; expected one of"
+        f" {', '.join(SECTIONS)}"
       )
     if not isinstance(fields, dict):
       raise ConfigError(
         f"{section}: expected settings by name, got {shown(fields)}"
       )
-    names = {f.name for f in dataclasses.fields(known[section])}
+    names = {f.name for f in dataclasses.fields(SECTIONS[section])}
     if unknown := sorted(set(fields) - names):
       raise ConfigError(f"{section}: unknown settings {shown(unknown)}")
     # JSON has no tuples.
     fields = {
       k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()
     }
-    sections[section] = known[section](**fields)
+    sections[section] = SECTIONS[section](**fields)
   config = Config(**sections)
   check_types(config)
   return config

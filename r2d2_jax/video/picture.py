@@ -27,6 +27,8 @@ from r2d2_jax.video.observation_picture import (
 
 STRIP_STEPS = 200
 
+_Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
 _CHOSEN = (250, 160, 50)
 _GREEDY = (110, 220, 130)
 _FRAME = (62, 62, 70)
@@ -225,7 +227,7 @@ def _shown_actions(moment: Moment) -> list[int]:
   return sorted(order[:_MAX_BARS])
 
 
-def _fitted(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+def _fitted(text: str, font: _Font, width: int) -> str:
   if font.getlength(text) <= width:
     return text
   while text and font.getlength(text + "...") > width:

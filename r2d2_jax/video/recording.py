@@ -1,6 +1,6 @@
 """One game of an agent as a video: played, drawn, written as it goes."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 import contextlib
 import dataclasses
 import math
@@ -65,7 +65,7 @@ def play_game(
   game: int = 1,
   max_steps: int = 0,
   make_world: MakeWorld = make_usual_world,
-) -> Iterator[Moment]:
+) -> Generator[Moment, None, None]:
   """Plays one whole game as evaluation does, and shows each of its rows.
 
   In one lane, in a world and a state of its own, with `evaluation.epsilon`; the
@@ -290,6 +290,9 @@ def open_video(
         process_group=0,
       )
 
+      pictures = encoder.stdin
+      assert pictures is not None  # a pipe, as was asked for
+
       def fail(error: OSError | None = None) -> None:
         encoder.wait()
         complaints.seek(0)
@@ -300,7 +303,7 @@ def open_video(
 
       def write(picture: bytes) -> None:
         try:
-          encoder.stdin.write(picture)
+          pictures.write(picture)
         except BrokenPipeError as error:
           fail(error)
 
@@ -312,7 +315,7 @@ def open_video(
       finally:
         # What is still in the pipe's buffer may break it too.
         with contextlib.suppress(BrokenPipeError):
-          encoder.stdin.close()
+          pictures.close()
         encoder.wait()
       if encoder.returncode:
         fail()
