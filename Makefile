@@ -24,7 +24,8 @@ help:  ## list these targets
 train: venv  ## train an agent with the laptop preset; more settings in ARGS
 	$(VENV)/bin/python -m experiments.train --preset laptop $(ARGS)
 
-test: test-full test-wheel  ## what continuous integration runs
+# In this order: what style and types refuse is not tested.
+test: lint test-full test-wheel  ## what continuous integration runs
 
 # One file's tests stay in one worker: module fixtures are made once.
 parallel = -n $(WORKERS) --dist loadfile
