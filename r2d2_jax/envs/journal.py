@@ -15,7 +15,7 @@ from r2d2_jax.types import Timestep
 
 
 class JournalWorld(WorldWrapper):
-  """A `World` whose lanes all step together, with a journal of their actions."""
+  """A `World` whose lanes step together, with a journal of their actions."""
 
   def __init__(self, world: World):
     """Args: a world that was not stepped yet, all lanes in each batch."""

@@ -88,7 +88,7 @@ class RestorableWorld(World, Protocol):
 
 
 class WorldWrapper:
-  """A `World` that does what the one inside does; subclasses change part of it."""
+  """A `World` that hands on to the one inside; subclasses change part of it."""
 
   def __init__(self, world: World):
     """Args: the world inside."""

@@ -1,6 +1,5 @@
 """What both replays refuse, and the error for a memory that cannot serve."""
 
-from collections.abc import Sequence as Seq
 from typing import Any
 
 import numpy as np

@@ -117,9 +117,9 @@ class ReverbReplay:
     else:
       self._connection = Connection(address)
     self.address = self._connection.address
-    # While a block has items to come, all lanes write the blocks that neighbouring
-    # items share; half as much again for lanes that run at another pace. No more,
-    # since Reverb sends the list of what is kept with every item.
+    # While a block has items to come, all lanes write the blocks that
+    # neighbouring items share; half as much again for lanes that run at another
+    # pace. No more: Reverb sends the list of what is kept with every item.
     shared_rows = config.item_rows - (
       config.agent.trace_length - config.agent.overlap
     )
@@ -138,7 +138,7 @@ class ReverbReplay:
     priorities = self._raised(priorities, len(items))
     with self._write_lock:
       self._connection.check_open()
-      for item, priority in zip(items, priorities):
+      for item, priority in zip(items, priorities, strict=True):
         self._writer.write(item, priority)
       if items:
         self._connection.wait(self._writer.wait_confirmed)
@@ -179,7 +179,7 @@ class ReverbReplay:
     keys = np.asarray(keys)
     priorities = self._raised(priorities, len(keys))
     self._connection.check_open()
-    updates = dict(zip(keys.tolist(), priorities))
+    updates = dict(zip(keys.tolist(), priorities, strict=True))
     self._connection.call(
       lambda: self._connection.client.mutate_priorities(TABLE, updates)
     )

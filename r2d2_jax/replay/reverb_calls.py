@@ -18,14 +18,14 @@ from r2d2_jax.replay.checks import ReplayError
 TABLE = "items"
 POLL_SECONDS = 0.2  # how often those who wait look whether to stop
 CLOSE_SECONDS = 0.9
-# Without an answer for so long a server counts as dead: as long as three of a run's
-# heartbeats take. A machine that swaps, or a table that is being saved, is slow.
+# Without an answer for so long a server counts as dead: as long as three of a
+# run's heartbeats take. A machine that swaps, or a table being saved, is slow.
 CALL_SECONDS = 30.0
 _START_THREADS = 64  # on two cores, a run that got 60 was ended by TensorFlow
 
 
 class Connection:
-  """A client of the server at `address` whose calls come back from a dead one too.
+  """A client of the server at `address`; calls come back from a dead one too.
 
   All methods may be called from any thread.
   """
@@ -51,7 +51,7 @@ class Connection:
     self._closed.wait(seconds)
 
   def info(self, timeout_seconds: float | None = None) -> Any:
-    """What the server says of the table. Raises ReplayError where it is dead."""
+    """What the server says of the table; ReplayError where it is dead."""
     self.check_open()
     seconds = CALL_SECONDS if timeout_seconds is None else timeout_seconds
     # Reverb takes whole seconds, and 0 for ever.
@@ -72,7 +72,7 @@ class Connection:
   def call(
     self, function: Callable[[], Any], timeout_seconds: float = CALL_SECONDS
   ) -> Any:
-    """Calls Reverb so that the caller neither waits for ever nor misses Ctrl-C."""
+    """Calls Reverb; the caller neither waits for ever nor misses Ctrl-C."""
     answer = in_thread(function)
     if not futures.wait([answer], timeout_seconds).done:
       error = f"no answer within {timeout_seconds} s"
@@ -85,7 +85,7 @@ class Connection:
 
 
 def in_thread(function: Callable[[], Any]) -> futures.Future:
-  """Calls it in a daemon thread, which may be left behind if it never returns."""
+  """Calls it in a daemon thread, left behind if it never returns."""
   answer = futures.Future()
 
   def run():
@@ -99,7 +99,7 @@ def in_thread(function: Callable[[], Any]) -> futures.Future:
 
 
 def check_port(port: int) -> None:
-  """Raises OSError where it is taken; two servers would share it without a word."""
+  """Raises OSError where it is taken: two servers would share it silently."""
   with socket.socket() as trial:
     # As Reverb does: connections of an earlier server may still be closing.
     trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -107,7 +107,7 @@ def check_port(port: int) -> None:
 
 
 def check_threads() -> None:
-  """Raises ReplayError where a server would wait for threads that don't come."""
+  """Raises ReplayError where a server would wait in vain for threads."""
   may_end = threading.Event()
   threads = [
     threading.Thread(target=may_end.wait, daemon=True)
@@ -120,9 +120,10 @@ def check_threads() -> None:
       started += 1
   except RuntimeError as error:
     raise ReplayError(
-      f"the Reverb server cannot start: expected room for {_START_THREADS} more "
-      f"threads, {started} could be started. Raise the limits of memory and "
-      "threads (`ulimit -v`, `ulimit -u`), or take the replay backend 'local'."
+      "the Reverb server cannot start: expected room for "
+      f"{_START_THREADS} more threads, {started} could be "
+      "started. Raise the limits of memory and threads (`ulimit -v`, "
+      "`ulimit -u`), or take the replay backend 'local'."
     ) from error
   finally:
     may_end.set()
@@ -135,8 +136,8 @@ def interruptible(seconds: float) -> Iterator[None]:
   """Within it the process ends at a signal, and after `seconds` in any case.
 
   For calls that may hang with Python's lock in their hands: no Python can run
-  then, neither a handler of signals nor another thread. Only the main thread can
-  listen to signals.
+  then, neither a handler of signals nor another thread. Only the main thread
+  can listen to signals.
   """
   before = {}
   if threading.current_thread() is threading.main_thread():

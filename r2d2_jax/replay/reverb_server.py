@@ -12,8 +12,14 @@ import zlib
 
 from google.protobuf.message import DecodeError
 import reverb
-from reverb.cc import schema_pb2
-from reverb.cc.checkpointing import checkpoint_pb2
+
+# protobuf makes its classes when it is imported, without stubs.
+from reverb.cc.checkpointing.checkpoint_pb2 import (
+  PriorityTableCheckpoint,  # pyright: ignore[reportAttributeAccessIssue]
+)
+from reverb.cc.schema_pb2 import (
+  PrioritizedItem,  # pyright: ignore[reportAttributeAccessIssue]
+)
 from reverb.platform.checkpointers_lib import DefaultCheckpointer
 import tensorflow as tf
 
@@ -54,8 +60,8 @@ class ReverbServer:
 
   Raises:
     ValueError: error_buffer is missing or too small.
-    ReplayError: what is in `restore_from` is not whole, or of other settings; the
-      server does not start.
+    ReplayError: what is in `restore_from` is not whole, or of other settings;
+      the server does not start.
   """
 
   def __init__(
@@ -78,7 +84,9 @@ class ReverbServer:
     limiter = _rate_limiter(samples_per_insert, error_buffer)
     counts = self._read_saved(restore_from) if restore_from else None
     self._scratch = pathlib.Path(scratch or tempfile.mkdtemp())
-    self._server = _start_server(config, limiter, self._scratch, restore_from)
+    self._server: reverb.Server | None = _start_server(
+      config, limiter, self._scratch, restore_from
+    )
     self.port: int = self._server.port
     self.connection = Connection(f"localhost:{self.port}")
     self._save_lock = threading.Lock()
@@ -110,7 +118,7 @@ class ReverbServer:
         _make_empty(self._scratch)
         raise
       counts = _read_counts(path.result())
-      # A rename, unless `scratch` was left to be a temporary directory elsewhere.
+      # A rename, unless `scratch` is a temporary directory elsewhere.
       shutil.move(path.result(), directory / _SAVED)
     write_meta(directory, self._settings, counts)
 
@@ -137,7 +145,7 @@ class ReverbServer:
     form = [1, self._item_blocks]  # places of "core" and "rows"
     for several in records.batch(1024).as_numpy_iterator():
       for record in several:
-        item = schema_pb2.PrioritizedItem.FromString(record)
+        item = PrioritizedItem.FromString(record)
         if not 0.0 <= item.priority < math.inf:
           raise foreign_item(f"item {item.key} has priority {item.priority}")
         columns = item.flat_trajectory.columns
@@ -151,8 +159,7 @@ class ReverbServer:
       "num_inserted": info.rate_limiter_info.insert_stats.completed,
     }
     if got != expected:
-      self._server.stop()
-      self._server = None
+      self._stop()
       raise unreadable(restore_from / _SAVED, f"expected {expected}, got {got}")
 
   def close(self) -> None:
@@ -230,9 +237,9 @@ def _start_server(config, rate_limiter, scratch, restore_from):
     shutil.rmtree(restored, ignore_errors=True)
   warnings.warn(
     f"Reverb listens on port {server.port} of every network interface, without "
-    "credentials: whoever reaches it can read and write the replay. Use it in a "
-    "trusted network only, or take the replay backend 'local', which opens no "
-    "port.",
+    "credentials: whoever reaches it can read and write the replay. Use it in "
+    "a trusted network only, or take the replay backend 'local', which opens "
+    "no port.",
     stacklevel=3,
   )
   return server
@@ -253,8 +260,8 @@ def _link(source, destination):
 def _check_whole(checkpoint):
   """Raises ReplayError where a file of a checkpoint has no end.
 
-  Reverb writes the rest of a file as it closes it, and does not look whether there
-  was room for that.
+  Reverb writes the rest of a file as it closes it, and does not look whether
+  there was room for that.
   """
   for path in sorted(checkpoint.glob("*.tfrecord")):
     stream = zlib.decompressobj()
@@ -272,9 +279,7 @@ def _read_counts(checkpoint):
   records = tf.data.TFRecordDataset(
     os.path.join(checkpoint, "tables.tfrecord"), compression_type="ZLIB"
   )
-  table = checkpoint_pb2.PriorityTableCheckpoint.FromString(
-    next(records.as_numpy_iterator())
-  )
+  table = PriorityTableCheckpoint.FromString(next(records.as_numpy_iterator()))
   counts = table.rate_limiter
   return {
     "size": counts.insert_count - counts.delete_count,

@@ -2,10 +2,11 @@
 
 import queue
 import threading
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import reverb
+from reverb.errors import DeadlineExceededError
 from reverb.trajectory_writer import TrajectoryColumn
 import tensorflow as tf
 
@@ -27,8 +28,8 @@ class Layout:
   """How blocks and states lie in Reverb's columns, and back.
 
   Columns, both uint8: "rows" [R, bytes], the observation and then the small
-  fields of each row; "core" [bytes], the leaves of the state one after the other,
-  only with blocks where an item starts.
+  fields of each row; "core" [bytes], the leaves of the state one after the
+  other, only with blocks where an item starts.
   """
 
   columns = ("rows", "core")
@@ -53,12 +54,14 @@ class Layout:
 
   def encode(self, block: Block) -> dict[str, np.ndarray]:
     rows = np.empty(self._block_rows, self._row)
-    for name in self._row.names:
+    for name in self._row.names or ():
       rows[name] = getattr(block, name)
     columns = {"rows": _to_bytes(rows)}
     if block.core_state is not None:
       core = np.empty(1, self._core)
-      for name, leaf in zip(self._core.names, core_leaves(block.core_state)):
+      for name, leaf in zip(
+        self._core.names or (), core_leaves(block.core_state), strict=True
+      ):
         core[name] = leaf
       columns["core"] = _to_bytes(core)[0]
     return columns
@@ -104,12 +107,12 @@ def _empty_fields(lead, dtype: np.dtype) -> dict[str, np.ndarray]:
   """An array [*lead, ...] of its own for each field of a record."""
   return {
     name: np.empty(lead + dtype[name].shape, dtype[name].base)
-    for name in dtype.names
+    for name in dtype.names or ()
   }
 
 
 class BlockWriter:
-  """Appends each block once, as long as its cells are still known to the writer.
+  """Appends each block once, as long as the writer still knows its cells.
 
   Not for several threads at once.
   """
@@ -142,8 +145,8 @@ class BlockWriter:
     )
 
   def _append(self, block: Block, is_twin: bool) -> dict[str, Any]:
-    # The writer forgets the oldest cell with each append. One that could go while
-    # the rest of this item is appended is already too old, and is stored again.
+    # The writer forgets the oldest cell with each append. One that could go
+    # while the rest of this item is appended is too old, and is stored again.
     key = (block.uid, is_twin)
     known = self._cells.get(key)
     fresh = self._num_appended - self._keep_blocks + self._layout.item_blocks
@@ -151,7 +154,7 @@ class BlockWriter:
       return known[1]
     columns = self._layout.encode(block)
     self._writer.append(columns)
-    history = self._writer.history
+    history = cast(dict[str, Any], self._writer.history)
     cells = {name: next(iter(history[name][-1])) for name in columns}
     self._cells.pop(key, None)
     self._cells[key] = (self._num_appended, cells)
@@ -164,7 +167,7 @@ class BlockWriter:
     """True when the server has all items, False when it is not done in time."""
     try:
       self._writer.flush(0, timeout_ms=int(1000 * timeout_seconds))
-    except reverb.errors.DeadlineExceededError:
+    except DeadlineExceededError:
       return False
     return True
 
@@ -260,8 +263,8 @@ class Reader:
 
   def _elements(self):
     """The columns and infos of several items, and the place of one of them."""
-    # TensorFlow 2.15 leaks about 110 bytes at each step of an iterator: gigabytes
-    # in days where each item is a step of its own.
+    # TensorFlow 2.15 leaks about 110 bytes at each step of an iterator:
+    # gigabytes in days where each item is a step of its own.
     dataset = self._dataset.batch(self.batch_size)
     while not self._stopped.is_set():
       for several in dataset.as_numpy_iterator():

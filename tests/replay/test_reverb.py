@@ -27,9 +27,9 @@ from tests.replay.test_replay import (
 )
 
 reverb = pytest.importorskip("reverb")
-from r2d2_jax.replay import reverb as tables
-from r2d2_jax.replay import reverb_calls as calls
-from r2d2_jax.replay.reverb_server import ReverbServer
+from r2d2_jax.replay import reverb as tables  # noqa: E402
+from r2d2_jax.replay import reverb_calls as calls  # noqa: E402
+from r2d2_jax.replay.reverb_server import ReverbServer  # noqa: E402
 
 pytestmark = [
   pytest.mark.reverb,
