@@ -47,6 +47,16 @@ def random_inputs(
   )
 
 
+def random_params(rng: np.random.Generator, networks):
+  """Parameters of the right shapes: to draw them is to compile nothing."""
+  return jax.tree.map(
+    lambda x: rng.normal(
+      size=x.shape, scale=max(1, np.prod(x.shape[:-1])) ** -0.5
+    ).astype(x.dtype),
+    jax.eval_shape(networks.init, jax.random.key(0)),
+  )
+
+
 def random_core_state(rng: np.random.Generator, networks, batch_size):
   """As `initial_core_state`, but full of numbers."""
   return jax.tree.map(

@@ -20,6 +20,7 @@ from tests.agent.small import (
   network_config,
   random_core_state,
   random_inputs,
+  random_params,
 )
 
 ATARI = EnvSpec((84, 84), np.dtype(np.uint8), 18, 4)
@@ -108,9 +109,9 @@ def test_torsos_run_and_learn(torso, dtype):
     spec,
     config=network_config(torso=torso, compute_dtype=dtype, **settings),
   )
-  params = jax.jit(networks.init)(jax.random.key(0))
-  assert {x.dtype for x in jax.tree.leaves(params)} == {np.dtype(np.float32)}
   rng = np.random.default_rng(0)
+  params = random_params(rng, networks)
+  assert {x.dtype for x in jax.tree.leaves(params)} == {np.dtype(np.float32)}
   inputs = random_inputs(rng, (3, 2), spec=spec)
   if torso == "grid":
     inputs = inputs._replace(obs_t=inputs.obs_t % 4)
@@ -330,8 +331,8 @@ def test_equals_the_plain_network(torso, shape, frame_stack, monkeypatch):
     frame_stack=frame_stack,
   )
   networks = make_networks(spec, config=config)
-  params = networks.init(jax.random.key(0))
   rng = np.random.default_rng(0)
+  params = random_params(rng, networks)
   core_state = random_core_state(rng, networks, 2)
   inputs = random_inputs(rng, (5, 2), spec=spec, first_probability=0.3)
   weights = rng.normal(size=(5, 2, 3)).astype(np.float32)
@@ -363,12 +364,13 @@ def test_unroll_without_gradient(torso, monkeypatch):
   monkeypatch.setattr("r2d2_jax.agent.networks._CHUNK_ROWS", 6)
   config = network_config(torso=torso, torso_channels=(4, 6, 8), frame_stack=2)
   networks = make_networks(IMAGES, config=config)
-  params = networks.init(jax.random.key(0))
   rng = np.random.default_rng(0)
+  params = random_params(rng, networks)
   inputs = random_inputs(rng, (5, 2), spec=IMAGES, first_probability=0.3)
   args = (params, inputs, random_core_state(rng, networks, 2))
   assert_trees_close(
-    networks.unroll_without_gradient(*args), networks.unroll(*args)
+    jax.jit(networks.unroll_without_gradient)(*args),
+    jax.jit(networks.unroll)(*args),
   )
   # Two chunks, which nobody who needs the gradient goes through.
   for unroll, chunked in (
@@ -376,8 +378,8 @@ def test_unroll_without_gradient(torso, monkeypatch):
     (networks.unroll, False),
   ):
     assert ("length=2" in str(jax.make_jaxpr(unroll)(*args))) == chunked
-  gradient = jax.grad(
-    lambda p: networks.unroll_without_gradient(p, *args[1:])[0].sum()
+  gradient = jax.jit(
+    jax.grad(lambda p: networks.unroll_without_gradient(p, *args[1:])[0].sum())
   )(params)
   assert not any(x.any() for x in jax.tree.leaves(gradient))
 

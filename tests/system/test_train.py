@@ -371,7 +371,7 @@ def test_reverb_run_and_a_server_that_dies(tmp_path, monkeypatch):
     def learn_then_die(loop, batch):
       learn(loop, batch)
       if loop.num_updates == 20:
-        replay._server.stop()
+        replay._server._server.stop()
 
     monkeypatch.setattr(learner.LearnerLoop, "step", learn_then_die)
     return replay
