@@ -309,11 +309,12 @@ def _planned_update(config, spec):
   "config, spec",
   [
     (PRESETS["memory"](), GRID),
-    (
+    pytest.param(
       PRESETS["laptop"]().updated(
         {"agent.batch_size": 8, "network.torso_channels": (8, 16, 16)}
       ),
       PONG,
+      marks=pytest.mark.slow,
     ),
   ],
 )
