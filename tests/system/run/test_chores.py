@@ -1,4 +1,4 @@
-"""Periodic chores and background jobs."""
+"""Periodic chores, background jobs and the watchdog."""
 
 import threading
 
@@ -7,6 +7,7 @@ import pytest
 from r2d2_jax.system.run import chores as chores_module
 from r2d2_jax.system.run.background import Background
 from r2d2_jax.system.run.chores import Chores
+from r2d2_jax.system.run.watchdog import watchdog
 
 
 def test_counts_are_due_at_multiples_also_when_they_start_in_between():
@@ -53,3 +54,19 @@ def test_a_background_job_runs_beside_and_its_error_is_raised_once():
   with pytest.raises(OSError, match="disk"):
     job.raise_error()
   job.raise_error()
+
+
+def test_the_watchdog_speaks_while_nothing_moves_and_only_then():
+  said, looks = [], []
+  at_rest, done = [1, 1, 1], threading.Event()
+
+  def progress():
+    looks.append(1)
+    if len(looks) > 20:
+      done.set()
+    # Moves, rests for two further looks, moves again.
+    return at_rest if 5 <= len(looks) < 8 else object()
+
+  with watchdog(progress, said.append, period_minutes=1e-5):
+    assert done.wait(60)
+  assert said == [1e-5, 2e-5]
