@@ -54,6 +54,21 @@ def rescale_inverse(y: Array, *, epsilon: float) -> Array:
   return jnp.sign(y) * u * (u + 2.0)
 
 
+def unrescaled(q: Array, *, config: AgentConfig) -> Array:
+  """Learned values in the unit of the rewards: h^-1(q) where h is in use.
+
+  Args:
+    q: float32, any shape.
+    config: value_rescaling and its epsilon.
+
+  Returns:
+    float32, shape of q.
+  """
+  if not config.value_rescaling:
+    return q
+  return rescale_inverse(q, epsilon=config.value_rescaling_epsilon)
+
+
 def n_step_td_error(
   q: Array,
   target_q: Array,

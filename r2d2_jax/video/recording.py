@@ -15,7 +15,7 @@ import numpy as np
 
 from r2d2_jax.agent.acting import compile_actor
 from r2d2_jax.agent.agent import Agent
-from r2d2_jax.agent.targets import rescale_inverse
+from r2d2_jax.agent.targets import unrescaled
 from r2d2_jax.config import (
   AgentConfig,
   Config,
@@ -28,7 +28,7 @@ from r2d2_jax.envs.make import MakeWorld
 from r2d2_jax.envs.make import make_world as make_usual_world
 from r2d2_jax.envs.screen import screen
 from r2d2_jax.system.storage.agents import SavedAgent
-from r2d2_jax.types import Array, Params
+from r2d2_jax.types import Params
 from r2d2_jax.video.picture import Moment, Painter
 
 # A GIF's delays are hundredths of a second, and players slow down below two.
@@ -127,18 +127,6 @@ def play_game(
       world.send(np.asarray(output.a_t), timestep.env_id)
   finally:
     world.close()
-
-
-def unrescaled(q: Array, *, config: AgentConfig) -> Array:
-  """Learned values in the unit of the rewards: h^-1(q) where h is in use.
-
-  Args:
-    q: float32, any shape.
-    config: value_rescaling and its epsilon.
-  """
-  if not config.value_rescaling:
-    return q
-  return rescale_inverse(q, epsilon=config.value_rescaling_epsilon)
 
 
 def record(

@@ -230,7 +230,7 @@ def test_pictures_last_as_long_as_fps_says(agent, tmp_path):
     write(bytes([255]) * (64 * 32 * 3))
   assert iio.immeta(tmp_path / "x.gif")["duration"] == 80  # ms
   assert recording.default_fps(agent) == 5
-  atari = agent._replace(spec=agent.spec._replace(frame_skip=4))
+  atari = dataclasses.replace(agent, spec=agent.spec._replace(frame_skip=4))
   assert recording.default_fps(atari) == 15
 
 

@@ -1,9 +1,13 @@
 """A trained agent, read from its run's directory."""
 
+import dataclasses
+import functools
 import pathlib
-from typing import NamedTuple
+from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from r2d2_jax.agent.agent import (
   Agent,
@@ -13,6 +17,7 @@ from r2d2_jax.agent.agent import (
 from r2d2_jax.agent.agent import (
   make_agent as make_usual_agent,
 )
+from r2d2_jax.agent.targets import unrescaled
 from r2d2_jax.config import Config, ConfigError
 from r2d2_jax.envs.make import MakeWorld, own_world, world_spec
 from r2d2_jax.system.devices import find_devices
@@ -27,11 +32,24 @@ from r2d2_jax.system.storage.rundir import (
   checkpoints_dir,
   read_config,
 )
-from r2d2_jax.types import EnvSpec, LearnerState, Params
+from r2d2_jax.types import (
+  ActorState,
+  Array,
+  EnvSpec,
+  LearnerState,
+  Params,
+  Timestep,
+)
 
 
-class SavedAgent(NamedTuple):
-  """What is needed to play."""
+@dataclasses.dataclass(frozen=True)
+class SavedAgent:
+  """A trained agent: its parameters, and greedy steps of it for other programs.
+
+  agent = load_agent("pretrained/recall")
+  state = agent.initial_state(1)
+  action, q, state = agent.step(state, obs, reward, is_first)
+  """
 
   config: Config  # the run's
   spec: EnvSpec
@@ -39,6 +57,74 @@ class SavedAgent(NamedTuple):
   params: Params
   num_updates: int
   steps: int  # agent steps that it was trained for
+
+  def initial_state(self, n: int = 1) -> ActorState:
+    """What n lanes remember before their first row: nothing."""
+    return self.agent.initial_actor_state(jax.random.key(0), n)
+
+  def step(
+    self, state: ActorState, obs: Any, reward: Any, is_first: Any
+  ) -> tuple[np.ndarray, np.ndarray, ActorState]:
+    """The greedy action for the next row of n lanes.
+
+    The state holds what was seen so far, and the action that was chosen: that one
+    has to be taken before the next call. The call keeps the given state as it is.
+    The first call for a number of lanes compiles.
+
+    Args:
+      state: from `initial_state(n)`, or from the call before.
+      obs: [n, *spec.obs_shape] of spec.obs_dtype, one observation for each lane
+        as the training's environments gave it, without a frame stack.
+      reward: float [n], or one number for all: what the last action brought;
+        ignored where is_first.
+      is_first: bool [n], or one for all: an episode begins with this row, and
+        what was before it is forgotten.
+
+    Returns:
+      action: int32 [n].
+      q: float32 [n, A], the value of each action in the unit of the rewards.
+      state: for the next call.
+
+    Raises:
+      ValueError: obs is not of that shape, or of a type that does not fit.
+    """
+    n = len(state.a_tm1)
+    obs = np.asarray(obs)
+    expected, dtype = (n, *self.spec.obs_shape), self.spec.obs_dtype
+    if obs.shape != expected or not np.can_cast(obs.dtype, dtype, "same_kind"):
+      raise ValueError(
+        f"obs: expected {np.dtype(dtype)} {list(expected)}, an observation for"
+        f" each lane of the state, got {obs.dtype} {list(obs.shape)}"
+      )
+    action, q, state = self._step(
+      self.params,
+      state,
+      obs.astype(dtype),
+      np.broadcast_to(np.asarray(reward, np.float32), n),
+      np.broadcast_to(np.asarray(is_first, bool), n),
+    )
+    return np.asarray(action), np.asarray(q), state
+
+  @functools.cached_property
+  def _step(self):
+    def step(
+      params: Params, state: ActorState, obs: Array, reward: Array, first: Array
+    ) -> tuple[Array, Array, ActorState]:
+      n = len(state.a_tm1)
+      timestep = Timestep(
+        obs_t=obs,
+        r_t=reward,
+        discount_t=jnp.ones(n, jnp.float32),
+        is_first_t=first,
+        is_last_t=jnp.zeros(n, bool),
+        env_id=jnp.arange(n, dtype=jnp.int32),
+      )
+      greedy = jnp.zeros(n, jnp.float32)
+      state, output = self.agent.actor_step(params, state, timestep, greedy)
+      q = unrescaled(output.q_t, config=self.config.agent)
+      return output.a_t, q, state
+
+    return jax.jit(step)
 
 
 def load_agent(
