@@ -65,3 +65,10 @@ def test_own_torso(tmp_path):
   run_dir = str(tmp_path / "run")
   found = output_of("own_torso", "--run-dir", run_dir, "--steps", "3000")
   assert "kernel (7, 32)" in found
+
+
+def test_play_wins_with_the_trained_agent():
+  found = output_of("play", "pretrained/recall", "--games", "50")
+  assert found.startswith("sees [")
+  mean = float(re.search(r"mean return of 50 games: (.*)", found)[1])
+  assert mean >= 0.9  # 0.25 is the most without memory

@@ -32,13 +32,13 @@ def evaluate_runs(
   """Plays whole games with a checkpoint of each run; scores are raw.
 
   No-op starts and the frame cap are those of the run's settings. The games of a
-  run are appended to evaluation.csv in its directory as soon as all of them
-  have ended; where that cannot be written, they are printed. In the end the
-  scores of all runs are shown beside the published ones; runs of the same game
-  are its seeds.
+  run are appended to evaluation.csv in its directory as soon as all of them have
+  ended; where that cannot be written, they are printed. In the end the scores of
+  all runs are shown beside the published ones; runs of the same game are its
+  seeds. Into the folder of an exported agent nothing is written.
 
   Args:
-    run_dirs: directories of runs.
+    run_dirs: directories of runs, or of exported agents.
     checkpoint: 'latest'; 'best', the one that scored highest in training's own
       evaluations; or a number of updates.
     episodes: whole games of each run.
@@ -52,6 +52,7 @@ def evaluate_runs(
   from r2d2_jax.analysis.score_tables import show
   from r2d2_jax.analysis.standings import read_standings
   from r2d2_jax.system.evaluation import check_writable, read_last_evaluation
+  from r2d2_jax.system.storage.exported import read_exported
   from r2d2_jax.system.storage.rundir import read_config
 
   check_number("--episodes", episodes, 1)
@@ -62,13 +63,15 @@ def evaluate_runs(
     raise ConfigError("expected at least one run directory, got none")
   for run_dir in run_dirs:  # a slip is told now, not after hours of games
     read_config(run_dir)
+    if read_exported(run_dir):
+      continue
     read_last_evaluation(run_dir)
     try:
       check_writable(run_dir)
     except FileError as error:
       print(f"warning: {error}; scores are printed only", file=sys.stderr)
   console = Console()
-  played = []
+  played, written = [], []
   for number, run_dir in enumerate(run_dirs, 1):
     print(f"run {number} of {len(run_dirs)}: {run_dir}", flush=True)
     try:
@@ -82,13 +85,15 @@ def evaluate_runs(
         seed=seed,
       )
       played.append(run_dir)
+      if not read_exported(run_dir):
+        written.append(run_dir)
     except UserError as error:
       # One bad run of many should not cost the others their night.
       if len(run_dirs) == 1:
         raise
       print(f"error: {run_dir}: {error}", file=sys.stderr, flush=True)
-  if played:
-    show(read_standings(played), console)
+  if written:
+    show(read_standings(written), console)
   if len(played) < len(run_dirs):
     raise ConfigError(
       f"{len(run_dirs) - len(played)} of {len(run_dirs)} runs could not be"
@@ -102,6 +107,7 @@ def _play(run_dir, console, *, which, episodes, epsilon, lanes, seed) -> None:
   from r2d2_jax.system.metrics.display import progress_display
   from r2d2_jax.system.metrics.report import summary
   from r2d2_jax.system.storage.agents import load_agent
+  from r2d2_jax.system.storage.exported import read_exported
 
   agent = load_agent(run_dir, which=which)
   config = agent.config.updated(
@@ -132,6 +138,8 @@ def _play(run_dir, console, *, which, episodes, epsilon, lanes, seed) -> None:
     )
     stop.check()
   print(f"evaluation: {summary(evaluation.returns)}", flush=True)
+  if read_exported(run_dir):
+    return
   try:
     write_evaluation(
       run_dir, evaluation, num_updates=agent.num_updates, steps=agent.steps

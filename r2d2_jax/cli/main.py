@@ -6,6 +6,7 @@ import sys
 _COMMANDS = {
   "train": "train an agent on one task; go on with a run",
   "evaluate": "play whole games with the agents of runs",
+  "export": "an agent of a run as a small folder to give away",
   "record": "a game of an agent as a video",
   "plot": "learning curves of runs",
   "scoreboard": "scores of many runs beside the published ones",

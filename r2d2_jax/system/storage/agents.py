@@ -1,4 +1,4 @@
-"""A trained agent, read from its run's directory."""
+"""A trained agent, read from its directory: for evaluation, video, notebooks."""
 
 import dataclasses
 import functools
@@ -27,6 +27,7 @@ from r2d2_jax.system.storage.checkpoints import (
   read_record,
   restore_learner,
 )
+from r2d2_jax.system.storage.exported import read_exported, read_params
 from r2d2_jax.system.storage.rundir import (
   best_dir,
   checkpoints_dir,
@@ -136,8 +137,11 @@ def load_agent(
 ) -> SavedAgent:
   """Reads an agent; the run may still be going on.
 
+  A run's world is asked what it looks like, so that EnvPool's tasks need EnvPool.
+  An exported agent needs nothing but its folder.
+
   Args:
-    run_dir: directory of a run.
+    run_dir: directory of a run, or of an exported agent.
     which: "latest"; "best", the one with the highest mean return of the
       evaluations during training; or a number of updates.
     make_world, make_agent: those that the run was given, where no import path
@@ -150,11 +154,28 @@ def load_agent(
   """
   run_dir = pathlib.Path(run_dir)
   config = read_config(run_dir)
+  make = own_agent(make_agent) if make_agent else make_usual_agent
+  if exported := read_exported(run_dir):
+    if which not in ("latest", str(exported.num_updates)):
+      raise ConfigError(
+        f"checkpoint: expected 'latest', as {run_dir} holds an exported agent,"
+        f" got {which!r}"
+      )
+    find_devices()
+    agent = make(exported.spec, config)
+    like = jax.eval_shape(agent.init, jax.random.key(0)).params
+    return SavedAgent(
+      config,
+      exported.spec,
+      agent,
+      read_params(exported, like),
+      exported.num_updates,
+      exported.steps,
+    )
   checkpoint = _find(run_dir, which)
   read_record(checkpoint)  # that it is what its name says
   find_devices()
   spec = world_spec(config.env, own_world(make_world) if make_world else None)
-  make = own_agent(make_agent) if make_agent else make_usual_agent
   agent = make(spec, config)
   state = load_learner(checkpoint, agent)
   return SavedAgent(

@@ -25,6 +25,8 @@ from r2d2_jax.system.storage.files import (
 
 _CONFIG_FILE = "config.json"
 _LOCK_FILE = ".lock"
+# Of an exported agent's folder, which is no run's.
+EXPORT_FILE = "exported.json"
 # Of a run that failed; that may be before it had a config.json.
 CRASH_FILE = "crash.txt"
 # What a run leaves behind, and what it needs on the way; a start that was cut
@@ -100,6 +102,11 @@ def claimed_run_dir(run_dir: pathlib.Path, config: Config) -> Iterator[None]:
       )
     run_dir.mkdir(parents=True, exist_ok=True)
     _refuse_links(run_dir)
+    if (run_dir / EXPORT_FILE).exists():
+      raise ConfigError(
+        f"run.run_dir: {run_dir} holds an exported agent, which has neither"
+        " optimiser nor replay to go on with; give another directory"
+      )
     if (run_dir / _CONFIG_FILE).exists():
       before = read_config(run_dir)
       if (before.env.task, before.network) != (config.env.task, config.network):
