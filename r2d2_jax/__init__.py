@@ -24,6 +24,7 @@ _HOMES = {
   "compile_actor": "r2d2_jax.agent.acting",
   "compile_learner": "r2d2_jax.agent.learning",
   "epsilon_ladder": "r2d2_jax.agent.acting",
+  "example_batch": "r2d2_jax.system.example",
   "evaluate": "r2d2_jax.system.evaluation",
   "importance_weights": "r2d2_jax.agent.priorities",
   "init_learner_state": "r2d2_jax.agent.learning",
