@@ -1,7 +1,7 @@
 """A trained agent in a program of one's own: no World, settings or EnvPool.
 
-Plays the memory game 'recall' against a few lines of plain Python, which show the
-agent one observation at a time and are told its action.
+Plays the memory game 'recall' against a few lines of plain Python, which show
+the agent one observation at a time and are told its action.
 
   python -m examples.play pretrained/recall --games 100
 """

@@ -29,18 +29,24 @@ _BELOW = {
 # Inside system/: its sub-packages, and the modules beside them; what each may
 # import of the others. loops/ knows no files, storage/ and metrics/ no run.
 _INSIDE_SYSTEM = {
-    "devices": set(),
-    "storage": {"devices"},
-    "metrics": {"storage"},
-    "loops": {"devices", "metrics"},
-    "planning": {"devices", "metrics", "storage"},
-    "evaluation": {"devices", "storage"},
-    "example": set(),
-    "run": {"devices", "evaluation", "loops", "metrics", "planning", "storage"},
-    "train": {
-        "devices", "evaluation", "loops", "metrics", "planning", "run", "storage",
-    },
-}  # fmt: skip
+  "devices": set(),
+  "storage": {"devices"},
+  "metrics": {"storage"},
+  "loops": {"devices", "metrics"},
+  "planning": {"devices", "metrics", "storage"},
+  "evaluation": {"devices", "storage"},
+  "example": set(),
+  "run": {"devices", "evaluation", "loops", "metrics", "planning", "storage"},
+  "train": {
+    "devices",
+    "evaluation",
+    "loops",
+    "metrics",
+    "planning",
+    "run",
+    "storage",
+  },
+}
 
 # Package -> how the path of the only modules begins that may import it;
 # agent/_rlax.py says why it loads parts of rlax instead.

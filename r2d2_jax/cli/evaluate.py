@@ -32,10 +32,10 @@ def evaluate_runs(
   """Plays whole games with a checkpoint of each run; scores are raw.
 
   No-op starts and the frame cap are those of the run's settings. The games of a
-  run are appended to evaluation.csv in its directory as soon as all of them have
-  ended; where that cannot be written, they are printed. In the end the scores of
-  all runs are shown beside the published ones; runs of the same game are its
-  seeds. Into the folder of an exported agent nothing is written.
+  run are appended to evaluation.csv in its directory as soon as all of them
+  have ended; where that cannot be written, they are printed. In the end the
+  scores of all runs are shown beside the published ones; runs of the same game
+  are its seeds. Into the folder of an exported agent nothing is written.
 
   Args:
     run_dirs: directories of runs, or of exported agents.

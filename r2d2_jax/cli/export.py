@@ -2,8 +2,8 @@
 
     python -m experiments.export runs/recall-smoke-... pretrained/recall
 
-The folder holds settings and parameters alone. `evaluate`, `record` and `load_agent`
-take it as they take a run; none of them writes into it.
+The folder holds settings and parameters alone. `evaluate`, `record` and
+`load_agent` take it as they take a run; none of them writes into it.
 """
 
 import pathlib
@@ -35,8 +35,8 @@ def export_run(
 ) -> None:
   """Writes an agent's settings, parameters and model card into a new folder.
 
-  The card has the score of whole games that are played for it, with an interval,
-  and the command that trained the agent.
+  The card has the score of whole games that are played for it, with an
+  interval, and the command that trained the agent.
 
   Args:
     run_dir: directory of a run.
@@ -105,8 +105,8 @@ def export_run(
 def score_in_words(returns) -> str:
   """'mean 0.998, 95 % interval [0.995, 1]'.
 
-  The interval is that of the mean, by a bootstrap over the games: what other games
-  of this agent would give, not what other seeds of its training would.
+  The interval is that of the mean, by a bootstrap over the games: what other
+  games of this agent would give, not what other seeds of its training would.
 
   Args:
     returns: raw returns of whole games, float [episodes].
@@ -132,6 +132,10 @@ def model_card(agent, *, out: pathlib.Path, score: str) -> str:
 
   config = agent.config
   num_params = sum(x.size for x in jax.tree.leaves(agent.params))
+  network = (
+    f"{config.network.torso} torso, {config.network.core} core, "
+    f"{num_params} parameters"
+  )
   return f"""# {config.env.task}, an agent of R2D2
 
 | | |
@@ -140,7 +144,7 @@ def model_card(agent, *, out: pathlib.Path, score: str) -> str:
 | score, raw returns | {score}
 | trained for | {agent.steps} agent steps, {agent.num_updates} updates |
 | seed | {config.run.seed} |
-| network | {config.network.torso} torso, {config.network.core} core, {num_params} parameters |
+| network | {network} |
 
 It was trained by this command, and written by `python -m experiments.export`:
 
@@ -188,7 +192,7 @@ def _repeatable(config: Config) -> str:
 
 
 def training_command(config: Config) -> str:
-  """The shortest command line that asks for these settings, but for their place."""
+  """The shortest command line of these settings, but for their place."""
 
   def flags(preset: Config) -> list[str]:
     changed = [

@@ -38,8 +38,8 @@ def example_batch(config: Config, *, params: Params | None = None) -> Example:
 
   Args:
     config: settings; `env.task` names the task, `run.seed` the seed of
-      everything, `agent.batch_size` is B, and with `replay.row_states` the batch
-      has the actor's state before each row too.
+      everything, `agent.batch_size` is B, and with `replay.row_states` the
+      batch has the actor's state before each row too.
     params: who plays; None for fresh parameters.
 
   Returns:

@@ -184,7 +184,7 @@ def test_the_card_has_the_command_that_trains_with_these_settings(config):
 
 def test_the_interval_is_that_of_the_mean():
   returns = np.array([1.0] * 90 + [0.0] * 10)
-  # Of a share p = 0.9 of 100: 0.9 +- 1.96 sqrt(0.9 * 0.1 / 100): [0.841, 0.959].
+  # Of p = 0.9 of 100: 0.9 +- 1.96 sqrt(0.9 * 0.1 / 100): [0.841, 0.959].
   assert export.score_in_words(returns) == (
     "mean 0.9, 95 % interval [0.84, 0.96]"
   )

@@ -1,4 +1,4 @@
-"""A trained agent, read from its directory: for evaluation, video, notebooks."""
+"""A trained agent, read from its directory."""
 
 import dataclasses
 import functools
@@ -68,9 +68,9 @@ class SavedAgent:
   ) -> tuple[np.ndarray, np.ndarray, ActorState]:
     """The greedy action for the next row of n lanes.
 
-    The state holds what was seen so far, and the action that was chosen: that one
-    has to be taken before the next call. The call keeps the given state as it is.
-    The first call for a number of lanes compiles.
+    The state holds what was seen so far, and the action that was chosen: that
+    one has to be taken before the next call. The call keeps the given state as
+    it is. The first call for a number of lanes compiles.
 
     Args:
       state: from `initial_state(n)`, or from the call before.
@@ -137,8 +137,8 @@ def load_agent(
 ) -> SavedAgent:
   """Reads an agent; the run may still be going on.
 
-  A run's world is asked what it looks like, so that EnvPool's tasks need EnvPool.
-  An exported agent needs nothing but its folder.
+  A run's world is asked what it looks like, so that EnvPool's tasks need
+  EnvPool. An exported agent needs nothing but its folder.
 
   Args:
     run_dir: directory of a run, or of an exported agent.

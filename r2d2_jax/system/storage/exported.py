@@ -5,8 +5,9 @@
     params.npz    an array for each parameter, by its path in the tree
     README.md     the model card, for people
 
-No optimiser, no replay; and no EnvPool is needed to load it, since what the world
-says of itself is written down. Plain arrays and JSON: reading runs no code.
+No optimiser, no replay; and no EnvPool is needed to load it, since what the
+world says of itself is written down. Plain arrays and JSON: reading runs no
+code.
 """
 
 import json
@@ -47,7 +48,7 @@ def write_exported(
   num_updates: int,
   steps: int,
 ) -> None:
-  """Writes the folder's files but the card; exported.json, which makes it one, last.
+  """Writes the folder's files but the card; exported.json, the mark, last.
 
   Args:
     out: an empty directory.
@@ -116,8 +117,8 @@ def read_params(exported: Exported, like: Params) -> Params:
     like: arrays, or their shapes and dtypes, in the same structure.
 
   Raises:
-    CheckpointError: they belong to another network, are not finite, or cannot be
-      read.
+    CheckpointError: they belong to another network, are not finite, or cannot
+      be read.
   """
   path = exported.path / _PARAMS_FILE
   try:
