@@ -39,6 +39,11 @@ def factory(setting: str, name: str, table: Mapping[str, Any]) -> Any:
   return load(setting, name)
 
 
+def is_path(name: str) -> bool:
+  """Whether a name is of the form "package.module:name"."""
+  return ":" in name
+
+
 def load(setting: str, path: str) -> Any:
   """The object at "package.module:name"; see `factory`."""
   if path.startswith(_UNNAMED):
@@ -48,10 +53,32 @@ def load(setting: str, path: str) -> Any:
       " give it as an argument again"
     )
   module_name, _, attribute = path.partition(":")
+  found = import_module(setting, module_name, path)
+  for part in attribute.split("."):
+    if not hasattr(found, part):
+      raise ConfigError(
+        f"{setting}: expected 'package.module:name' that can be imported, got"
+        f" {path!r}: {module_name} has no {attribute!r}"
+      )
+    found = getattr(found, part)
+  return found
+
+
+def import_module(setting: str, module_name: str, path: str) -> Any:
+  """A module, looked for in the current directory too.
+
+  Args:
+    setting: "section.name", for the error.
+    module_name: "package.module".
+    path: the whole of what the setting says, for the error.
+
+  Raises:
+    ConfigError: there is no such module. An error inside it keeps its traceback.
+  """
   if os.getcwd() not in sys.path:  # an installed command starts elsewhere
     sys.path.insert(0, os.getcwd())
   try:
-    found = importlib.import_module(module_name)
+    return importlib.import_module(module_name)
   except ModuleNotFoundError as error:
     # One that the user's module misses is the user's, traceback and all.
     if error.name and not f"{module_name}.".startswith(f"{error.name}."):
@@ -61,14 +88,6 @@ def load(setting: str, path: str) -> Any:
       f" {path!r}: no module named {error.name!r} in {os.getcwd()} or among"
       " what is installed; start from the directory that holds it"
     ) from error
-  for part in attribute.split("."):
-    if not hasattr(found, part):
-      raise ConfigError(
-        f"{setting}: expected 'package.module:name' that can be imported, got"
-        f" {path!r}: {module_name} has no {attribute!r}"
-      )
-    found = getattr(found, part)
-  return found
 
 
 def setting_of(function: Any) -> str:

@@ -52,6 +52,7 @@ _INSIDE_SYSTEM = {
 # agent/_rlax.py says why it loads parts of rlax instead.
 _DOORS = {
   "envpool": "r2d2_jax/envs/",
+  "gymnasium": "r2d2_jax/envs/",
   "reverb": "r2d2_jax/replay/reverb",
   "tensorflow": "r2d2_jax/replay/reverb",
   "rlax": "r2d2_jax/agent/_rlax.py",
@@ -93,8 +94,13 @@ _NEVER = {
 }
 
 # The doors themselves; every other module below system/ does without.
-_NEEDS_ENVPOOL_OR_REVERB = {
+_NEEDS_AN_EXTRA = {
   "r2d2_jax.envs.envpool_world",
+  "r2d2_jax.envs.gymnasium_lanes",
+  "r2d2_jax.envs.gymnasium_make",
+  "r2d2_jax.envs.gymnasium_world",
+  "r2d2_jax.envs.spaces",
+  "r2d2_jax.envs.vector_calls",
   "r2d2_jax.replay.reverb",
   "r2d2_jax.replay.reverb_calls",
   "r2d2_jax.replay.reverb_server",
@@ -287,10 +293,17 @@ def test_pure_half_needs_neither_tensorflow_nor_reverb_nor_envpool():
     for path in _sources()
     if path.startswith("r2d2_jax/") and not path.startswith("r2d2_jax/system/")
   ]
-  assert set(modules) > _NEEDS_ENVPOOL_OR_REVERB
+  assert set(modules) > _NEEDS_AN_EXTRA
   _import_without(
-    ["tensorflow", "reverb", "envpool", "distrax", "tensorflow_probability"],
-    sorted(set(modules) - _NEEDS_ENVPOOL_OR_REVERB),
+    [
+      "tensorflow",
+      "reverb",
+      "envpool",
+      "gymnasium",
+      "distrax",
+      "tensorflow_probability",
+    ],
+    sorted(set(modules) - _NEEDS_AN_EXTRA),
   )
 
 

@@ -139,7 +139,8 @@ def test_algorithm_world_and_replay_need_no_extra():
   allowed = {Requirement(line).name.replace("-", "_") for line in lines if line}
   assert not allowed & {"matplotlib", "rich", "tyro", "orbax_checkpoint"}
   allowed |= sys.stdlib_module_names | {"r2d2_jax"}
-  allowed |= {"envpool", "reverb", "tensorflow"}  # tests/test_architecture.py
+  # tests/test_architecture.py
+  allowed |= {"envpool", "gymnasium", "reverb", "tensorflow"}
   package = ROOT / "r2d2_jax"
   allowed.add("google")  # protobuf, which Reverb brings
   paths = [package / "types.py", package / "factories.py"]

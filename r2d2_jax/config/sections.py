@@ -12,12 +12,13 @@ from r2d2_jax.config.bounds import setting
 
 @dataclasses.dataclass(frozen=True)
 class EnvConfig:
-  """The world: one EnvPool task, played in many lanes side by side."""
+  """The world: one task, played in many lanes side by side."""
 
   task: str = "Pong"
   """Game or task: an Atari name (Pong, MsPacman), an EnvPool id
-  (MiniGrid-MemoryS7-v0, Catch-v0), or the built-in 'recall' and
-  'recall-long'."""
+  (MiniGrid-MemoryS7-v0, Catch-v0), 'gymnasium:ID' of one that is registered
+  there, 'package.module:function' of one of your own, which returns a
+  gymnasium.Env, or the built-in 'recall' and 'recall-long'."""
   make_world: str = ""
   """'package.module:name' of a function of your own that makes the
   environments: (this section, seed=...) -> World. Empty takes those of
@@ -29,6 +30,12 @@ class EnvConfig:
   asynchronously: whichever lanes are ready first."""
   num_threads: int = setting(0, at_least=0)
   """Threads that step the environments; 0 lets EnvPool choose."""
+  vectorization: Literal["sync", "async"] = "sync"
+  """Gymnasium tasks: 'sync' steps the lanes one after the other in one thread,
+  'async' each in a process of its own, for steps of milliseconds."""
+  step_timeout_seconds: float = setting(60.0, at_least=0)
+  """Gymnasium tasks: seconds that a step or reset of the lanes may take before
+  the run ends and names those that hang; 0 waits for ever."""
   frame_skip: int = setting(4, at_least=1)
   """Raw frames per agent step, the maximum of the last two shown (section 2.3).
   Atari and VizDoom only."""

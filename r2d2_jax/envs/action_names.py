@@ -1,6 +1,7 @@
 """What the actions of a task are called."""
 
 from r2d2_jax.envs.tasks import atari57_games, resolve_task
+from r2d2_jax.factories import is_path
 
 _ATARI = (
   "NOOP FIRE UP RIGHT LEFT DOWN UPRIGHT UPLEFT DOWNRIGHT DOWNLEFT UPFIRE"
@@ -54,6 +55,9 @@ _OTHERS = {
 def action_names(task: str, num_actions: int) -> list[str]:
   """Names of a task's actions, "action 0" and so on where none are known.
 
+  An environment of Gymnasium is asked: its `action_names` or, as Atari has it
+  there, `get_action_meanings()`.
+
   Args:
     task: as in EnvConfig.
     num_actions: how many the agent has: tells a game's own actions from all 18.
@@ -61,10 +65,20 @@ def action_names(task: str, num_actions: int) -> list[str]:
   Returns:
     `num_actions` names.
   """
-  names = _known_names(task, num_actions)
+  if is_path(task):
+    # Of the same task in EnvPool, where it does not say.
+    names = _asked(task) or _known_names(task.rpartition(":")[2], num_actions)
+  else:
+    names = _known_names(task, num_actions)
   if len(names) != num_actions:
     return [f"action {a}" for a in range(num_actions)]
   return list(names)
+
+
+def _asked(task: str) -> list[str]:
+  from r2d2_jax.envs.gymnasium_make import gymnasium_action_names
+
+  return gymnasium_action_names(task)
 
 
 def _known_names(task: str, num_actions: int) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from r2d2_jax.config import ConfigError, EnvConfig, MissingPackageError
 from r2d2_jax.envs.flicker import FlickerWorld
 from r2d2_jax.envs.recall import DELAYS, RecallWorld
 from r2d2_jax.envs.world import World
-from r2d2_jax.factories import load
+from r2d2_jax.factories import is_path, load
 from r2d2_jax.types import EnvSpec
 
 
@@ -29,9 +29,9 @@ def own_world(make: MakeWorld) -> MakeWorld:
 
 
 def make_world(config: EnvConfig, *, seed: int) -> World:
-  """The world that `config` asks for: built in, or EnvPool's.
+  """The world that `config` asks for: built in, Gymnasium's, or EnvPool's.
 
-  EnvPool is imported only where it is needed.
+  EnvPool and Gymnasium are imported only where they are needed.
 
   Args:
     config: task, lanes, options.
@@ -41,8 +41,9 @@ def make_world(config: EnvConfig, *, seed: int) -> World:
   Raises:
     ConfigError: unknown task (names the nearest); the task does not suit this
       agent, or an option the task.
-    MissingPackageError: EnvPool, or a library that the task needs, is not
-      installed.
+    MissingPackageError: EnvPool, Gymnasium, or a library that the task needs, is
+      not installed.
+    Exception: whatever an environment of one's own raises.
   """
   if not 0 <= config.batch_size <= config.num_envs:
     raise ConfigError(
@@ -62,6 +63,10 @@ def make_world(config: EnvConfig, *, seed: int) -> World:
       batch_size=config.batch_size,
       max_episode_steps=config.max_episode_frames,
     )
+  elif is_path(config.task):
+    world = _gymnasium(config.task).gymnasium_world(
+      config.task, config, seed=seed
+    )
   else:
     world = _make_envpool_world(config, seed)
   if config.flicker_probability:
@@ -75,7 +80,7 @@ def world_spec(
   """`make_world(config).spec` without a world: no lane is started.
 
   Milliseconds, once EnvPool is imported; a built-in task does without it. Of
-  environments of one's own a single lane is made, and closed.
+  Gymnasium's and one's own environments a single lane is made, and closed.
 
   Args:
     config: task and options; lanes do not matter.
@@ -91,9 +96,25 @@ def world_spec(
     if is_own:  # the built-in ones are a few numpy arrays
       world.close()
     return world.spec
+  if is_path(config.task):
+    return _gymnasium(config.task).gymnasium_spec(config.task)
   envpool_world = _envpool_world(config.task)
   task = envpool_world.find_task(config.task)
   return envpool_world.task_interface(task, config)[1].spec
+
+
+def _gymnasium(task: str):
+  """The module of Gymnasium's worlds, where it can be imported."""
+  try:
+    import gymnasium  # noqa: F401
+  except ImportError as error:
+    raise MissingPackageError(
+      f"task {task!r} needs Gymnasium, which cannot be imported here ({error}):"
+      " pip install 'r2d2_jax[gymnasium]'"
+    ) from error
+  from r2d2_jax.envs import gymnasium_make
+
+  return gymnasium_make
 
 
 def _envpool_world(task: str):

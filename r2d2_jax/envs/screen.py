@@ -10,17 +10,21 @@ def screen(world: World) -> np.ndarray | None:
   """What lane 0 shows now, between `recv` and `send`.
 
   EnvPool draws it when asked; rows, seeds and random numbers stay as they are.
-  Flicker, which blanks the agent's observations, does not blank it.
+  Any other world may have a method `render`, which is asked. Flicker, which
+  blanks the agent's observations, does not blank it.
 
   Args:
-    world: any; only EnvPool's own, in this process, can draw.
+    world: any.
 
   Returns:
     uint8 [height, width, 3], Atari [210, 160, 3]: the last raw frame. None
-    where nobody draws the task: built-in ones, Catch, VizDoom.
+    where nobody draws the task: built-in ones, Catch, VizDoom, or an
+    environment of Gymnasium made without render_mode="rgb_array".
   """
   if isinstance(world, FlickerWorld):
     return screen(world._world)
+  if render := getattr(world, "render", None):
+    return render()
   pool = getattr(world, "_pool", None)
   if pool is None:
     return None

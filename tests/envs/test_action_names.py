@@ -40,6 +40,18 @@ def test_names_of_other_tasks(task, num_actions, expected):
   assert action_names(task, num_actions) == expected
 
 
+@pytest.mark.parametrize(
+  "task, expected",
+  [
+    ("gymnasium:CartPole-v1", ["left", "right"]),
+    ("tests.envs.stamped_gymnasium:Drawn", ["stay", "go"]),
+    ("tests.envs.stamped_gymnasium:Walk", ["action 0", "action 1"]),
+  ],
+)
+def test_environments_of_gymnasium_are_asked(task, expected):
+  assert action_names(task, 2) == expected
+
+
 @pytest.mark.envpool
 def test_every_game_has_a_name_for_each_of_its_own_actions():
   envpool = pytest.importorskip("envpool")

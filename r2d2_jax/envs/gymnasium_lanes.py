@@ -1,0 +1,208 @@
+"""One lane of a Gymnasium task: the environment, made by name and watched.
+
+Imported in the processes of the lanes too, which do without JAX.
+"""
+
+from collections.abc import Callable
+import difflib
+import multiprocessing
+import numbers
+import signal
+import traceback
+from typing import Any
+import warnings
+
+import gymnasium
+from gymnasium.envs import registration
+import numpy as np
+
+from r2d2_jax.config import ConfigError, MissingPackageError, first_line
+from r2d2_jax.envs.spaces import fault
+from r2d2_jax.factories import import_module, load
+
+_PREFIX = "gymnasium:"
+
+
+class LaneError(RuntimeError):
+  """An environment of one lane raised, lied or hangs: says which, and where.
+
+  The traceback of what it raised is a note, since it may come from a process
+  that is gone.
+  """
+
+
+class Lane(gymnasium.Wrapper):
+  """An environment whose faults name the lane, and whose infos stay inside.
+
+  Infos are dropped: nobody reads them, and those of different shapes would stop
+  Gymnasium's vector environments.
+
+  Attributes:
+    index: the lane's number.
+    is_busy: whether a call of the environment is under way.
+  """
+
+  def __init__(self, env: gymnasium.Env, task: str, index: int):
+    """Args: the environment, its task and number for messages."""
+    super().__init__(env)
+    self._task = task
+    self.index = index
+    self.is_busy = False
+    self._num_steps = 0
+
+  def reset(self, *, seed: int | None = None, options: Any = None):
+    """As `gymnasium.Env.reset`, without the info."""
+    self._num_steps = 0
+    result = self._call("reset", seed=seed, options=options or None)
+    if not isinstance(result, tuple) or len(result) != 2:
+      self._refuse(
+        f"reset: expected (observation, info), as Gymnasium 1.x has it, got"
+        f" {result!r:.80}"
+      )
+    self._check(result[0])
+    return result[0], {}
+
+  def step(self, action: Any):
+    """As `gymnasium.Env.step`, without the info."""
+    self._num_steps += 1
+    result = self._call("step", action)
+    if not isinstance(result, tuple) or len(result) != 5:
+      self._refuse(
+        "step: expected (observation, reward, terminated, truncated, info), as"
+        f" Gymnasium 1.x has it, got {result!r:.80}"
+      )
+    obs, reward, terminated, truncated, _ = result
+    self._check(obs)
+    if not isinstance(reward, numbers.Real) and np.shape(reward) != ():
+      self._refuse(f"step: expected a number as the reward, got {reward!r:.80}")
+    return obs, float(reward), bool(terminated), bool(truncated), {}
+
+  def render(self) -> Any:
+    """The screen; None where it cannot be drawn here."""
+    if self.render_mode != "rgb_array":
+      return None
+    try:
+      return self.env.render()
+    except (gymnasium.error.Error, ImportError, NotImplementedError):
+      return None  # pygame, for one, is not installed
+
+  def _call(self, name: str, *args: Any, **kwargs: Any) -> Any:
+    self.is_busy = True
+    try:
+      return getattr(self.env, name)(*args, **kwargs)
+    except Exception as error:
+      fault = LaneError(
+        f"{self._place()}: {name} raised {type(error).__name__}:"
+        f" {first_line(error)}"
+      )
+      fault.add_note(traceback.format_exc())
+      raise fault from None
+    finally:
+      self.is_busy = False
+
+  def _check(self, obs: Any) -> None:
+    if wrong := fault(self.observation_space, obs):
+      self._refuse(f"its observation is not in its observation_space: {wrong}")
+
+  def _refuse(self, what: str) -> None:
+    raise LaneError(f"{self._place()}: {what}; mend the environment")
+
+  def _place(self) -> str:
+    return (
+      f"environment {self._task!r}, lane {self.index}, step {self._num_steps}"
+      " of its game"
+    )
+
+
+def task_name(make_env: str | Callable[[], gymnasium.Env]) -> str:
+  """What messages call a task."""
+  if isinstance(make_env, str):
+    return make_env
+  return getattr(make_env, "__name__", repr(make_env))
+
+
+def make_lane(
+  make_env: str | Callable[[], gymnasium.Env], index: int = 0
+) -> Lane:
+  """One environment.
+
+  Args:
+    make_env: a task, "gymnasium:ID" or "package.module:function", or the
+      function itself.
+    index: of the lane.
+
+  Raises:
+    ConfigError: there is no such task or function, or it gave no
+      `gymnasium.Env`.
+    MissingPackageError: the task needs a package that is not installed.
+    Exception: whatever the function raises.
+  """
+  if multiprocessing.parent_process() is not None:
+    # Ctrl-C reaches all processes of a terminal; the run ends its lanes itself.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+  task = task_name(make_env)
+  if not isinstance(make_env, str):
+    env = make_env()
+  elif make_env.startswith(_PREFIX):
+    env = _registered(make_env)
+  else:
+    env = load("env.task", make_env)()
+  if not isinstance(env, gymnasium.Env):
+    raise ConfigError(
+      f"env.task: expected a function that returns a gymnasium.Env, got one"
+      f" from {task!r} that returns {type(env).__name__}; other worlds come in"
+      " by make_world"
+    )
+  return Lane(env, task, index)
+
+
+def _registered(task: str) -> gymnasium.Env:
+  name = task.removeprefix(_PREFIX)
+  # "package:ID": the package registers its environments when it is imported.
+  module, _, _ = name.rpartition(":")
+  if module:
+    import_module("env.task", module, task)
+  try:
+    with warnings.catch_warnings():
+      # "a newer version exists", and what it thinks of spaces.
+      warnings.simplefilter("ignore")
+      spec = gymnasium.spec(name)
+      return gymnasium.make(
+        name,
+        disable_env_checker=True,
+        render_mode="rgb_array" if _can_draw(spec) else None,
+      )
+  except gymnasium.error.DependencyNotInstalled as error:
+    raise MissingPackageError(
+      f"task {task!r} cannot start here: {first_line(error)}"
+    ) from error
+  except gymnasium.error.Error as error:
+    known = list(gymnasium.registry)
+    if name.rpartition(":")[2] in known:
+      raise ConfigError(f"task {task!r}: {first_line(error)}") from error
+    raise ConfigError(_unknown(task, module, known)) from error
+
+
+def _unknown(task: str, module: str, known: list[str]) -> str:
+  name = task.rpartition(":")[2]
+  by_lower = {k.lower(): k for k in known}
+  near = [
+    by_lower[k] for k in difflib.get_close_matches(name.lower(), by_lower, n=3)
+  ]
+  begin = _PREFIX + f"{module}:" * bool(module)
+  return f"unknown task {task!r}: " + (
+    f"did you mean {', '.join(begin + k for k in near)}?"
+    if near
+    else f"Gymnasium has {len(known)} registered, none of a similar name; the"
+    " package that registers it comes first: gymnasium:package:ID"
+  )
+
+
+def _can_draw(spec: registration.EnvSpec) -> bool:
+  """Whether the task says that it draws pictures."""
+  if isinstance(spec.entry_point, str):
+    creator = registration.load_env_creator(spec.entry_point)
+  else:
+    creator = spec.entry_point
+  metadata = getattr(creator, "metadata", None) or {}
+  return "rgb_array" in (metadata.get("render_modes") or ())
