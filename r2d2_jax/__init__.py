@@ -20,12 +20,15 @@ _HOMES = {
   "Torso": "r2d2_jax.agent.torsos",
   "Core": "r2d2_jax.agent.cores",
   "UserError": "r2d2_jax.config",
+  "WorldError": "r2d2_jax.envs.check",
   "burn_in": "r2d2_jax.agent.loss",
+  "check_world": "r2d2_jax.envs.check",
   "compile_actor": "r2d2_jax.agent.acting",
   "compile_learner": "r2d2_jax.agent.learning",
   "epsilon_ladder": "r2d2_jax.agent.acting",
   "example_batch": "r2d2_jax.system.example",
   "evaluate": "r2d2_jax.system.evaluation",
+  "gymnasium_world": "r2d2_jax.envs.gymnasium_make",
   "importance_weights": "r2d2_jax.agent.priorities",
   "init_learner_state": "r2d2_jax.agent.learning",
   "initial_priorities": "r2d2_jax.agent.acting",
@@ -45,6 +48,7 @@ _HOMES = {
   "stack_items": "r2d2_jax.replay.sequences",
   "train": "r2d2_jax.system.train",
   "validate": "r2d2_jax.config",
+  "vector_world": "r2d2_jax.envs.gymnasium_make",
 }
 # Public modules.
 _MODULES = ("config", "presets", "types")
