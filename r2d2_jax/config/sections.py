@@ -18,7 +18,8 @@ class EnvConfig:
   """Game or task: an Atari name (Pong, MsPacman), an EnvPool id
   (MiniGrid-MemoryS7-v0, Catch-v0), 'gymnasium:ID' of one that is registered
   there, 'package.module:function' of one of your own, which returns a
-  gymnasium.Env, or the built-in 'recall' and 'recall-long'."""
+  gymnasium.Env, or the built-in 'recall', 'recall-long', 'memory-chain-10' (of
+  any length) and 'stateless-cartpole'."""
   make_world: str = ""
   """'package.module:name' of a function of your own that makes the
   environments: (this section, seed=...) -> World. Empty takes those of

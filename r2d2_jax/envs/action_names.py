@@ -46,6 +46,7 @@ _OTHERS = {
   "recall": ("A", "B", "C", "D"),
   "recall-long": ("A", "B", "C", "D"),
   "CartPole-v1": ("left", "right"),
+  "stateless-cartpole": ("left", "right"),
   "Catch-v0": ("left", "stay", "right"),
   "MountainCar-v0": ("left", "none", "right"),
   "FrozenLake-v1": ("left", "down", "right", "up"),

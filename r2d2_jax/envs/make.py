@@ -1,12 +1,18 @@
 """One call that makes a world from the settings."""
 
+from collections.abc import Callable
 import dataclasses
+import functools
 import importlib
 from typing import Protocol
 
 from r2d2_jax.config import ConfigError, EnvConfig, MissingPackageError
 from r2d2_jax.envs.flicker import FlickerWorld
+from r2d2_jax.envs.memory_chain import MemoryChainWorld, chain_length
+from r2d2_jax.envs.numpy_world import NumpyWorld
 from r2d2_jax.envs.recall import DELAYS, RecallWorld
+from r2d2_jax.envs.stateless_cartpole import StatelessCartPoleWorld
+from r2d2_jax.envs.tasks import BUILT_IN, nearest
 from r2d2_jax.envs.world import World
 from r2d2_jax.factories import is_path, load
 from r2d2_jax.types import EnvSpec
@@ -53,13 +59,12 @@ def make_world(config: EnvConfig, *, seed: int) -> World:
   if config.make_world:
     make = load("env.make_world", config.make_world)
     world = own_world(make)(config, seed=seed)
-  elif delays := DELAYS.get(config.task.lower()):
+  elif make_built_in := _built_in(config.task):
     if config.life_loss != "ignore":
-      raise ConfigError("recall has no lives: use life_loss='ignore'.")
-    world = RecallWorld(
+      raise ConfigError(f"{config.task} has no lives: use life_loss='ignore'.")
+    world = make_built_in(
       config.num_envs,
       seed=seed,
-      delays=delays,
       batch_size=config.batch_size,
       max_episode_steps=config.max_episode_frames,
     )
@@ -91,7 +96,7 @@ def world_spec(
   """
   make = make_own_world or make_world
   is_own = make is not make_world or config.make_world
-  if is_own or config.task.lower() in DELAYS:
+  if is_own or _built_in(config.task):
     world = make(dataclasses.replace(config, num_envs=1, batch_size=0), seed=0)
     if is_own:  # the built-in ones are a few numpy arrays
       world.close()
@@ -103,10 +108,22 @@ def world_spec(
   return envpool_world.task_interface(task, config)[1].spec
 
 
+def _built_in(task: str) -> Callable[..., NumpyWorld] | None:
+  """What makes a task of this package; None where it is none."""
+  name = task.lower()
+  if delays := DELAYS.get(name):
+    return functools.partial(RecallWorld, delays=delays)
+  if length := chain_length(name):
+    return functools.partial(MemoryChainWorld, length=length)
+  if name == "stateless-cartpole":
+    return StatelessCartPoleWorld
+  return None
+
+
 def _gymnasium(task: str):
   """The module of Gymnasium's worlds, where it can be imported."""
   try:
-    import gymnasium  # noqa: F401
+    importlib.import_module("gymnasium")
   except ImportError as error:
     raise MissingPackageError(
       f"task {task!r} needs Gymnasium, which cannot be imported here ({error}):"
@@ -122,10 +139,13 @@ def _envpool_world(task: str):
   try:
     importlib.import_module("envpool")
   except (ImportError, OSError) as error:  # OSError: without its assets
+    # What EnvPool has is not known; but a slip in another name is.
+    near = nearest(task, [])
+    hint = f" Or did you mean {', '.join(near)}?" if near else ""
     raise MissingPackageError(
       f"task {task!r} needs EnvPool, which cannot be imported here ({error}): "
-      "pip install 'r2d2_jax[envpool]', or take the built-in 'recall' or "
-      "'recall-long', which need nothing."
+      f"pip install 'r2d2_jax[envpool]'.{hint} The built-in tasks need "
+      f"nothing: {', '.join(BUILT_IN)}."
     ) from error
   from r2d2_jax.envs import envpool_world
 

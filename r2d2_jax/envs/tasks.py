@@ -5,8 +5,9 @@ import difflib
 
 from r2d2_jax.config import ConfigError
 
-# Those of `recall.DELAYS`; not imported, for command lines that want no numpy.
-BUILT_IN = ("recall", "recall-long")
+# Those of `make_world`, one length for all of them; not imported, for command
+# lines that want no numpy.
+BUILT_IN = ("recall", "recall-long", "memory-chain-10", "stateless-cartpole")
 
 _ATARI57 = """
 alien amidar assault asterix asteroids atlantis bank_heist battle_zone
@@ -51,17 +52,23 @@ def resolve_task(name: str, known: Collection[str]) -> str:
   by_plain = {plain_name(task): task for task in known}
   if plain_name(name) in by_plain:
     return by_plain[plain_name(name)]
-  near = difflib.get_close_matches(
-    plain_name(name), [*by_plain, *BUILT_IN], n=3
-  )
-  near = [by_plain.get(n, n) for n in near]
+  near = nearest(name, known)
   hint = (
     f"did you mean {', '.join(near)}?"
     if near
     else (
       "Atari games go by name (Pong, ms_pacman), other tasks by EnvPool's id "
-      "(MiniGrid-MemoryS7-v0, Catch-v0), the built-in ones are 'recall' and "
-      "'recall-long'."
+      "(MiniGrid-MemoryS7-v0, Catch-v0), Gymnasium's as gymnasium:ID, your own "
+      f"as module:function; the built-in ones are {', '.join(BUILT_IN)}."
     )
   )
   raise ConfigError(f"unknown task {name!r}: {hint}")
+
+
+def nearest(name: str, known: Collection[str]) -> list[str]:
+  """Up to three tasks of a similar name: built in, of Atari, or of `known`."""
+  atari = {plain_name(game): game for game in _ATARI57}
+  by_plain = atari | {plain_name(task): task for task in known}
+  by_plain |= {plain_name(task): task for task in BUILT_IN}
+  near = difflib.get_close_matches(plain_name(name), by_plain, n=3)
+  return [by_plain[n] for n in near]

@@ -5,6 +5,7 @@ import math
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from r2d2_jax.envs.memory_chain import chain_length
 from r2d2_jax.envs.recall import DELAYS, NUM_SYMBOLS
 
 BACKGROUND = (20, 20, 26)
@@ -86,6 +87,10 @@ def _bar_names(count: int, task: str) -> list[str]:
   if task.lower() in DELAYS:
     symbols = [f"symbol {chr(ord('A') + i)}" for i in range(NUM_SYMBOLS)]
     return [*symbols, "cue", "hush", "query"]
+  if chain_length(task):
+    return ["time", "query", "context"]
+  if task.lower() == "stateless-cartpole":
+    return ["place", "angle"]
   return [f"x{i}" for i in range(count)]
 
 

@@ -6,6 +6,7 @@ import pytest
 from r2d2_jax.config import EnvConfig
 from r2d2_jax.envs.check import WorldError, check_world
 from r2d2_jax.envs.make import make_world
+from r2d2_jax.envs.tasks import BUILT_IN
 from tests.stamped import StampedWorld
 
 WALK = "tests.envs.stamped_gymnasium:Walk"
@@ -18,6 +19,10 @@ WALK = "tests.envs.stamped_gymnasium:Walk"
     dict(task="recall", num_envs=5, batch_size=2),
     dict(task="recall-long", max_episode_frames=20),
     dict(task="recall", flicker_probability=0.5),
+    dict(task="memory-chain-3"),
+    dict(task="memory-chain-1", num_envs=4, batch_size=2),
+    dict(task="stateless-cartpole"),
+    dict(task="stateless-cartpole", max_episode_frames=9),
     dict(task=WALK),
     dict(task=WALK, vectorization="async", num_envs=2),
     dict(task=WALK, max_episode_frames=3),
@@ -35,7 +40,7 @@ def test_the_worlds_here(options):
   config = EnvConfig(**{"num_envs": 3, **options})
   world = make_world(config, seed=3)
   # Which lanes are ready first is a matter of threads.
-  lockstep = world.batch_size == world.num_envs or config.task == "recall"
+  lockstep = world.batch_size == world.num_envs or config.task != "CartPole-v1"
   twin = make_world(config, seed=3) if lockstep else None
   check_world(world, num_steps=60, twin=twin)
   for each in (world, twin):

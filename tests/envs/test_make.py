@@ -64,4 +64,16 @@ def test_without_envpool_the_reason_and_the_way_out(monkeypatch):
     message = str(caught.value)
     assert message.startswith("task 'CartPole-v1' needs EnvPool")
     assert "pip install 'r2d2_jax[envpool]'" in message
-    assert "'recall'" in message and "\n" not in message
+    assert "recall, recall-long" in message and "\n" not in message
+
+
+def test_without_envpool_a_slip_names_the_nearest(monkeypatch):
+  monkeypatch.setitem(sys.modules, "envpool", None)
+  for task, near in (
+    ("Pnog", "pong"),
+    ("recal", "recall"),
+    ("memory-chain10", "memory-chain-10"),
+    ("stateles-cartpole", "stateless-cartpole"),
+  ):
+    with pytest.raises(MissingPackageError, match=f"did you mean .*{near}"):
+      world_spec(EnvConfig(task=task))

@@ -50,7 +50,7 @@ def _mean_return(policy, num_envs=512, num_recv=120, seed=0):
 
 
 def test_the_names_are_known():
-  assert tuple(recall.DELAYS) == BUILT_IN
+  assert set(recall.DELAYS) < set(BUILT_IN)
 
 
 def test_one_episode_row_by_row():
