@@ -46,6 +46,7 @@ def laptop() -> Config:
   return Config(
     env=EnvConfig(num_envs=32, full_action_space=False),
     network=NetworkConfig(
+      torso="auto",
       torso_channels=(16, 32, 32),
       torso_units=0,
       core_units=256,
@@ -117,6 +118,45 @@ def memory() -> Config:
   )
 
 
+def control() -> Config:
+  """Small tasks of vectors, such as CartPole: tens of thousands of steps.
+
+  Few lanes and a high replay ratio, since steps are few; items that are short
+  beside an episode, with a burn-in; and a target network that follows soon.
+  """
+  return Config(
+    env=EnvConfig(task="stateless-cartpole", num_envs=8),
+    network=NetworkConfig(
+      torso="auto",
+      torso_channels=(64, 64, 64),
+      torso_units=0,
+      core_units=64,
+      head_units=64,
+      frame_stack=1,
+    ),
+    agent=AgentConfig(
+      burn_in=4,
+      trace_length=16,
+      overlap=8,
+      batch_size=32,
+      n_step=5,
+      discount=0.99,
+      learning_rate=1e-3,
+      adam_epsilon=1e-5,
+      target_period_updates=100,
+    ),
+    replay=ReplayConfig(
+      backend="local",
+      capacity_sequences=10_000,
+      min_sequences=200,
+      replay_ratio=8.0,
+    ),
+    run=RunConfig(total_steps=50_000, actor_refresh_steps=5),
+    evaluation=EvaluationConfig(num_episodes=20, num_lanes=20),
+    log=LogConfig(period_seconds=2.0),
+  )
+
+
 def smoke() -> Config:
   """Seconds: the built-in recall task, all the parts in their smallest form."""
   return Config(
@@ -152,5 +192,6 @@ def smoke() -> Config:
 
 
 PRESETS: dict[str, Callable[[], Config]] = {
-  f.__name__: f for f in (paper, submission, gpu, laptop, memory, smoke)
+  f.__name__: f
+  for f in (paper, submission, gpu, laptop, memory, control, smoke)
 }

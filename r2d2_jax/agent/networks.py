@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from r2d2_jax.agent.arguments import check_config, check_inputs
 from r2d2_jax.agent.cores import CORES
-from r2d2_jax.agent.torsos import TORSOS, Torso
+from r2d2_jax.agent.torsos import TORSOS, Torso, chosen_torso
 from r2d2_jax.config import ConfigError, NetworkConfig
 from r2d2_jax.factories import factory
 from r2d2_jax.ops.convolution import even_chunk
@@ -75,7 +75,7 @@ def make_networks(spec: EnvSpec, *, config: NetworkConfig) -> Networks:
       f" got {spec.obs_shape!r}; a world whose observations have several parts"
       " (a Dict) has to join them, or leave out all but one"
     )
-  torso = factory("network.torso", config.torso, TORSOS)
+  torso = factory("network.torso", chosen_torso(config.torso, spec), TORSOS)
   if not isinstance(torso, Torso):
     torso = Torso(torso)
   core = factory("network.core", config.core, CORES)

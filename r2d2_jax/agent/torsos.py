@@ -189,12 +189,26 @@ class _Layers(nn.Module):
     return x
 
 
+def chosen_torso(name: str, spec: EnvSpec) -> str:
+  """The name of a torso; of 'auto' the one that suits the observations.
+
+  'nature' for images of at least 36x36, 'mlp' for all else.
+  """
+  if name != "auto":
+    return name
+  return "nature" if _is_image(spec) else "mlp"
+
+
+def _is_image(spec: EnvSpec) -> bool:
+  return len(spec.obs_shape) in (2, 3) and min(spec.obs_shape[:2]) >= 36
+
+
 def _check_images(spec: EnvSpec, config: NetworkConfig) -> None:
-  if len(spec.obs_shape) not in (2, 3) or min(spec.obs_shape[:2]) < 36:
+  if not _is_image(spec):
     raise ConfigError(
       f"torso '{config.torso}' expects images [H, W] or [H, W, C] of at"
       f" least 36x36, got observations {spec.obs_shape}; use torso 'grid'"
-      " for MiniGrid or 'mlp' for small inputs"
+      " for MiniGrid, 'mlp' for small inputs, or 'auto', which chooses"
     )
   if len(config.torso_channels) != 3:
     raise ConfigError(

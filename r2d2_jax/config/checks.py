@@ -84,7 +84,7 @@ def validate(config: Config) -> None:
     f"one or more numbers above 0 and at most {_MAX_INT}",
   )
   need(
-    network.torso not in ("nature", "impala") or len(channels) == 3,
+    network.torso not in ("nature", "impala", "auto") or len(channels) == 3,
     "network.torso_channels",
     f"three numbers for torso '{network.torso}'",
   )

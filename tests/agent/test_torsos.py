@@ -1,12 +1,16 @@
-"""A torso of one's own, by its import path."""
+"""A torso of one's own, by its import path; the one that 'auto' chooses."""
+
+import dataclasses
 
 import flax.linen as nn
 import jax
+import numpy as np
 import pytest
 
 from r2d2_jax.agent.networks import make_networks
-from r2d2_jax.agent.torsos import Torso
+from r2d2_jax.agent.torsos import Torso, chosen_torso
 from r2d2_jax.config import ConfigError
+from r2d2_jax.types import EnvSpec
 from tests.agent.small import SPEC, network_config
 
 
@@ -44,3 +48,31 @@ def test_an_unknown_name_is_refused():
     ConfigError, match="network.torso: expected one of nature"
   ):
     make_networks(SPEC, config=network_config(torso="resnet"))
+
+
+@pytest.mark.parametrize(
+  "shape, expected",
+  [
+    ((84, 84), "nature"),
+    ((64, 48, 3), "nature"),
+    ((36, 36), "nature"),
+    ((35, 84), "mlp"),
+    ((7, 7, 3), "mlp"),
+    ((10, 5), "mlp"),
+    ((4,), "mlp"),
+  ],
+)
+def test_auto_chooses_by_the_observations(shape, expected):
+  spec = EnvSpec(shape, np.dtype(np.float32), 2, 1)
+  assert chosen_torso("auto", spec) == expected
+  assert chosen_torso("impala", spec) == "impala"
+  config = network_config(torso="auto", torso_channels=(2, 3, 4))
+  named = dataclasses.replace(config, torso=expected)
+
+  def tree(config):
+    networks = make_networks(spec, config=config)
+    return jax.eval_shape(networks.init, jax.random.key(0))
+
+  assert jax.tree.map(lambda x: x.shape, tree(config)) == jax.tree.map(
+    lambda x: x.shape, tree(named)
+  )

@@ -32,7 +32,7 @@ _LOCAL_BLOCK_BYTES, _LOCAL_ARRAY_BYTES, _LOCAL_ITEM_BYTES = 230, 140, 750
 # Largest memory of a compiled update, as a multiple of what the trained rows
 # keep for the gradient: 1.5 to 1.74 was measured; 'impala' 2.96, as any other
 # torso may.
-_UPDATE_FACTOR = {"nature": 1.8, "grid": 1.8, "mlp": 1.8}
+_UPDATE_FACTOR = {"nature": 1.8, "grid": 1.8, "mlp": 1.8, "auto": 1.8}
 _UPDATE_FACTOR_OTHERS = 3.1
 _FLOAT_BYTES = 4
 

@@ -3,6 +3,7 @@
 from rich.console import Console
 from rich.table import Table
 
+from r2d2_jax.agent.torsos import chosen_torso
 from r2d2_jax.system.planning.plan import Need, Plan
 from r2d2_jax.system.planning.sizes import size_in_words, table_bytes
 
@@ -46,7 +47,7 @@ def plan_rows(plan: Plan) -> list[tuple[str, str]]:
       f" {'x'.join(map(str, spec.obs_shape))} {spec.obs_dtype},"
       f" {spec.num_actions} actions",
     ),
-    ("network", f"{plan.agent.num_params:,} parameters"),
+    ("network", f"{plan.agent.num_params:,} parameters{_torso(plan)}"),
     (
       "item",
       f"{config.item_rows} rows of {size_in_words(item.row_bytes)}:"
@@ -132,6 +133,16 @@ def plan_warnings(plan: Plan) -> list[str]:
       f" {size_in_words(host.parts['replay'] + extra)}"
     )
   return found
+
+
+def _torso(plan: Plan) -> str:
+  """What network.torso 'auto' has chosen, if it had to."""
+  network = plan.config.network
+  if network.torso != "auto":
+    return ""
+  return (
+    f", torso {chosen_torso(network.torso, plan.spec)!r} (chosen by 'auto')"
+  )
 
 
 def _need(need: Need) -> str:

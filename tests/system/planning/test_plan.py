@@ -53,6 +53,7 @@ SPECS = {
   "gpu": PONG,
   "laptop": PONG,
   "memory": GRID,
+  "control": FLAT,
   "smoke": FLAT,
 }
 
@@ -529,6 +530,15 @@ def test_warns_where_short_episodes_would_not_fit():
   tight = plan_of(SMALL, host_limit_bytes=plan.host.num_bytes)
   check_plan(tight)
   assert "memory may run out" in plan_warnings(tight)[0]
+
+
+def test_a_torso_that_was_chosen_is_said():
+  assert "torso" not in dict(plan_rows(plan_of(SMALL)))["network"]
+  chosen = SMALL.updated(
+    {"network.torso": "auto", "network.torso_channels": (8, 8, 8)}
+  )
+  words = dict(plan_rows(plan_of(chosen)))["network"]
+  assert words.endswith("parameters, torso 'mlp' (chosen by 'auto')")
 
 
 def test_shown_in_a_few_lines():
