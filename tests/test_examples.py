@@ -72,3 +72,11 @@ def test_play_wins_with_the_trained_agent():
   assert found.startswith("sees [")
   mean = float(re.search(r"mean return of 50 games: (.*)", found)[1])
   assert mean >= 0.9  # 0.25 is the most without memory
+
+
+def test_own_environment(tmp_path):
+  run_dir = str(tmp_path / "run")
+  found = output_of("own_environment", "--run-dir", run_dir, "--steps", "3000")
+  mean = float(re.search(r"evaluation: (.*)", found)[1])
+  assert -1 <= mean <= 1
+  assert (tmp_path / "run" / "learning_curve.png").exists()
