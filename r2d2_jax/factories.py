@@ -73,7 +73,8 @@ def import_module(setting: str, module_name: str, path: str) -> Any:
     path: the whole of what the setting says, for the error.
 
   Raises:
-    ConfigError: there is no such module. An error inside it keeps its traceback.
+    ConfigError: there is no such module. An error inside it keeps its
+      traceback.
   """
   if os.getcwd() not in sys.path:  # an installed command starts elsewhere
     sys.path.insert(0, os.getcwd())

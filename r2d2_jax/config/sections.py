@@ -67,8 +67,8 @@ class NetworkConfig:
   torso: str = "nature"
   """'nature': DQN's three convolutions (appendix); 'impala': the 15-layer
   residual torso; 'grid': one-hot planes for MiniGrid; 'mlp': flat inputs;
-  'auto': nature for images of at least 36x36, else mlp; or 'module:name' of your
-  own."""
+  'auto': nature for images of at least 36x36, else mlp; or 'module:name' of
+  your own."""
   torso_channels: tuple[int, ...] = (32, 64, 64)
   """Channels of the torso's three stages (nature, impala), or units of its
   layers (grid, mlp)."""

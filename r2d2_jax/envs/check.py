@@ -24,8 +24,8 @@ def check_world(
   row follows its last one and nothing else; that discount_t is 0 or 1, and 1
   in a first row; that rows handed out are not written to later; that each game
   that ends is reported once, with its steps and frames; that impossible actions
-  are refused. It cannot see whether a last observation is the true one, or a reward
-  belongs to its action: give rows that say where they come from, as
+  are refused. It cannot see whether a last observation is the true one, or a
+  reward belongs to its action: give rows that say where they come from, as
   `tests/stamped.py` does.
 
   Args:
@@ -238,6 +238,6 @@ class _Audit:
       self._ended.append((lane, int(self._steps[lane]), over))
 
 
-def _need(ok: bool, what: str, expected: str, got: object) -> None:
+def _need(ok: bool | np.bool_, what: str, expected: str, got: object) -> None:
   if not ok:
     raise WorldError(f"{what}: expected {expected}, got {got}")

@@ -47,8 +47,8 @@ def make_world(config: EnvConfig, *, seed: int) -> World:
   Raises:
     ConfigError: unknown task (names the nearest); the task does not suit this
       agent, or an option the task.
-    MissingPackageError: EnvPool, Gymnasium, or a library that the task needs, is
-      not installed.
+    MissingPackageError: EnvPool, Gymnasium, or a library that the task needs,
+      is not installed.
     Exception: whatever an environment of one's own raises.
   """
   if not 0 <= config.batch_size <= config.num_envs:

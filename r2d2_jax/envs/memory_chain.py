@@ -11,10 +11,10 @@ what the experiment memory_len runs with lengths from 1 to 100. To the letter:
     context    c    c    0             0       0     obs[2]: -1 or +1
 
 The context stands in the first row and, since bsuite shows it where a step was
-taken in t = 0, in the second one. An episode has L + 1 steps; actions do nothing
-until the last one, chosen in row L: reward +1 if action 1 meets context +1 or
-action 0 context -1, else -1. A policy without memory has a mean of 0. bsuite
-shows [1, 3]; here it is [3].
+taken in t = 0, in the second one. An episode has L + 1 steps; actions do
+nothing until the last one, chosen in row L: reward +1 if action 1 meets context
++1 or action 0 context -1, else -1. A policy without memory has a mean of 0 (for
+L above 1). bsuite shows [1, 3]; here it is [3].
 """
 
 import re

@@ -2,7 +2,7 @@
 
 | observation space | the agent sees |
 |---|---|
-| Box of bytes, [H, W], [H, W, C] or [C, H, W] | an image, uint8, channels last |
+| Box of bytes, [H, W], [H, W, C], [C, H, W] | an image, uint8, channels last |
 | Box of other numbers | float32 of that shape, an image's channels last |
 | Discrete | one-hot float32 |
 | MultiDiscrete | a one-hot for each number, side by side |

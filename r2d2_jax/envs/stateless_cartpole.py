@@ -2,9 +2,9 @@
 
 Source: the physics, the limits and the reward are those of Gymnasium's
 CartPole-v1 (Barto, Sutton and Anderson, 1983;
-`gymnasium/envs/classic_control/cartpole.py`, Euler's method). The agent sees the
-two positions alone, as RLlib's StatelessCartPole shows them: obs = (x, theta),
-float32.
+`gymnasium/envs/classic_control/cartpole.py`, Euler's method). The agent sees
+the two positions alone, as RLlib's StatelessCartPole shows them: obs = (x,
+theta), float32.
 
     reward 1 per step, the last one included; over when |x| > 2.4 or
     |theta| > 12 degrees; truncated after 500 steps

@@ -21,7 +21,7 @@ TRUNCATED = [(0, 0), (1, 1), (2, 2), (2, 4)]  # lane, episode
 
 
 class StampedEnv(gymnasium.Env):
-  """Observations are float32 [2] = (episode, step); rewards `stamped_reward`."""
+  """Shows float32 [2] = (episode, step); rewards are `stamped_reward`."""
 
   observation_space = gymnasium.spaces.Box(-1, np.inf, (2,), np.float32)
   action_space = gymnasium.spaces.Discrete(NUM_ACTIONS)

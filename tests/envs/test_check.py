@@ -1,4 +1,4 @@
-"""check_world: every world here passes; each rule catches one that breaks it."""
+"""check_world: the worlds here pass; each rule catches one that breaks it."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,6 @@ import pytest
 from r2d2_jax.config import EnvConfig
 from r2d2_jax.envs.check import WorldError, check_world
 from r2d2_jax.envs.make import make_world
-from r2d2_jax.envs.tasks import BUILT_IN
 from tests.stamped import StampedWorld
 
 WALK = "tests.envs.stamped_gymnasium:Walk"

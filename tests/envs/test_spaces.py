@@ -1,4 +1,4 @@
-"""Gymnasium's spaces: what the agent sees of each, and what comes of its actions."""
+"""Gymnasium's spaces: what the agent sees of each, and what its actions are."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""stateless-cartpole: Gymnasium's CartPole-v1 step by step, velocities hidden."""
+"""stateless-cartpole: Gymnasium's CartPole-v1, step by step."""
 
 import numpy as np
 import pytest
