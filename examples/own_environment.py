@@ -1,8 +1,8 @@
 """An environment of one's own: a Gymnasium environment in a few lines.
 
 A lamp shows a colour for one step; after some dark steps the agent has to name
-it. Without memory half of the answers are right, a mean return of 0; with memory
-all are, 1. Copy it, and change what it does:
+it. Without memory half of the answers are right, a mean return of 0; with
+memory all are, 1. Copy it, and change what it does:
 
   python -m experiments.train --preset control --run.total-steps 30000 \
       --env.task examples.own_environment:make_env

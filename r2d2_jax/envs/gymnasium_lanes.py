@@ -157,9 +157,8 @@ def make_lane(
 
 
 def _registered(task: str) -> gymnasium.Env:
-  name = task.removeprefix(_PREFIX)
   # "package:ID": the package registers its environments when it is imported.
-  module, _, _ = name.rpartition(":")
+  module, _, name = task.removeprefix(_PREFIX).rpartition(":")
   if module:
     import_module("env.task", module, task)
   try:
@@ -167,18 +166,19 @@ def _registered(task: str) -> gymnasium.Env:
       # "a newer version exists", and what it thinks of spaces.
       warnings.simplefilter("ignore")
       spec = gymnasium.spec(name)
-      return gymnasium.make(
-        name,
-        disable_env_checker=True,
-        render_mode="rgb_array" if _can_draw(spec) else None,
-      )
+      if _can_draw(spec):
+        return gymnasium.make(
+          name, disable_env_checker=True, render_mode="rgb_array"
+        )
+      # Without the argument, which not every environment takes.
+      return gymnasium.make(name, disable_env_checker=True)
   except gymnasium.error.DependencyNotInstalled as error:
     raise MissingPackageError(
       f"task {task!r} cannot start here: {first_line(error)}"
     ) from error
   except gymnasium.error.Error as error:
     known = list(gymnasium.registry)
-    if name.rpartition(":")[2] in known:
+    if name in known:
       raise ConfigError(f"task {task!r}: {first_line(error)}") from error
     raise ConfigError(_unknown(task, module, known)) from error
 

@@ -135,3 +135,6 @@ class Drawn(Walk):
 
   def render(self):
     return np.full((4, 6, 3), self._steps, np.uint8)
+
+
+gymnasium.register("stamped/Walk-v0", lambda: Walk())

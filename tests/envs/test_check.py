@@ -132,3 +132,19 @@ def test_each_rule(how, message):
 def test_two_worlds_of_one_seed():
   with pytest.raises(WorldError, match="two worlds of one seed"):
     check_world(StampedWorld([[3]]), twin=StampedWorld([[4]]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["RepeatPreviousEasy", "CountRecallEasy"])
+@pytest.mark.parametrize("vectorization", ["sync", "async"])
+def test_popgym(name, vectorization):
+  pytest.importorskip("popgym")
+  config = EnvConfig(
+    task=f"gymnasium:popgym:popgym-{name}-v0",
+    num_envs=3,
+    vectorization=vectorization,
+  )
+  worlds = [make_world(config, seed=1) for _ in range(2)]
+  check_world(worlds[0], twin=worlds[1], num_steps=300)
+  for world in worlds:
+    world.close()

@@ -251,6 +251,13 @@ def test_a_process_that_dies_is_named():
   world.close()
 
 
+def test_a_package_registers_its_tasks_when_it_is_named():
+  config = EnvConfig(task=f"gymnasium:{HERE}:stamped/Walk-v0", num_envs=1)
+  assert world_spec(config) == ((2,), np.float32, 2, 1)
+  with pytest.raises(ConfigError, match=f"mean gymnasium:{HERE}:stamped/Walk"):
+    world_spec(EnvConfig(task=f"gymnasium:{HERE}:stamped/Wlak-v0"))
+
+
 @pytest.mark.parametrize(
   "task, options, message",
   [
