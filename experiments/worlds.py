@@ -74,6 +74,7 @@ def reason_of(error: Exception, task: str) -> str:
   if isinstance(error, MissingPackageError):
     return "a library of the system is missing"
   text = str(error).partition(": R2D2")[0].partition(": the network")[0]
+  text = text.partition(", EnvPool says")[0]
   text = text.replace(f"{task} ", "").partition(";")[0]
   return re.sub(r"\s+", " ", _DETAILS.sub("", text)).strip(" .:")[:70]
 

@@ -101,7 +101,9 @@ def test_modern_lock_has_every_package_once_for_each_python(python):
 
 def test_lock_meets_the_bounds_of_setup_cfg():
   pins = _pins("requirements.txt")
-  for _, requirement in _bounds():
+  for extra, requirement in _bounds():
+    if extra == "popgym":  # for a slow test alone, where it is installed
+      continue
     name = requirement.name.lower().replace("_", "-")
     assert requirement.specifier.contains(pins[name]), requirement
 

@@ -31,3 +31,5 @@ def test_reasons_of_a_kind_are_the_same():
   b = ValueError("Walker-v1 has actions float64 [17]: R2D2 chooses one")
   assert worlds.reason_of(a, "Reacher-v1") == "has actions float64"
   assert worlds.reason_of(b, "Walker-v1") == "has actions float64"
+  c = ValueError("Own-v1 cannot start here, EnvPool says: no file /a/b.cfg")
+  assert worlds.reason_of(c, "Own-v1") == "cannot start here"
