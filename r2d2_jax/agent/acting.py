@@ -41,6 +41,49 @@ def epsilon_ladder(num_envs: int, *, base: float, alpha: float) -> np.ndarray:
   return (base ** (1 + alpha * i / max(num_envs - 1, 1))).astype(np.float32)
 
 
+def linear_epsilon(
+  num_steps: int, *, start: float, end: float, decay_steps: int
+) -> float:
+  """DQN's exploration: from `start` to `end` in a straight line, then constant.
+
+  Source: Mnih et al. 2015, extended data table 1: from 1 to 0.1 within 1e6.
+
+  Args:
+    num_steps: agent steps so far, all lanes together.
+    start: at step 0.
+    end: from step `decay_steps` on.
+    decay_steps: above 0.
+  """
+  return start + (end - start) * min(num_steps / decay_steps, 1.0)
+
+
+def exploration(
+  num_envs: int, *, config: AgentConfig
+) -> Callable[[int], Array]:
+  """Agent steps so far -> epsilon of each lane, float32 [N].
+
+  As `config.exploration` says: the ladder, whatever the step, or the line.
+  """
+  check_config(config, AgentConfig)
+  if config.exploration == "ladder":
+    ladder = jax.device_put(
+      epsilon_ladder(
+        num_envs, base=config.epsilon_base, alpha=config.epsilon_alpha
+      )
+    )
+    return lambda num_steps: ladder
+  return lambda num_steps: np.full(
+    num_envs,
+    linear_epsilon(
+      num_steps,
+      start=config.epsilon_start,
+      end=config.epsilon_end,
+      decay_steps=config.epsilon_decay_steps,
+    ),
+    np.float32,
+  )
+
+
 def init_actor_state(
   key: Array, num_envs: int, *, networks: Networks
 ) -> ActorState:
@@ -141,7 +184,8 @@ def initial_priorities(
   section 3.
 
   Args:
-    q_t: float32 [B, L, A], recorded by the actor, L = burn_in + trace_length.
+    q_t: float32 [B, L, A], recorded by the actor, L = burn_in + trace_length
+      + lookahead_rows.
     a_t: int32 [B, L].
     r_t: float32 [B, L].
     discount_t: float32 [B, L].

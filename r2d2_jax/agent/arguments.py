@@ -36,7 +36,7 @@ def check_items(sequence: Sequence, *, config: AgentConfig) -> None:
     ValueError: a field has other leading axes.
   """
   batch_size = len(sequence.core_state.frames)
-  rows = config.burn_in + config.trace_length
+  rows = config.item_rows
   fields = {
     **sequence.inputs._asdict(),
     "a_t": sequence.a_t,
@@ -46,7 +46,7 @@ def check_items(sequence: Sequence, *, config: AgentConfig) -> None:
   if any(x.shape[:2] != (batch_size, rows) for x in fields.values()):
     raise ValueError(
       "sequence: expected items first, then rows: [B, L, ...] with B ="
-      f" {batch_size}, as in core_state, and L = burn_in + trace_length ="
+      f" {batch_size}, as in core_state, and L = {_item_words(config)} ="
       f" {rows}; got {_shapes(fields)}"
     )
 
@@ -59,12 +59,12 @@ def check_item_rows(
   Raises:
     ValueError: a field has other leading axes.
   """
-  rows = config.burn_in + config.trace_length
+  rows = config.item_rows
   leading = {x.shape[:2] for x in fields.values()}
   if len(leading) > 1 or {shape[1:] for shape in leading} != {(rows,)}:
     raise ValueError(
-      "expected items first, then rows: [B, L, ...] with L = burn_in +"
-      f" trace_length = {rows}; got {_shapes(fields)}"
+      "expected items first, then rows: [B, L, ...] with L ="
+      f" {_item_words(config)} = {rows}; got {_shapes(fields)}"
     )
 
 
@@ -87,7 +87,7 @@ def check_time_first(q: Array, *, config: AgentConfig) -> None:
   Raises:
     ValueError: so it looks.
   """
-  lengths = (config.trace_length, config.burn_in + config.trace_length)
+  lengths = (config.unrolled_rows, config.item_rows)
   rows, batch_size = q.shape[:2]
   if batch_size in lengths and rows not in lengths:
     raise ValueError(
@@ -150,6 +150,11 @@ def check_inputs(
       f" frames; got {_shapes(named)}"
     )
   check_carry("core_state.carry", core_state.carry, zero.carry)
+
+
+def _item_words(config: AgentConfig) -> str:
+  ahead = " + lookahead_rows" if config.lookahead_rows else ""
+  return f"burn_in + trace_length{ahead}"
 
 
 def _shapes(fields: Mapping[str, Array]) -> str:

@@ -111,6 +111,15 @@ class _FeedForward(nn.Module):
     return nn.relu(x), carry
 
 
+class _Nothing(nn.Module):
+  """DQN's: the heads read the torso's features as they are."""
+
+  @nn.compact
+  def __call__(self, x: Array, carry: tuple[()], is_first_t: Array):
+    del is_first_t
+    return x, carry
+
+
 def _zeros(config: NetworkConfig, batch_size: int) -> Array:
   return jnp.zeros((batch_size, config.core_units), jnp.float32)
 
@@ -119,4 +128,5 @@ CORES: dict[str, Core] = {
   "lstm": Core(_LSTM, lambda *args: (_zeros(*args), _zeros(*args))),
   "gru": Core(_GRU, _zeros),
   "feedforward": Core(_FeedForward, lambda *args: ()),
+  "none": Core(lambda config: _Nothing(), lambda *args: ()),
 }

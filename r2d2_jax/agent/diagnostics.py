@@ -54,7 +54,8 @@ def first_and_last_row(valid_t: Array, *, config: AgentConfig) -> Array:
   check_config(config, AgentConfig)
   check_item_rows({"valid_t": valid_t}, config=config)
   row = jnp.arange(valid_t.shape[1], dtype=jnp.int32)
-  last = jnp.where(valid_t, row, config.burn_in).max(axis=1)
+  trained = valid_t & (row < config.burn_in + config.trace_length)
+  last = jnp.where(trained, row, config.burn_in).max(axis=1)
   return jnp.stack([jnp.full_like(last, config.burn_in), last], axis=1)
 
 
@@ -85,10 +86,10 @@ def q_discrepancy(
 
   Args:
     params: today's.
-    sequence: items [B, L, ...], L = burn_in + trace_length.
-    row_carry: `CoreState.carry` of the actor before each row, leaves [B, L,
-      ...], as `ReplaySample.row_carry` is with `replay.row_states`; ignored
-      where is_first_t, and of a feed-forward core.
+    sequence: items [B, L, ...], L = burn_in + trace_length + lookahead_rows.
+    row_carry: `CoreState.carry` of the actor before each row, leaves [B, L, ...],
+      as `ReplaySample.row_carry` is with `replay.row_states`; ignored where is_first_t,
+      and of a feed-forward core.
     rows: int32 [B, R], or [R] for all items alike: rows of the item, burn-in
       counted, at which to measure; see `first_and_last_row`.
     networks: from `make_networks`.
@@ -142,7 +143,9 @@ def q_discrepancy(
   )
   q = q.reshape(*rows.shape, -1)
 
-  trained = jnp.arange(q_hat.shape[1]) >= config.burn_in
+  row = jnp.arange(q_hat.shape[1])
+  trained = row >= config.burn_in
+  trained &= row < config.burn_in + config.trace_length
   largest = jnp.where(
     sequence.valid_t & trained, q_hat.max(axis=-1), -jnp.inf
   ).max(axis=1)

@@ -13,7 +13,11 @@ from r2d2_jax.agent.arguments import check_config, check_one_per_item
 from r2d2_jax.agent.donation import Donating
 from r2d2_jax.agent.loss import LossOutput, sequence_loss
 from r2d2_jax.agent.networks import Networks
-from r2d2_jax.agent.priorities import importance_weights, sequence_priorities
+from r2d2_jax.agent.priorities import (
+  annealed_exponent,
+  importance_weights,
+  sequence_priorities,
+)
 from r2d2_jax.config import AgentConfig
 from r2d2_jax.types import Array, LearnerOutput, LearnerState, ReplaySample
 
@@ -25,11 +29,29 @@ Loss = Callable[..., tuple[Array, LossOutput]]
 
 
 def make_optimizer(config: AgentConfig) -> optax.GradientTransformation:
-  """Adam behind a clip of the global gradient norm (table 2)."""
+  """The optimiser behind a clip of the global gradient norm (table 2: Adam).
+
+  RMSProp divides by the root of the gradients' centred variance,
+
+      g / sqrt(mean(g^2) - mean(g)^2 + epsilon),
+
+  as DQN's own program and Ape-X (appendix C).
+  """
   check_config(config, AgentConfig)
+  if config.optimizer == "rmsprop":
+    step = optax.rmsprop(
+      config.learning_rate,
+      decay=config.rmsprop_decay,
+      eps=config.rmsprop_epsilon,
+      centered=True,
+    )
+  else:
+    step = optax.adam(config.learning_rate, eps=config.adam_epsilon)
   return optax.chain(
-    optax.clip_by_global_norm(config.max_grad_norm),
-    optax.adam(config.learning_rate, eps=config.adam_epsilon),
+    optax.clip_by_global_norm(config.max_grad_norm)
+    if config.max_grad_norm
+    else optax.identity(),
+    step,
   )
 
 
@@ -60,7 +82,7 @@ def learner_step(
   loss: Loss = sequence_loss,
   axis_name: str | None = None,
 ) -> tuple[LearnerState, LearnerOutput]:
-  """One R2D2 update: loss, clipped Adam step, new priorities, target copy.
+  """One R2D2 update: loss, clipped step, new priorities, target copy.
 
   The target network becomes the new online one after every
   `target_period_updates`-th update. Source: section 2.3, table 2.
@@ -109,7 +131,11 @@ def learner_step(
     )
   weights = importance_weights(
     batch.probability,
-    exponent=config.importance_exponent,
+    exponent=annealed_exponent(
+      config.importance_exponent,
+      state.num_updates,
+      period_updates=config.importance_anneal_updates,
+    ),
     axis_name=axis_name,
   )
   (loss_value, parts), grads = jax.value_and_grad(loss, has_aux=True)(
@@ -131,7 +157,9 @@ def learner_step(
     params, state.target_params, num_updates, config.target_period_updates
   )
   absolute = jnp.abs(parts.td_error)
-  valid = batch.sequence.valid_t[:, config.burn_in :].T
+  valid = batch.sequence.valid_t[:, config.burn_in :][
+    :, : config.trace_length
+  ].T
   q_max: jax.Array = parts.q.max(axis=-1)
   # Sums and counts, not ratios: devices differ in how many rows are valid.
   transitions, td_abs_sum, valid_rows, q_max_sum = total(

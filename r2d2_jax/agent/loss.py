@@ -1,4 +1,4 @@
-"""The learner's loss: burn-in, two unrolls, n-step double-Q errors."""
+"""The learner's loss: burn-in, two unrolls, n-step Q errors, their penalty."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -69,6 +69,19 @@ def half_square(td_error: Array) -> Array:
   return 0.5 * jnp.square(td_error)
 
 
+def huber(td_error: Array) -> Array:
+  """1/2 td^2 up to |td| = 1, |td| - 1/2 beyond: DQN's clipping of errors.
+
+  Its gradient is td clipped to [-1, 1]. Source: Mnih et al. 2015, methods.
+  """
+  absolute = jnp.abs(td_error)
+  clipped = jnp.minimum(absolute, 1.0)
+  return clipped * (absolute - 0.5 * clipped)
+
+
+PENALTIES = {"squared": half_square, "huber": huber}
+
+
 def sequence_loss(
   params: Params,
   target_params: Params,
@@ -77,7 +90,7 @@ def sequence_loss(
   *,
   networks: Networks,
   config: AgentConfig,
-  penalty: Callable[[Array], Array] = half_square,
+  penalty: Callable[[Array], Array] | None = None,
 ) -> tuple[Array, LossOutput]:
   """(1/B) sum_b w_b sum_t penalty(td_tb) over the trained transitions.
 
@@ -89,13 +102,14 @@ def sequence_loss(
   Args:
     params: online parameters; the gradient's only way in.
     target_params: the target network's.
-    sequence: batch of items, [B, L, ...] with L = burn_in + trace_length.
+    sequence: batch of items, [B, L, ...] with L = burn_in + trace_length
+      + lookahead_rows.
     weights: float32 [B], importance weights.
     networks: from `make_networks`.
     config: the agent's settings.
     penalty: of each error, float32 [T-1, B] -> the same, penalty(0) = 0 (errors
-      that do not count are 0). Another one: `functools.partial(sequence_loss,
-      penalty=optax.losses.huber_loss)`.
+      that do not count are 0). None takes that of `config.loss`; one of your
+      own: `functools.partial(sequence_loss, penalty=...)`.
 
   Returns:
     The loss, float32 [], and its parts.
@@ -130,5 +144,6 @@ def sequence_loss(
     valid_t[config.burn_in :],
     config=config,
   )
+  penalty = penalty or PENALTIES[config.loss]
   loss = jnp.mean(weights * penalty(td_error).sum(axis=0))
-  return loss, LossOutput(td_error, mask, q)
+  return loss, LossOutput(td_error, mask, q[: config.trace_length])

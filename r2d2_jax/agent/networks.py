@@ -1,4 +1,4 @@
-"""The recurrent Q-network: frame stack, torso, core, duelling head.
+"""The recurrent Q-network: frame stack, torso, core, head, duelling or plain.
 
 `step` (acting, evaluation) is `unroll` (training) over one row, so that what
 the learner computes for a row is what the actor saw.
@@ -178,11 +178,16 @@ class _RecurrentQNetwork(nn.Module):
 
     # The heads' outputs in float32: targets and priorities are computed there.
     def stream(name, units):
-      hidden = nn.Dense(config.head_units, dtype=dtype, name=f"{name}_hidden")
+      y = x
+      if config.head_units:
+        hidden = nn.Dense(config.head_units, dtype=dtype, name=f"{name}_hidden")
+        y = nn.relu(hidden(x))
       return nn.Dense(units, dtype=jnp.float32, name=name)(
-        nn.relu(hidden(x)).astype(jnp.float32)
+        y.astype(jnp.float32)
       )
 
+    if not config.dueling:
+      return stream("q", self.num_actions), CoreState(frames, carry)
     advantage = stream("advantage", self.num_actions)
     value = stream("value", 1)
     q = value + advantage - advantage.mean(axis=-1, keepdims=True)

@@ -30,8 +30,29 @@ def sequence_priorities(td_error: Array, mask: Array, *, eta: float) -> Array:
   return eta * absolute.max(axis=0) + (1.0 - eta) * mean
 
 
+def annealed_exponent(
+  exponent: float, num_updates: Array, *, period_updates: int
+) -> Array | float:
+  """The importance exponent after some updates: linear from `exponent` to 1.
+
+  Source: PER, section 3.4.
+
+  Args:
+    exponent: at update 0.
+    num_updates: int32 [], updates so far.
+    period_updates: after so many it is 1, and stays so; 0 for a constant one.
+
+  Returns:
+    float32 []; with period 0 `exponent` itself.
+  """
+  if not period_updates:
+    return exponent
+  progress = jnp.minimum(num_updates / period_updates, 1.0)
+  return (exponent + (1.0 - exponent) * progress).astype(jnp.float32)
+
+
 def importance_weights(
-  probability: Array, *, exponent: float, axis_name: str | None = None
+  probability: Array, *, exponent: Array | float, axis_name: str | None = None
 ) -> Array:
   """w_i = (1 / (N P(i)))^exponent / max_j w_j, normalised over the whole batch.
 

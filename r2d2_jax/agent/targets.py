@@ -79,7 +79,7 @@ def n_step_td_error(
   *,
   config: AgentConfig,
 ) -> tuple[Array, Array]:
-  """n-step double-Q errors of the T - 1 transitions between T rows.
+  """n-step Q errors of the transitions between T rows, double-Q by default.
 
   For the transition that starts in row t (the paper's equation 2):
 
@@ -94,6 +94,10 @@ def n_step_td_error(
     that the return is shorter, never wrong;
     a transition counts (mask True) only if both of its rows are valid.
 
+  Without `double_q` the maximum over the target network's own values is the
+  bootstrap. The last `lookahead_rows` rows are there for the returns of those
+  before them: they start no transition.
+
   Source: section 2.3. The shortened return at an item's end is not in the paper
   (docs/deviations.md, 2).
 
@@ -104,12 +108,13 @@ def n_step_td_error(
     r_t: float32 [T, B], reward that arrived with each row (after a_tm1).
     discount_t: float32 [T, B], the environment's 0 or 1 that arrived with it.
     valid_t: bool [T, B], False in padding; True rows are contiguous.
-    config: n_step, discount, value_rescaling, reward_clip.
+    config: n_step, discount, value_rescaling, reward_clip, double_q,
+      lookahead_rows.
 
   Returns:
-    td_error: float32 [T-1, B], exactly 0 where the mask is False; the gradient
-      flows through q_t[a_t] alone.
-    mask: bool [T-1, B].
+    td_error: float32 [T-1-lookahead_rows, B], exactly 0 where the mask is
+      False; the gradient flows through q_t[a_t] alone.
+    mask: bool, of the same shape.
 
   Raises:
     ValueError: the axes are in the order [B, T].
@@ -133,7 +138,7 @@ def n_step_td_error(
   if config.reward_clip:
     r_t = jnp.clip(r_t, -config.reward_clip, config.reward_clip)
   mask = valid_t[:-1] & valid_t[1:]
-  best_a_t = jnp.argmax(q[1:], axis=-1)
+  best_a_t = jnp.argmax((q if config.double_q else target_q)[1:], axis=-1)
   v_t = apply_inverse(_select(target_q[1:], best_a_t))
 
   # rlax's recursion G = r + d ((1 - lambda) v + lambda G') with lambda = 0
@@ -153,7 +158,8 @@ def n_step_td_error(
   # rlax pads with float64 in JAX's 64-bit mode.
   target_tm1 = jax.lax.stop_gradient(apply(returns.astype(v_t.dtype)))
   td_error = jnp.where(mask, target_tm1 - _select(q_tm1, a_tm1), 0.0)
-  return td_error, mask
+  trained = td_error.shape[0] - config.lookahead_rows
+  return td_error[:trained], mask[:trained]
 
 
 def _select(q: Array, a: Array) -> Array:

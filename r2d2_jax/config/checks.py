@@ -101,11 +101,17 @@ def validate(config: Config) -> None:
     "neighbouring items share this many trained rows",
   )
   if not faults and config.block_rows < 4 and config.item_rows > 16:
+    ahead = agent.lookahead_rows
     faults.append(
-      "agent.burn_in, agent.trace_length, agent.overlap: expected numbers"
+      "agent.burn_in, agent.trace_length, agent.overlap"
+      + (", agent.lookahead_rows" if ahead else "")
+      + ": expected numbers"
       " with a common divisor of at least 4 (replay stores rows in blocks of"
       f" that length), got {agent.burn_in}, {agent.trace_length},"
-      f" {agent.overlap} with {config.block_rows}; e.g. 40, 80, 40"
+      f" {agent.overlap}"
+      + (f", {ahead}" if ahead else "")
+      + f" with {config.block_rows}; e.g. 40, 80, 40"
+      + (", 4" if ahead else "")
     )
   need(
     replay.min_sequences >= agent.batch_size,

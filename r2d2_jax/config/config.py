@@ -67,14 +67,14 @@ class Config:
 
   @property
   def item_rows(self) -> int:
-    """Rows of one replay item: burn-in + trace."""
-    return self.agent.burn_in + self.agent.trace_length
+    """Rows of one replay item: burn-in, trained part, lookahead."""
+    return self.agent.item_rows
 
   @property
   def block_rows(self) -> int:
-    """Rows of one block: the longest that burn-in, trace and overlap share."""
+    """Rows of one block: the longest that the four lengths of items share."""
     a = self.agent
-    return math.gcd(math.gcd(a.burn_in, a.trace_length), a.overlap)
+    return math.gcd(a.burn_in, a.trace_length, a.overlap, a.lookahead_rows)
 
   @property
   def env_batch(self) -> int:

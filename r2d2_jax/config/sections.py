@@ -76,13 +76,17 @@ class NetworkConfig:
   """Units of the linear layer between convolutions and core; 0 leaves it
   out."""
   core: str = "lstm"
-  """'lstm' (the agent), 'gru', or 'feedforward' (its ablation, figure 7): a
-  linear layer with ReLU of the same width, no state; or 'module:name' of your
-  own."""
+  """'lstm' (the agent), 'gru', 'feedforward' (its ablation, figure 7): a linear
+  layer with ReLU of the same width, no state; 'none': no layer at all (DQN); or
+  'module:name' of your own."""
   core_units: int = setting(512, at_least=1)
   """Units of the core (appendix: LSTM 512)."""
-  head_units: int = setting(512, at_least=1)
-  """Hidden units of each of the two duelling streams (appendix: 512)."""
+  head_units: int = setting(512, at_least=0)
+  """Hidden units of each of the two duelling streams (appendix: 512); 0 leaves
+  the hidden layer out (DRQN)."""
+  dueling: bool = True
+  """Two streams, q = V + A - mean A (appendix); false: one stream is q
+  (DQN)."""
   frame_stack: int = setting(4, at_least=1)
   """Frames that the torso sees at once (section 2.3: 4); part of the recurrent
   state, rebuilt from single frames. 1 for tasks other than Atari."""
@@ -108,10 +112,20 @@ class AgentConfig:
   overlap: int = setting(40, at_least=1)
   """Rows that the trained parts of neighbouring items share (table 2: 40). At
   least 1: the transition between two items belongs to their shared rows."""
+  lookahead_rows: int = setting(0, at_least=0)
+  """Rows after the trained part that are not trained: with n_step - 1 of them
+  no return is cut short at the item's end. 0: the returns of the last rows are
+  shorter (the paper does not say; docs/deviations.md, 2)."""
   start_state: Literal["stored", "zero"] = "stored"
   """State in which the unroll of a replayed item begins (section 3)."""
   n_step: int = setting(5, at_least=1)
   """Steps of the return before the bootstrap (section 2.3: 5)."""
+  double_q: bool = True
+  """The online network chooses the bootstrap's action, the target network
+  values it (section 2.3); false: the target network does both (DQN)."""
+  loss: Literal["squared", "huber"] = "squared"
+  """Penalty of an error: 'squared': td^2 / 2 (section 2.3); 'huber': linear
+  beyond 1, whose gradient is DQN's clipping of errors to [-1, 1]."""
   discount: float = setting(0.997, at_least=0, at_most=1)
   """Gamma, per agent step (section 2.3)."""
   value_rescaling: bool = True
@@ -124,20 +138,51 @@ class AgentConfig:
   """Priority = eta max|td| + (1 - eta) mean|td| (section 2.3)."""
   importance_exponent: float = setting(0.6, at_least=0)
   """Exponent of the importance weights (table 2: 0.6; the submission: 0)."""
+  importance_anneal_updates: int = setting(0, at_least=0)
+  """Updates over which that exponent rises linearly to 1 (PER, section 3.4); 0
+  keeps it."""
   target_period_updates: int = setting(2500, at_least=1)
   """Updates between copies to the target network (section 2.3)."""
   batch_size: int = setting(64, at_least=1)
   """Items per update (table 2)."""
+  optimizer: Literal["adam", "rmsprop"] = "adam"
+  """'adam' (table 2), or 'rmsprop' with the variance centred, no momentum (DQN,
+  Ape-X)."""
   learning_rate: float = setting(1e-4, above=0)
-  """Adam's step size (table 2)."""
+  """The optimiser's step size (table 2)."""
   adam_epsilon: float = setting(1e-3, above=0)
   """Adam's epsilon (table 2)."""
-  max_grad_norm: float = setting(40.0, above=0)
-  """Global norm to which gradients are clipped (Ape-X: 40)."""
+  rmsprop_decay: float = setting(0.95, at_least=0, at_most=1)
+  """RMSProp's averaging of gradients and of their squares (DQN and Ape-X:
+  0.95)."""
+  rmsprop_epsilon: float = setting(0.01, above=0)
+  """RMSProp's epsilon, inside the root (DQN: 0.01, Ape-X: 1.5e-7)."""
+  max_grad_norm: float = setting(40.0, at_least=0)
+  """Global norm to which gradients are clipped (Ape-X: 40); 0 leaves them."""
+  exploration: Literal["ladder", "linear"] = "ladder"
+  """'ladder': each lane its own epsilon, for ever (table 2, Ape-X); 'linear':
+  all lanes the same, falling linearly (DQN)."""
   epsilon_base: float = setting(0.4, at_least=0, at_most=1)
   """Exploration of lane i: base^(1 + alpha i / (N - 1)) (table 2, Ape-X)."""
   epsilon_alpha: float = setting(7.0, at_least=0)
   """alpha of the ladder above (table 2, Ape-X)."""
+  epsilon_start: float = setting(1.0, at_least=0, at_most=1)
+  """Linear exploration: epsilon at the run's first step (DQN: 1)."""
+  epsilon_end: float = setting(0.1, at_least=0, at_most=1)
+  """Linear exploration: epsilon from epsilon_decay_steps on (DQN: 0.1)."""
+  epsilon_decay_steps: int = setting(1_000_000, at_least=1)
+  """Linear exploration: agent steps, all lanes together, in which it falls
+  (DQN: 1e6)."""
+
+  @property
+  def unrolled_rows(self) -> int:
+    """Rows of an item behind the burn-in: trained part, lookahead."""
+    return self.trace_length + self.lookahead_rows
+
+  @property
+  def item_rows(self) -> int:
+    """Rows of one replay item: burn-in, trained part, lookahead."""
+    return self.burn_in + self.unrolled_rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,7 +198,10 @@ class ReplayConfig:
   min_sequences: int = setting(5_000, at_least=1)
   """Items before the first update. Not in the paper."""
   priority_exponent: float = setting(0.9, at_least=0)
-  """Exponent of the priorities in sampling (section 2.3)."""
+  """Exponent of the priorities in sampling (section 2.3); 0: all alike."""
+  initial_priority: Literal["actor", "max"] = "actor"
+  """Of a new item: 'actor': of the values that the actor saw (Ape-X, section
+  3); 'max': the largest priority of any item so far (PER, algorithm 1)."""
   replay_ratio: float = setting(0.8, above=0)
   """Trained rows per environment step, burn-in excluded (appendix: about
   0.8)."""

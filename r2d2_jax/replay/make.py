@@ -4,7 +4,9 @@ import pathlib
 
 from r2d2_jax import types
 from r2d2_jax.config import Config, MissingPackageError
+from r2d2_jax.replay.checks import ReplayError
 from r2d2_jax.replay.interface import Replay
+from r2d2_jax.replay.largest import LargestFirst
 from r2d2_jax.replay.local import LocalReplay
 
 
@@ -16,7 +18,7 @@ def make_replay(
   restore_from: pathlib.Path | None = None,
   scratch: pathlib.Path | None = None,
 ) -> Replay:
-  """The memory that `config.replay.backend` names.
+  """The memory that `config.replay.backend` names, with its first priorities.
 
   Args:
     config: capacity, exponent, lengths of items, and the seed of local
@@ -34,6 +36,23 @@ def make_replay(
     ValueError: another backend than 'reverb' or 'local'.
     MissingPackageError: 'reverb' is asked for and not installed.
   """
+  replay = _make_backend(config, spec, core_state, restore_from, scratch)
+  if config.replay.initial_priority == "actor":
+    return replay
+  try:
+    return LargestFirst(replay, restore_from=restore_from)
+  except ReplayError:
+    replay.close()
+    raise
+
+
+def _make_backend(
+  config: Config,
+  spec: types.EnvSpec,
+  core_state: types.CoreState,
+  restore_from: pathlib.Path | None,
+  scratch: pathlib.Path | None,
+) -> Replay:
   if config.replay.backend == "local":
     return LocalReplay(
       config, spec, core_state, seed=config.run.seed, restore_from=restore_from

@@ -39,6 +39,7 @@ def settings_of(
       "agent.burn_in": config.agent.burn_in,
       "agent.trace_length": config.agent.trace_length,
       "agent.overlap": config.agent.overlap,
+      "agent.lookahead_rows": config.agent.lookahead_rows,
     }
     | {
       f"rows of {name}": f"{dtype} {list(shape)}"
@@ -89,7 +90,8 @@ def read_meta(
     saved, counts, file_bytes = (
       _plain(meta[key], key) for key in ("settings", "counts", "file_bytes")
     )
-    saved = with_new_names(saved)
+    # What earlier versions saved has none.
+    saved = {"agent.lookahead_rows": 0} | with_new_names(saved)
     counts = {name: _count(counts[name], name) for name in names}
   except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
     raise unreadable(path, _told(error)) from error

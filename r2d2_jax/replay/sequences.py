@@ -4,17 +4,19 @@ An episode of T rows, rows 0 .. T-1, becomes the padded run
 
     burn_in blank rows | row 0 ... row T-1 | blank rows up to the item's end
 
-and item k covers its rows [k S, k S + burn_in + trace_length), where
-S = trace_length - overlap. The trained part of item k is therefore rows
+and item k covers its rows [k S, k S + burn_in + trace_length + lookahead_rows),
+where S = trace_length - overlap. The trained part of item k is therefore rows
 k S .. k S + trace_length - 1 of the episode, so that every transition t -> t+1
 lies in the trained part of at least one item: the first `burn_in` rows of an
 episode too (Kapturowski et al., ICLR 2019, section 2.3, says nothing of them;
 DEVIATION: many implementations lose them), and so do episodes shorter than an
-item.
+item. The lookahead, the rows behind the trained part, is there for the returns
+of the trained ones: where the episode ends within it, or before it, padding
+stands in its place, and as many items are given as its transitions need.
 
-Rows travel in blocks of R = gcd(burn_in, trace_length, overlap) rows, and an
-item is a run of blocks: neighbouring items share blocks, which replay stores
-once.
+Rows travel in blocks of R = gcd(burn_in, trace_length, overlap, lookahead_rows)
+rows, and an item is a run of blocks: neighbouring items share blocks, which
+replay stores once.
 """
 
 import collections
@@ -66,7 +68,7 @@ class Block(NamedTuple):
 
 
 class Item(NamedTuple):
-  """burn_in + trace_length rows: what replay hands out."""
+  """burn_in + trace_length + lookahead_rows rows: what replay hands out."""
 
   blocks: tuple[Block, ...]  # consecutive
   core_state: types.CoreState  # of one lane, before the first row
@@ -248,8 +250,9 @@ class SequenceBuilder:
     trace_length: rows of the trained part.
     overlap: rows shared by the trained parts of neighbours, in
       [1, trace_length).
-    lane_ids: int32 [N], the `env_id` under which each lane's rows are stored;
-      None stores a lane's own number.
+    lookahead_rows: rows behind the trained part.
+    lane_ids: int32 [N], the `env_id` under which each lane's rows are stored; None
+      stores a lane's own number.
     row_states: keep the carry of every row, not only of items' first rows.
 
   Raises:
@@ -266,14 +269,16 @@ class SequenceBuilder:
     burn_in: int,
     trace_length: int,
     overlap: int,
+    lookahead_rows: int = 0,
     lane_ids: np.ndarray | None = None,
     row_states: bool = False,
   ):
-    if burn_in < 0 or not 1 <= overlap < trace_length:
+    if min(burn_in, lookahead_rows) < 0 or not 1 <= overlap < trace_length:
       raise ValueError(
-        "expected burn_in >= 0 and 1 <= overlap < trace_length (without an "
-        "overlap the transition between two items is lost); got "
-        f"burn_in={burn_in}, trace_length={trace_length}, overlap={overlap}"
+        "expected burn_in >= 0, lookahead_rows >= 0 and 1 <= overlap < "
+        "trace_length (without an overlap the transition between two items is "
+        f"lost); got burn_in={burn_in}, trace_length={trace_length}, "
+        f"overlap={overlap}, lookahead_rows={lookahead_rows}"
       )
     self._lane_ids = np.asarray(
       np.arange(num_envs) if lane_ids is None else lane_ids
@@ -285,8 +290,9 @@ class SequenceBuilder:
       )
     self._burn_in = burn_in
     self._period = trace_length - overlap
-    self._item_rows = burn_in + trace_length
-    self._block_rows = math.gcd(math.gcd(burn_in, trace_length), overlap)
+    self._trained_until = burn_in + trace_length  # rows of the item
+    self._item_rows = self._trained_until + lookahead_rows
+    self._block_rows = math.gcd(burn_in, trace_length, overlap, lookahead_rows)
     self._item_blocks = self._item_rows // self._block_rows
 
     # The block that each lane is filling. valid_t is made when a block is cut.
@@ -479,24 +485,31 @@ class SequenceBuilder:
     self._num_items[lane] += 1
 
   def _end_episode(self, lane, items):
-    """Emits the padded last item, if it has a transition that no other has."""
-    position, num_items = self._position[lane], self._num_items[lane]
+    """Emits padded items as long as one has a transition that no other has.
+
+    Without a lookahead that is one at most.
+    """
+    position = self._position[lane]
     count = position % self._block_rows
     if count:
       self._cut_block(lane, count)
-    covered = (num_items - 1) * self._period + self._item_rows
-    has_transition = position - self._burn_in > 1
-    if (position > covered) if num_items else has_transition:
-      num_blocks = -(-position // self._block_rows)
-      history = self._history[lane]
-      # Blocks of the episode that are no longer in history.
-      skipped = num_blocks - len(history)
-      first = num_items * self._period // self._block_rows
-      blocks = tuple(history)[first - skipped :]
+    history = tuple(self._history[lane])
+    # Blocks of the episode that are no longer in history.
+    skipped = -(-position // self._block_rows) - len(history)
+    while self._has_more(lane):
+      first = self._num_items[lane] * self._period // self._block_rows
+      blocks = history[first - skipped :]
       blocks += (self._blank,) * (self._item_blocks - len(blocks))
       self._emit(lane, blocks, items)
     self._open[lane] = False
     self._history[lane].clear()
+
+  def _has_more(self, lane) -> bool:
+    """Whether the lane's episode has a transition that no item trains."""
+    position, num_items = self._position[lane], self._num_items[lane]
+    if not num_items:
+      return position - self._burn_in > 1
+    return position > (num_items - 1) * self._period + self._trained_until
 
   def state_dict(self) -> dict[str, np.ndarray]:
     """Everything as plain arrays: the open episodes and their newest blocks."""

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from r2d2_jax.agent.acting import compile_actor, epsilon_ladder
+from r2d2_jax.agent.acting import compile_actor, exploration
 from r2d2_jax.agent.agent import Agent
 from r2d2_jax.config import Config
 from r2d2_jax.envs.world import EpisodeReport, RestorableWorld, World
@@ -66,12 +66,9 @@ class ActorLoop:
     self._count_steps = count_steps
     self._probe = probe
     self.timer = LegTimer()
-    self.epsilon = epsilon_ladder(
-      world.num_envs,
-      base=config.agent.epsilon_base,
-      alpha=config.agent.epsilon_alpha,
-    )
-    self._epsilon = jax.device_put(self.epsilon)
+    self._exploration = exploration(world.num_envs, config=config.agent)
+    # float32 [N], of the run's end.
+    self.epsilon = np.asarray(self._exploration(config.run.total_steps))
     self._actor = compile_actor(agent.actor_step)
     self._state = agent.initial_actor_state(key, world.num_envs)
     # The state is donated to the next step: nobody may look at it meanwhile.
@@ -89,6 +86,7 @@ class ActorLoop:
       burn_in=config.agent.burn_in,
       trace_length=config.agent.trace_length,
       overlap=config.agent.overlap,
+      lookahead_rows=config.agent.lookahead_rows,
       row_states=config.replay.row_states,
     )
     low, high = _PRIORITY_BATCH
@@ -122,7 +120,10 @@ class ActorLoop:
       check_rows_are_finite(timestep, task=self._task)
       with self._state_lock:
         self._state, output = self._actor(
-          self._params, self._state, timestep, self._epsilon
+          self._params,
+          self._state,
+          timestep,
+          self._exploration(self._count_steps()),
         )
       a_t = np.asarray(output.a_t)
     with leg("environment"):

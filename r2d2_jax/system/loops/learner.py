@@ -37,15 +37,23 @@ class Batch:
   """
 
   def __init__(
-    self, sample: ReplaySample, burn_in: int, mesh: Mesh | None = None
+    self,
+    sample: ReplaySample,
+    burn_in: int,
+    mesh: Mesh | None = None,
+    *,
+    lookahead_rows: int = 0,
   ):
-    valid = sample.sequence.valid_t[:, burn_in:]
-    self.trained_rows = int(np.count_nonzero(valid[:, 1:] & valid[:, :-1]))
+    self.is_trained = sample.sequence.valid_t.copy()
+    self.is_trained[:, :burn_in] = False
+    if lookahead_rows:
+      self.is_trained[:, -lookahead_rows:] = False
+    self.trained_rows = int(
+      np.count_nonzero(self.is_trained[:, 1:] & self.is_trained[:, :-1])
+    )
     self.keys = sample.keys
     self.origin = sample.origin
     self.row_carry = sample.row_carry
-    self.is_trained = sample.sequence.valid_t.copy()
-    self.is_trained[:, :burn_in] = False
     self.on_device = jax.device_put(
       ReplaySample(
         sample.sequence, sample.probability.astype(np.float32), None
@@ -85,7 +93,12 @@ class Prefetcher:
         except TimeoutError:
           continue
       with self.timer.leg("copy"):
-        batch = Batch(sample, self._config.agent.burn_in, self._mesh)
+        batch = Batch(
+          sample,
+          self._config.agent.burn_in,
+          self._mesh,
+          lookahead_rows=self._config.agent.lookahead_rows,
+        )
       while not stop.is_set():
         try:
           self._queue.put(batch, timeout=0.1)

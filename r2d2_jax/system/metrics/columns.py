@@ -78,11 +78,8 @@ def _not_finite(name: str) -> Unhealthy:
 def _gradient(row: Row, config: Config) -> str | None:
   if words := _not_finite("grad_norm")(row, config):
     return words
-  return (
-    "clipped"
-    if _number(row, "grad_norm") > config.agent.max_grad_norm
-    else None
-  )
+  most = config.agent.max_grad_norm
+  return "clipped" if most and _number(row, "grad_norm") > most else None
 
 
 def _ratio(row: Row, config: Config) -> str | None:

@@ -78,6 +78,7 @@ class Probe:
       burn_in=config.agent.burn_in,
       trace_length=config.agent.trace_length,
       overlap=config.agent.overlap,
+      lookahead_rows=config.agent.lookahead_rows,
       lane_ids=self._lanes,
       row_states=True,
     )

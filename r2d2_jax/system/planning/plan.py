@@ -115,10 +115,10 @@ def make_plan(
 ) -> Plan:
   """Computes what a run will take.
 
-  With N lanes, L = burn_in + m rows of an item, m of them trained, S = m -
-  overlap rows from one item of a lane to its next:
+  With N lanes, L = burn_in + m + k rows of an item, m of them trained, k of
+  them lookahead, S = m - overlap rows from one item of a lane to its next:
 
-      steps to n items  = N (m - 1 + (ceil(n / N) - 1) S)
+      steps to n items  = N (m + k - 1 + (ceil(n / N) - 1) S)
       steps per update  = items of a batch x (m - 1) / replay_ratio
       updates           = (total_steps - steps to min_sequences)
                           / steps per update
@@ -170,8 +170,8 @@ def make_plan(
   if replay.backend == "reverb":
     # What the writer keeps so that neighbours can share it:
     # reverb.ReverbReplay.
-    kept_rows = 1.5 * lanes * (lengths.burn_in + lengths.overlap)
     own_rows = lengths.trace_length - lengths.overlap
+    kept_rows = 1.5 * lanes * (config.item_rows - own_rows)
     host["writer"] = kept_rows * item.stored_bytes / own_rows
   device = {
     "update": update_bytes(config, size, num_devices),
@@ -263,12 +263,12 @@ def _steps_to(items: int, config: Config) -> int:
   agent, lanes = config.agent, config.env.num_envs
   period = agent.trace_length - agent.overlap
   # The first row of an episode completes no step.
-  return lanes * (agent.trace_length - 1 + (-(-items // lanes) - 1) * period)
+  return lanes * (agent.unrolled_rows - 1 + (-(-items // lanes) - 1) * period)
 
 
 def _items_after(steps: int, config: Config) -> int:
   """Items after so many steps of all lanes, in long episodes; at least one."""
   agent, lanes = config.agent, config.env.num_envs
   period = agent.trace_length - agent.overlap
-  further = (steps // lanes - (agent.trace_length - 1)) // period
+  further = (steps // lanes - (agent.unrolled_rows - 1)) // period
   return lanes * max(1 + further, 1)

@@ -61,14 +61,14 @@ def agent_size(
   state = jax.eval_shape(lambda: agent.init(jax.random.key(0)))
   items = max(config.agent.batch_size // num_devices, 1)
   kept = _kept_bytes(
-    agent, state.params, config.agent.trace_length, items, spec
+    agent, state.params, config.agent.unrolled_rows, items, spec
   )
   return AgentSize(
     sum(leaf.size for leaf in jax.tree.leaves(state.params)),
     tree_bytes(state.params),
     tree_bytes(state),
     jax.eval_shape(lambda: agent.initial_core_state(1)),
-    kept / (config.agent.trace_length * items),
+    kept / (config.agent.unrolled_rows * items),
   )
 
 
@@ -135,7 +135,8 @@ def update_bytes(
 ) -> float:
   """Memory of one update on each device, beside its arguments.
 
-      parameters + max(factor x trace_length, burn_in) x items x row_bytes
+      parameters + max(factor x (trace_length + lookahead_rows), burn_in)
+        x items x row_bytes
 
   The gradient has the size of the parameters. What the trained rows keep stays
   for it, and the factor, measured, covers what comes on top; the burn-in is
@@ -147,7 +148,7 @@ def update_bytes(
     num_devices: that split the batch.
   """
   factor = _UPDATE_FACTOR.get(config.network.torso, _UPDATE_FACTOR_OTHERS)
-  rows = max(factor * config.agent.trace_length, config.agent.burn_in)
+  rows = max(factor * config.agent.unrolled_rows, config.agent.burn_in)
   rows *= config.agent.batch_size / num_devices
   return agent.params_bytes + rows * agent.row_bytes
 

@@ -113,7 +113,8 @@ def plan_warnings(plan: Plan) -> list[str]:
       f" {run.actor_refresh_steps:,} for each of {config.env.num_envs} lanes"
       f" are {refresh_steps:,} steps, as long as the run"
     )
-  if config.env.num_envs == 1 and agent.epsilon_alpha:
+  ladder = agent.exploration == "ladder"
+  if config.env.num_envs == 1 and ladder and agent.epsilon_alpha:
     found.append(
       "env.num_envs 1 has no ladder of epsilons: the one lane explores with"
       f" agent.epsilon_base {agent.epsilon_base:g} for ever"

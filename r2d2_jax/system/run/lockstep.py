@@ -14,7 +14,13 @@ def run_lockstep(parts: Parts, monitor: Monitor, stop: Stop) -> None:
   while not (is_over(parts) or stop.asked):
     if replay_is_filled(parts) and parts.ratio.learner_may_train():
       sample = parts.replay.sample(agent.batch_size, timeout_seconds=10.0)
-      learn(parts, Batch(sample, agent.burn_in, parts.mesh))
+      batch = Batch(
+        sample,
+        agent.burn_in,
+        parts.mesh,
+        lookahead_rows=agent.lookahead_rows,
+      )
+      learn(parts, batch)
       # Written back before anything else is sampled: a fixed order.
       parts.learner.flush()
     else:

@@ -376,6 +376,11 @@ def _prng_impl() -> str:
   return jax.config.jax_default_prng_impl  # pyright: ignore[reportAttributeAccessIssue]
 
 
+def _plain(value: Any) -> Any:
+  """As JSON has it, which has no tuples."""
+  return list(value) if isinstance(value, tuple) else value
+
+
 def _is_free(name: str) -> bool:
   """Whether a setting may change without changing the run's course."""
   if name in _NOT_FREE:
@@ -384,13 +389,16 @@ def _is_free(name: str) -> bool:
 
 
 def _changed_settings(before: dict, now: dict) -> list[str]:
-  """'section.field' of all settings that differ."""
+  """'section.field' of all settings that differ.
+
+  One that an older version did not write has had its default.
+  """
+  defaults = to_dict(Config())
   return [
     f"{section}.{field}"
     for section, fields in now.items()
     for field, value in fields.items()
     if field != "run_dir"  # it may have been moved
-    # JSON has no tuples.
-    if before.get(section, {}).get(field)
-    != (list(value) if isinstance(value, tuple) else value)
+    if _plain(before.get(section, {}).get(field, defaults[section][field]))
+    != _plain(value)
   ]
