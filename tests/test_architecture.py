@@ -17,6 +17,7 @@ _BELOW = {
   "types": set(),
   "factories": {"config"},
   "presets": {"config"},
+  "family": {"config", "presets"},
   "ops": {"config", "types"},
   "agent": _BOTTOM | {"ops"},
   "envs": _BOTTOM,
@@ -24,7 +25,7 @@ _BELOW = {
   "system": _BOTTOM | {"agent", "envs", "replay"},
   "video": _BOTTOM | {"agent", "envs", "system"},
   "analysis": _BOTTOM | {"envs", "system"},
-  "cli": _BOTTOM | {"presets", "system", "video", "analysis"},
+  "cli": _BOTTOM | {"presets", "family", "system", "video", "analysis"},
 }
 # Inside system/: its sub-packages, and the modules beside them; what each may
 # import of the others. loops/ knows no files, storage/ and metrics/ no run.

@@ -28,8 +28,11 @@ from r2d2_jax.config import (
   unknown_setting,
   validate,
 )
+from r2d2_jax.family import FAMILY
 from r2d2_jax.presets import PRESETS
 from r2d2_jax.system.run.interrupts import StopRequest, heard_signals
+
+_PRESETS = PRESETS | FAMILY
 
 # jax, EnvPool and Reverb take seconds to import: only after the command line
 # has been understood.
@@ -57,12 +60,12 @@ def _parse(arguments: list[str]) -> tuple[Config, bool]:
   _refuse_old_names(arguments)
   summaries = "\n".join(
     f"- {name}: {(make.__doc__ or '').split(chr(10))[0]}"
-    for name, make in PRESETS.items()
+    for name, make in _PRESETS.items()
   )
   config = tyro.cli(
     Config,
     args=arguments,
-    default=PRESETS[preset](),
+    default=_PRESETS[preset](),
     prog=program("train"),
     description=(
       "Trains R2D2 on one task. Any setting below can be given; the"
@@ -115,9 +118,9 @@ def _take_preset(arguments: list[str]) -> tuple[str, list[str]]:
     else:
       rest.append(argument)
     i += 1
-  if name not in PRESETS:
+  if name not in _PRESETS:
     raise ConfigError(
-      f"--preset: expected one of {', '.join(PRESETS)}, got {name!r}"
+      f"--preset: expected one of {', '.join(_PRESETS)}, got {name!r}"
     )
   return name, rest
 
