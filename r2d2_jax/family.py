@@ -165,7 +165,10 @@ _SMALL_TRANSITIONS = _SMALL | {
   "replay.replay_ratio": 2.0,
 }
 _SMALL_PRIORITIZED = _SMALL_TRANSITIONS | {
-  "agent.importance_anneal_updates": 1_800
+  "agent.importance_anneal_updates": 1_800,
+  # Weights relative to the batch's largest make small gradients, and the more so
+  # the nearer the exponent is to 1: RMSProp must not see their size.
+  "agent.rmsprop_epsilon": 1e-8,
 }
 _SMALL_RANDOM = _SMALL_TRANSITIONS | {
   "agent.batch_size": 16,
