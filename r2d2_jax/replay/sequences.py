@@ -216,7 +216,8 @@ def _split_carry(joined: np.ndarray, like: Any) -> Any:
       np.ascontiguousarray(part)
       .view(x.dtype)
       .reshape(joined.shape[:2] + x.shape[1:])
-      for part, x in zip(parts, leaves, strict=True)
+      # Not strict: a core without state has no leaf, np.split gives one part.
+      for part, x in zip(parts, leaves, strict=False)
     ],
   )
 
@@ -251,8 +252,8 @@ class SequenceBuilder:
     overlap: rows shared by the trained parts of neighbours, in
       [1, trace_length).
     lookahead_rows: rows behind the trained part.
-    lane_ids: int32 [N], the `env_id` under which each lane's rows are stored; None
-      stores a lane's own number.
+    lane_ids: int32 [N], the `env_id` under which each lane's rows are stored;
+      None stores a lane's own number.
     row_states: keep the carry of every row, not only of items' first rows.
 
   Raises:
@@ -508,8 +509,9 @@ class SequenceBuilder:
     """Whether the lane's episode has a transition that no item trains."""
     position, num_items = self._position[lane], self._num_items[lane]
     if not num_items:
-      return position - self._burn_in > 1
-    return position > (num_items - 1) * self._period + self._trained_until
+      return bool(position - self._burn_in > 1)
+    covered = (num_items - 1) * self._period + self._trained_until
+    return bool(position > covered)
 
   def state_dict(self) -> dict[str, np.ndarray]:
     """Everything as plain arrays: the open episodes and their newest blocks."""

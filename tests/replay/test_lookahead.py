@@ -44,7 +44,7 @@ def _episode(rng, rows, terminated):
   }
 
 
-def _feed(builder, episode):
+def _feed(builder, episode, carry=None):
   """Row by row; the state before row t is t + 1, the observation t."""
   rows = len(episode["a_t"])
   items = []
@@ -62,7 +62,7 @@ def _feed(builder, episode):
         episode["a_t"][t : t + 1],
         episode["a_t"][t - 1 : t] if t else np.zeros(1, np.int32),
         episode["q_t"][t : t + 1],
-        CoreState(ZERO.frames, CARRY + t + 1),
+        CoreState(ZERO.frames, CARRY + t + 1 if carry is None else carry),
       ),
     )
   return items
@@ -206,3 +206,22 @@ def test_lengths_that_do_not_work_are_refused():
       1, spec=SPEC, core_state=ZERO, burn_in=0, trace_length=2, overlap=1,
       lookahead_rows=-1,
     )  # fmt: skip
+
+
+def test_rows_of_a_core_without_state_are_handed_out_with_row_states():
+  """As the probe keeps them: there is nothing to split, and nothing is lost."""
+  agent = _config((0, 2, 1, 2), n_step=3)
+  zero = ZERO._replace(carry=())
+  config = Config(agent=agent).updated({
+    "replay.backend": "local", "replay.capacity_sequences": 20,
+    "replay.row_states": True,
+  })  # fmt: skip
+  builder = SequenceBuilder(
+    1, spec=SPEC, core_state=zero, burn_in=0, trace_length=2, overlap=1,
+    lookahead_rows=2, row_states=True,
+  )  # fmt: skip
+  items = _feed(builder, _episode(np.random.default_rng(2), 8, True), carry=())
+  replay = LocalReplay(config, SPEC, zero)
+  replay.insert(items, np.ones(len(items)))
+  sample = replay.sample(4, timeout_seconds=1.0)
+  assert sample.row_carry == () and sample.sequence.valid_t[:, :2].all()
