@@ -166,7 +166,7 @@ _SMALL_TRANSITIONS = _SMALL | {
 }
 _SMALL_PRIORITIZED = _SMALL_TRANSITIONS | {
   "agent.importance_anneal_updates": 1_800,
-  # Weights relative to the batch's largest make small gradients, and the more so
+  # Weights relative to the batch's largest make small gradients, the more so
   # the nearer the exponent is to 1: RMSProp must not see their size.
   "agent.rmsprop_epsilon": 1e-8,
 }

@@ -72,7 +72,7 @@ def test_each_step_of_the_road_is_its_own():
 
   def between(old, new):
     a, b = switches(old), switches(new)
-    return {k for k in a | b if a.get(k) != b.get(k)}
+    return {k for k in {*a, *b} if a.get(k) != b.get(k)}
 
   assert between("dqn", "double-dqn") == {"agent.double_q"}
   assert between("double-dqn", "dueling") == {

@@ -87,9 +87,9 @@ def q_discrepancy(
   Args:
     params: today's.
     sequence: items [B, L, ...], L = burn_in + trace_length + lookahead_rows.
-    row_carry: `CoreState.carry` of the actor before each row, leaves [B, L, ...],
-      as `ReplaySample.row_carry` is with `replay.row_states`; ignored where is_first_t,
-      and of a feed-forward core.
+    row_carry: `CoreState.carry` of the actor before each row, leaves [B, L,
+      ...], as `ReplaySample.row_carry` is with `replay.row_states`; ignored
+      where is_first_t, and of a feed-forward core.
     rows: int32 [B, R], or [R] for all items alike: rows of the item, burn-in
       counted, at which to measure; see `first_and_last_row`.
     networks: from `make_networks`.

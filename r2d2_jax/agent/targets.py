@@ -157,7 +157,7 @@ def n_step_td_error(
   )
   # rlax pads with float64 in JAX's 64-bit mode.
   target_tm1 = jax.lax.stop_gradient(apply(returns.astype(v_t.dtype)))
-  td_error = jnp.where(mask, target_tm1 - _select(q_tm1, a_tm1), 0.0)
+  td_error: Array = jnp.where(mask, target_tm1 - _select(q_tm1, a_tm1), 0.0)
   trained = td_error.shape[0] - config.lookahead_rows
   return td_error[:trained], mask[:trained]
 
