@@ -47,7 +47,7 @@ PLAIN = AgentConfig(
 def fixture_rlax():
   """rlax's value_learning; distrax is not in the locks, nor used here."""
   stub = types.ModuleType("distrax")
-  setattr(stub, "__getattr__", lambda attribute: object)
+  vars(stub)["__getattr__"] = lambda attribute: object
   with pytest.MonkeyPatch.context() as patch:
     patch.setitem(sys.modules, "distrax", stub)
     yield _rlax.load("value_learning")
