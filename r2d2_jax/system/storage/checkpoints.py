@@ -9,11 +9,9 @@ Everything is plain arrays and JSON: loading a checkpoint never runs code from
 it.
 """
 
-from collections.abc import Callable, Iterator
-import contextlib
+from collections.abc import Callable
 import errno
 import json
-import logging
 import os
 import pathlib
 import reprlib
@@ -28,6 +26,7 @@ import orbax.checkpoint as ocp
 from r2d2_jax.config import UserError, first_line
 from r2d2_jax.replay.checks import ReplayError
 from r2d2_jax.system.storage.files import PARTIAL, read_text, remove
+from r2d2_jax.system.storage.quiet_orbax import quiet_checkpointer
 from r2d2_jax.types import LearnerState
 
 # Of record.json and what lies beside it. Raise it where an older reader would
@@ -106,7 +105,7 @@ def save_checkpoint(
     # First what is large: where the disk is full, it says so plainly.
     write_more(partial)
     _check_room(directory, state)
-    with _checkpointer() as checkpointer:
+    with quiet_checkpointer() as checkpointer:
       # orbax wants absolute paths.
       checkpointer.save(
         (partial / "learner").absolute(), args=ocp.args.StandardSave(state)
@@ -211,7 +210,7 @@ def restore_learner(
   """
   expected = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
   try:
-    with _checkpointer() as checkpointer:
+    with quiet_checkpointer() as checkpointer:
       state = checkpointer.restore(
         (checkpoint.path / "learner").absolute(),
         args=ocp.args.StandardRestore(expected),
@@ -250,19 +249,6 @@ def _check_shape(path: tuple, expected: jax.ShapeDtypeStruct, x: Any) -> None:
       f"{jax.tree_util.keystr(path)} has shape {x.shape}, expected"
       f" {expected.shape}"
     )
-
-
-@contextlib.contextmanager
-def _checkpointer() -> Iterator[ocp.Checkpointer]:
-  """Of orbax; it logs tracebacks of errors that it raises as well: not here."""
-  logger = logging.getLogger("absl")
-  level = logger.level
-  logger.setLevel(logging.CRITICAL)
-  try:
-    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
-      yield checkpointer
-  finally:
-    logger.setLevel(level)
 
 
 def _way_out(checkpoint: SavedCheckpoint) -> str:
