@@ -11,6 +11,7 @@ import functools
 import inspect
 import os
 import pathlib
+import subprocess
 import sys
 import tempfile
 import time
@@ -28,7 +29,7 @@ from experiments.drills import (
   signals,
   soak,
 )
-from experiments.drills.drill import DrillFailed
+from experiments.drills.drill import DrillFailed, let_trainings_hear
 
 DRILLS: dict[str, Callable[..., str | None]] = {
   "kill-lockstep": kills.kill_in_lockstep,
@@ -62,6 +63,7 @@ def main(
   /,
   minutes: float = 5.0,
   tries: int | None = None,
+  at_a_time: int = 2,
   keep: pathlib.Path | None = None,
 ) -> int:
   """Breaks runs on purpose: kills, signals, full disks, damage, long runs.
@@ -71,6 +73,7 @@ def main(
     minutes: how long each soak lasts.
     tries: kills, signals at each moment, damages of each file (5 ways); a few
       where it is not given.
+    at_a_time: how many of those run beside each other.
     keep: directory in which everything stays; otherwise it is removed.
   """
   console = Console()
@@ -80,6 +83,7 @@ def main(
       file=sys.stderr,
     )
     return 2
+  let_trainings_hear()
   failed = 0
   with tempfile.TemporaryDirectory() as temporary:
     directory = keep or pathlib.Path(temporary)
@@ -90,7 +94,8 @@ def main(
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     for name in names or DRILLS:
       drill, start = DRILLS[name], time.monotonic()
-      given = {"minutes": minutes} | ({} if tries is None else {"tries": tries})
+      given = {"minutes": minutes, "at_a_time": at_a_time}
+      given |= {} if tries is None else {"tries": tries}
       known = inspect.signature(drill).parameters
       options = {key: value for key, value in given.items() if key in known}
       place = directory / name
@@ -98,7 +103,7 @@ def main(
       try:
         said = drill(place, **options) or ""
         verdict = "passed"
-      except (DrillFailed, AssertionError) as error:
+      except (DrillFailed, AssertionError, subprocess.TimeoutExpired) as error:
         said, verdict, failed = str(error), "FAILED", failed + 1
       seconds = time.monotonic() - start
       console.print(

@@ -75,6 +75,8 @@ def _fail(*args) -> None:
 
 
 def _prepare(sabotage: Sabotage, at: int, keys: pathlib.Path | None) -> None:
+  if sabotage == "none" and keys is None:
+    return  # importing is the run's own affair, with an ear for signals
   from r2d2_jax.replay.local import LocalReplay
   from r2d2_jax.system.loops.actor import ActorLoop
   from r2d2_jax.system.loops.learner import LearnerLoop

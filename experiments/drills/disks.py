@@ -1,4 +1,4 @@
-"""Full disks: nothing that was saved is touched, and the run goes on."""
+"""Disks that are full: what was saved is not touched, and the run goes on."""
 
 import pathlib
 import resource
@@ -8,6 +8,7 @@ import subprocess
 import numpy as np
 
 from experiments.drills.drill import (
+  DEADLINE_SECONDS,
   check,
   check_logs,
   command,
@@ -27,7 +28,7 @@ from r2d2_jax.system.storage.rundir import checkpoints_dir
 
 
 def full_disk(directory: pathlib.Path) -> None:
-  """Saves fail: the run goes on, says so, then stops with the old checkpoint.
+  """Saves fail: the run goes on and says so, then keeps the old checkpoint.
 
   Files are limited to 100 kB, which the operating system refuses to
   exceed as it does where a disk is full.
@@ -44,7 +45,7 @@ def full_disk(directory: pathlib.Path) -> None:
     capture_output=True,
     text=True,
     check=False,
-    timeout=300,
+    timeout=DEADLINE_SECONDS,
     preexec_fn=lambda: resource.setrlimit(
       resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY)
     ),
@@ -108,13 +109,15 @@ def full_disk_under_reverb(directory: pathlib.Path, *, marks: int = 10) -> str:
         list(scratch.iterdir()),
       )
       _limit_files(process, resource.RLIM_INFINITY)
-      steps = kept[-1].steps
       wait_until(
-        lambda steps=steps: newest() > steps, "a save with room", process, log
+        lambda kept=kept: newest() > kept[-1].steps,
+        "a save with room",
+        process,
+        log,
       )
     _limit_files(process, _largest_file(run_dir) // 2)
     process.send_signal(signal.SIGTERM)
-    code = process.wait(60)
+    code = process.wait(DEADLINE_SECONDS)
   text = log.read_text()
   check(code == 1, "exit code 1 where the last save fails", f"{code}: {text}")
   end = text[text.rindex("error: ") :]
@@ -136,7 +139,7 @@ def full_disk_under_reverb(directory: pathlib.Path, *, marks: int = 10) -> str:
 
 
 def _limit_files(process: subprocess.Popen, size_bytes: int) -> None:
-  """How large a file of the process may become: to it, a disk that is full."""
+  """How large a file of the process may become; it seems a full disk to it."""
   resource.prlimit(
     process.pid, resource.RLIMIT_FSIZE, (size_bytes, resource.RLIM_INFINITY)
   )

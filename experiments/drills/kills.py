@@ -1,9 +1,9 @@
 """kill -9, and what is left."""
 
+from collections.abc import Sequence
 import dataclasses
 import pathlib
 import random
-import subprocess
 import time
 from typing import Literal
 
@@ -12,12 +12,15 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from experiments.drills.drill import (
+  DEADLINE_SECONDS,
   KILLED,
   check,
   check_logs,
+  each_of,
+  exit_code,
+  forked,
   rows,
   small_run,
-  started,
   train,
   wait_until,
 )
@@ -106,6 +109,7 @@ def kill_threads(
   *,
   backend: Literal["reverb", "local"] = "reverb",
   tries: int = 5,
+  at_a_time: int = 2,
   seed: int = 0,
 ) -> str:
   """kill -9 at random moments: no more is lost than since the last save.
@@ -113,11 +117,37 @@ def kill_threads(
   A third of them in the middle of a save, a third at any moment of a start, the
   others some time after a save. The logs tell of one life all along.
 
+  Args:
+    directory: where to.
+    backend: of the replay.
+    tries: kills, of all runs together.
+    at_a_time: runs beside each other, each killed again and again.
+    seed: of the moments.
+
   Returns:
     What was counted, in a line.
   """
-  moments = random.Random(seed)
-  run_dir = directory / f"threads-{backend}"
+  num_runs = min(at_a_time, tries)
+
+  def kill_one(number: int) -> int:
+    return _kill_again_and_again(
+      directory / f"threads-{backend}-{number}",
+      backend,
+      range(number, tries, num_runs),
+      random.Random(f"{seed} {number}"),
+    )
+
+  num_rows = each_of(kill_one, range(num_runs), num_runs)
+  return f"{tries} kills of {num_runs} runs, {sum(num_rows)} rows in order"
+
+
+def _kill_again_and_again(
+  run_dir: pathlib.Path,
+  backend: str,
+  kills: Sequence[int],
+  moments: random.Random,
+) -> int:
+  """Kills one run at each number of `kills`; the rows of its log at the end."""
   config = small_run(
     run_dir,
     {
@@ -128,23 +158,22 @@ def kill_threads(
     backend=backend,
   )
   before, start_seconds = -1, 10.0
-  for kill in range(tries):
-    kind = ("later", "save", "start")[kill % 3]
-    options = {"sabotage": "kill-save", "at": 3} if kind == "save" else {}
-    log = directory / f"threads-{backend}-{kill}.txt"
+  for count, kill in enumerate(kills):
+    # The first one has nothing to go on from.
+    kind = ("later", "save", "start")[kill % 3 if count else 0]
+    options = {"sabotage": "kill-save", "at": 2} if kind == "save" else {}
+    log = run_dir.with_name(f"{run_dir.name}-{count}.txt")
     begin = time.monotonic()
-    with started(config, log, **options) as process:
-      try:
-        if kind == "start":
-          process.wait(moments.uniform(0.0, 1.2 * start_seconds))
-        else:
-          _wait_for_save(run_dir, before, process, log)
-          start_seconds = time.monotonic() - begin
-          process.wait(60 if options else moments.uniform(0.0, 3.0))
-      except subprocess.TimeoutExpired:
-        pass
+    with forked(config, log, **options) as process:
+      if kind == "start":
+        process.join(moments.uniform(0.0, 1.2 * start_seconds))
+      else:
+        _wait_for_save(run_dir, before, process, log)
+        start_seconds = time.monotonic() - begin
+        process.join(DEADLINE_SECONDS if options else moments.uniform(0.0, 3.0))
       process.kill()
-      check(process.wait() == KILLED, "no other end", log.read_text()[-2000:])
+      process.join()
+      check(process.exitcode == KILLED, "no other end", log.read_text()[-2000:])
     saved = list_checkpoints(checkpoints_dir(run_dir))
     check(saved[-1].steps >= before, "no checkpoint is lost", saved)
     if kind != "start":
@@ -158,7 +187,7 @@ def kill_threads(
   check(done.returncode == 0, "the last start ends well", done.stderr)
   check(f"step {before}" in done.stdout, "it says where from", done.stdout)
   check("filled anew" not in done.stdout, "its replay is there", done.stdout)
-  return f"{tries} kills, {check_logs(run_dir)} rows in order"
+  return check_logs(run_dir)
 
 
 def _wait_for_save(run_dir, before, process, log) -> None:
@@ -169,6 +198,6 @@ def _wait_for_save(run_dir, before, process, log) -> None:
     return bool(saved) and saved[-1].steps > before
 
   def is_saved_or_killed() -> bool:
-    return is_saved() or process.poll() == KILLED
+    return is_saved() or exit_code(process) == KILLED
 
   wait_until(is_saved_or_killed, "a save in time", process, log)

@@ -23,7 +23,7 @@ _MORE_STEPS = 4_000
 
 
 def other_settings(directory: pathlib.Path) -> str:
-  """Other lanes, ratio, devices, log columns: it goes on, both sides move.
+  """Other lanes, ratio, devices, columns: it goes on, both sides move.
 
   Returns:
     The ratios that were measured, in a line.
