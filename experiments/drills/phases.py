@@ -84,7 +84,7 @@ def _come_to(
       "it comes to the phase",
       process,
       log,
-      every_seconds=0.001,
+      every_seconds=0.005,
     )
     yield process
 
@@ -111,7 +111,7 @@ def signal_in(
       "an end of the phase",
       process,
       log,
-      every_seconds=0.001,
+      every_seconds=0.005,
     )
     phase_seconds = _work_seconds(process) - begin
   failures, ends = Failures(), []
@@ -131,7 +131,7 @@ def signal_in(
           "the moment",
           process,
           log,
-          every_seconds=0.002,
+          every_seconds=0.005,
         )
         signals = [_signal_of(number)]
         process.send_signal(signals[0])

@@ -2,6 +2,7 @@
 
 import pytest
 
+from experiments.drills import drill, phases
 from experiments.drills.drill import DrillFailed, check_logs
 
 
@@ -44,3 +45,42 @@ def test_a_game_that_is_written_twice(tmp_path):
   _write(tmp_path / "evaluation.csv", ["updates,steps,game", "1,2,0", "1,2,0"])
   with pytest.raises(DrillFailed, match="no game twice"):
     check_logs(tmp_path)
+
+
+@pytest.mark.parametrize("at_a_time", [1, 2, 4, 9])
+def test_each_training_gets_its_own_end_however_many_run(
+  at_a_time, monkeypatch
+):
+  turns = []
+
+  def in_turn(configs):
+    turns.append(configs)
+    return [f"end of {config}" for config in configs]
+
+  monkeypatch.setattr(drill, "_train_in_turn", in_turn)
+  ends = drill.train_each("abcde", at_a_time=at_a_time)
+  assert ends == [f"end of {config}" for config in "abcde"]
+  assert len(turns) == min(at_a_time, 5) and all(turns)
+
+
+@pytest.mark.parametrize(
+  "code, text, is_fine",
+  [
+    (130, "saving\n", True),
+    (130, "Traceback (most recent call last)\nValueError\n", False),
+    (0, "world: recall\n", False),  # the signal was swallowed
+    (0, "wrote learning_curve.png\n", True),  # it came behind the last word
+    (-2, "", True),  # before the first one
+    (-2, "world: recall\n", False),
+    (-15, "", False),  # a signal that nobody sent
+    (-2, "Traceback (most recent call last)\nKeyboardInterrupt\n", True),
+    (-2, "world: x\nTraceback (most\nKeyboardInterrupt\n", False),
+  ],
+)
+def test_how_a_signal_may_end_a_run(code, text, is_fine):
+  end = phases.End(code, text, 0.1)
+  if is_fine:
+    phases._check_end(end, [2])
+  else:
+    with pytest.raises(DrillFailed):
+      phases._check_end(end, [2])
