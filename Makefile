@@ -5,9 +5,11 @@ UV ?= uv
 VENV ?= .venv
 VENV_MODERN ?= .venv-modern
 VENV_LINT ?= .venv-lint
+VENV_DOCS ?= .venv-docs
 MIN_DISK_MB ?= 4000
 MIN_DISK_MB_MODERN ?= 2500
 MIN_DISK_MB_LINT ?= 400
+MIN_DISK_MB_DOCS ?= 300
 # Tests that run at a time.
 WORKERS ?= 2
 # Passed on: make train ARGS='--env.task Breakout', make lock ARGS=--upgrade
@@ -15,7 +17,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help train test test-full test-wheel test-slow lint drills bench lock \
-  venv venv-modern venv-lint clean
+  docs notebooks venv venv-modern venv-lint venv-docs clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' \
@@ -50,6 +52,12 @@ drills: venv  ## kill, starve and poison runs, look at what is left; in ARGS whi
 bench: venv  ## measure speed, some minutes (docs/performance.md); more in ARGS
 	$(VENV)/bin/python -m experiments.benchmark $(ARGS)
 
+docs: venv-docs  ## build the site from docs/ into site/; warnings are errors
+	NO_MKDOCS_2_WARNING=1 $(VENV_DOCS)/bin/mkdocs build --strict $(ARGS)
+
+notebooks: venv  ## execute docs/notebooks/ and keep the outputs; in ARGS which
+	$(VENV)/bin/python docs/notebooks/run.py $(ARGS)
+
 venv:  ## build .venv from requirements.txt, if it is not there
 	@PYTHON='$(PYTHON)' .ci/make_venv '$(VENV)' requirements.txt $(MIN_DISK_MB)
 
@@ -60,6 +68,10 @@ venv-modern:  ## build .venv-modern: newest JAX, EnvPool, no Reverb (Python 3.11
 venv-lint:  ## build .venv-lint from requirements-lint.txt, for `make lint`
 	@PYTHON='$(PYTHON)' .ci/make_venv '$(VENV_LINT)' requirements-lint.txt \
 	  $(MIN_DISK_MB_LINT)
+
+venv-docs:  ## build .venv-docs from requirements-docs.txt, for `make docs`
+	@PYTHON='$(PYTHON)' .ci/make_venv '$(VENV_DOCS)' requirements-docs.txt \
+	  $(MIN_DISK_MB_DOCS)
 
 uv_compile = $(UV) pip compile --quiet --python-version 3.11 \
   --no-emit-index-url --no-emit-find-links \
@@ -74,8 +86,10 @@ lock:  ## recompile the locks with uv; ARGS=--upgrade takes newer versions
 	  requirements.in -o requirements.txt
 	$(uv_compile) --universal requirements-modern.in -o requirements-modern.txt
 	$(uv_compile) --universal requirements-lint.in -o requirements-lint.txt
+	$(uv_compile) --universal requirements-docs.in -o requirements-docs.txt
 
 clean:  ## remove the environments and caches; runs/ stays
-	rm -rf '$(VENV)' '$(VENV_MODERN)' '$(VENV_LINT)' build .pytest_cache .hypothesis *.egg-info
+	rm -rf '$(VENV)' '$(VENV_MODERN)' '$(VENV_LINT)' '$(VENV_DOCS)' build site \
+	  .pytest_cache .hypothesis *.egg-info
 	find r2d2_jax experiments tests -name __pycache__ -type d -prune \
 	  -exec rm -rf {} +

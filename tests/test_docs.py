@@ -189,6 +189,40 @@ def test_all_pages_are_in_the_table_of_contents():
     assert page.name == "README.md" or f"({page.name})" in contents, page.name
 
 
+def test_all_pages_are_in_the_site():
+  nav = (ROOT / "mkdocs.yml").read_text().partition("\nnav:")[2]
+  for page in (ROOT / "docs").glob("*.md"):
+    assert f": {page.name}\n" in nav, page.name
+  for notebook in (ROOT / "docs" / "notebooks").glob("*.ipynb"):
+    assert f": notebooks/{notebook.stem}.md\n" in nav, notebook.name
+  # Pages of the reference are made from these sections of docs/api.md.
+  sections = re.split(
+    r"^## ", (ROOT / "docs" / "api.md").read_text(), flags=re.MULTILINE
+  )[1:]
+  for section in sections:
+    if re.search(r"^\| `\w+`", section, re.MULTILINE):
+      title = section.partition("\n")[0].lower()
+      slug = re.sub(r"[^\w]+", "-", title).strip("-")
+      assert f": reference/{slug}.md\n" in nav, title
+
+
+def test_figures_are_those_of_their_script(tmp_path):
+  code = (
+    "import pathlib, runpy, sys\n"
+    "script = runpy.run_path('docs/figures/draw.py')\n"
+    "script['draw'](pathlib.Path(sys.argv[1]))\n"
+  )
+  subprocess.run(
+      [sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, check=True
+  )  # fmt: skip
+  figures = sorted((ROOT / "docs" / "figures").glob("*.svg"))
+  assert len(figures) == 3
+  for figure in figures:
+    assert (tmp_path / figure.name).read_bytes() == figure.read_bytes(), (
+      f"{figure.name}: run `python docs/figures/draw.py`"
+    )
+
+
 def test_pictures_are_small():
   pictures = list((ROOT / "docs" / "pictures").iterdir())
   assert pictures
