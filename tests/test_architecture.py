@@ -26,6 +26,8 @@ _BELOW = {
   "video": _BOTTOM | {"agent", "envs", "system"},
   "analysis": _BOTTOM | {"envs", "system"},
   "cli": _BOTTOM | {"presets", "family", "system", "video", "analysis"},
+  "cluster": _BOTTOM
+  | {"agent", "envs", "replay", "system", "presets", "family", "cli"},
 }
 # Inside system/: its sub-packages, and the modules beside them; what each may
 # import of the others. loops/ knows no files, storage/ and metrics/ no run.
@@ -57,6 +59,7 @@ _DOORS = {
   "reverb": "r2d2_jax/replay/reverb",
   "tensorflow": "r2d2_jax/replay/reverb",
   "rlax": "r2d2_jax/agent/_rlax.py",
+  "ray": "r2d2_jax/cluster/",
   "torch": "experiments/benchmark/torch_step.py",
 }
 # experiments/ may measure these two bare; rlax it must take from the agent.
@@ -228,6 +231,10 @@ def test_every_room_is_known():
     ("experiments/a.py", "import rlax"),
     ("experiments/a.py", "import torch"),
     ("r2d2_jax/agent/a.py", "from torch import nn"),
+    ("r2d2_jax/system/a.py", "import ray"),
+    ("experiments/a.py", "import ray"),
+    ("r2d2_jax/system/run/a.py", "from r2d2_jax.cluster import governor"),
+    ("r2d2_jax/cli/a.py", "from r2d2_jax.cluster.run import train_on_cluster"),
   ],
 )
 def test_wrong_import_is_found(path, source):
@@ -255,6 +262,7 @@ def test_wrong_import_is_found(path, source):
     ("r2d2_jax/system/metrics/a.py", "import pathlib"),
     ("r2d2_jax/cli/a.py", "from r2d2_jax.video.recording import play_game"),
     ("experiments/a.py", "import r2d2_jax.system.train\nimport envpool"),
+    ("r2d2_jax/cluster/a.py", "import ray\nfrom r2d2_jax.cli import command"),
     ("experiments/benchmark/torch_step.py", "import torch"),
   ],
 )

@@ -86,6 +86,11 @@ class ReplayRatio:
         lambda: self._credit() < self._slack, timeout_seconds
       )
 
+  def credit(self) -> float:
+    """Rows that may be trained on and have not been; 0 before the start."""
+    with self._condition:
+      return self._credit()
+
   @property
   def env_steps(self) -> int:
     """Environment steps so far, the filling of the replay included."""
