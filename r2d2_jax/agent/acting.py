@@ -58,22 +58,23 @@ def linear_epsilon(
 
 
 def exploration(
-  num_envs: int, *, config: AgentConfig
+  num_envs: int, *, config: AgentConfig, lanes: np.ndarray | None = None
 ) -> Callable[[int], Array]:
   """Agent steps so far -> epsilon of each lane, float32 [N].
 
   As `config.exploration` says: the ladder, whatever the step, or the line.
+  With `lanes`, int [M], of these alone, [M]: a process that has some of a
+  run's N lanes.
   """
   check_config(config, AgentConfig)
   if config.exploration == "ladder":
-    ladder = jax.device_put(
-      epsilon_ladder(
-        num_envs, base=config.epsilon_base, alpha=config.epsilon_alpha
-      )
+    ladder = epsilon_ladder(
+      num_envs, base=config.epsilon_base, alpha=config.epsilon_alpha
     )
-    return lambda num_steps: ladder
+    epsilon = jax.device_put(ladder if lanes is None else ladder[lanes])
+    return lambda num_steps: epsilon
   return lambda num_steps: np.full(
-    num_envs,
+    num_envs if lanes is None else len(lanes),
     linear_epsilon(
       num_steps,
       start=config.epsilon_start,

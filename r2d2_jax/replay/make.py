@@ -15,6 +15,7 @@ def make_replay(
   spec: types.EnvSpec,
   core_state: types.CoreState,
   *,
+  address: str | None = None,
   restore_from: pathlib.Path | None = None,
   scratch: pathlib.Path | None = None,
 ) -> Replay:
@@ -25,6 +26,8 @@ def make_replay(
       sampling.
     spec: what the world says of itself.
     core_state: an example, with one leading dimension, for shapes and dtypes.
+    address: "host:port" of a Reverb server in another process; None starts one
+      here. The local replay has none.
     restore_from: directory of the `save` of such a replay, which it goes on
       from and leaves as it is; None starts empty.
     scratch: where Reverb writes what `save` then moves to its place: a
@@ -73,5 +76,10 @@ def _make_backend(
       "gigabyte of memory, or take the replay backend 'local'."
     ) from error
   return ReverbReplay(
-    config, spec, core_state, restore_from=restore_from, scratch=scratch
+    config,
+    spec,
+    core_state,
+    address=address,
+    restore_from=restore_from,
+    scratch=scratch,
   )

@@ -75,9 +75,19 @@ def num_learner_devices(config: Config) -> int:
 def learner_mesh(config: Config) -> Mesh | None:
   """The devices that `run.learner_devices` asks for; None for a single one.
 
+  Of several processes that are joined (`jax.distributed`), all devices of all.
+
   Raises:
-    ConfigError: JAX found fewer.
+    ConfigError: JAX found fewer, or all of them do not split a batch evenly.
   """
+  if jax.process_count() > 1:
+    devices = jax.devices()
+    if config.agent.batch_size % len(devices):
+      raise ConfigError(
+        f"agent.batch_size: expected a multiple of {len(devices)}, the devices"
+        f" of {jax.process_count()} processes, got {config.agent.batch_size}"
+      )
+    return Mesh(np.array(devices), (BATCH_AXIS,))
   count = num_learner_devices(config)
   if count == 1:
     return None

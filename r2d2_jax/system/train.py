@@ -142,7 +142,19 @@ def train(
     parts = _built(config, run_dir, doors, closers, say)
     closers.callback(stopping.ended.set)
     stopping.check()
-    return _run(parts, stopping, console, say, on_row)
+    return run_parts(
+      parts,
+      stopping,
+      loops=_lockstep if config.run.lockstep else run_threads,
+      console=console,
+      say=say,
+      on_row=on_row,
+    )
+
+
+def _lockstep(parts: Parts, monitor: Monitor, stop: Stop) -> bool:
+  run_lockstep(parts, monitor, stop)
+  return False
 
 
 def _built(config, run_dir, doors, closers, say) -> Parts:
@@ -158,24 +170,35 @@ def _built(config, run_dir, doors, closers, say) -> Parts:
     raise
 
 
-def _run(
+def run_parts(
   parts: Parts,
   stop: Stop,
+  *,
+  loops: Callable[[Parts, Monitor, Stop], bool],
   console: Console,
   say: Callable[[str], None],
   on_row: Callable[[Columns], None] | None,
 ) -> TrainResult:
-  """The training, the last save, the evaluation."""
+  """The training, the last save, the evaluation.
+
+  Args:
+    parts: of the run.
+    stop: whether to end.
+    loops: trains until the end or a stop; returns whether the environments hang.
+    console: where progress is shown.
+    say: takes a line for the user.
+    on_row: see `train`.
+
+  Raises:
+    RunError: see `train`.
+  """
   config, run_dir = parts.config, parts.run_dir
   actors_hang = False
   with run_display(console, config) as show:
     monitor = Monitor(parts, stop, say=say, show=show, on_row=on_row)
     try:
       with monitor.watchdog():
-        if config.run.lockstep:
-          run_lockstep(parts, monitor, stop)
-        else:
-          actors_hang = run_threads(parts, monitor, stop)
+        actors_hang = loops(parts, monitor, stop)
       parts.report.end_training()
       parts.learner.flush()
       last_row = monitor.last_row()

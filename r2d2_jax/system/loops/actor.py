@@ -45,6 +45,8 @@ class ActorLoop:
     key: jax.Array,
     count_steps: Callable[[], int] = lambda: 0,
     probe: Probe | None = None,
+    lanes: np.ndarray | None = None,
+    num_lanes: int = 0,
   ):
     """Starts the world's lanes.
 
@@ -58,6 +60,10 @@ class ActorLoop:
       key: of all exploration.
       count_steps: the run's environment steps so far, stored with each row.
       probe: looks on.
+      lanes: int [N], where these are some of a run's lanes: their numbers in the
+        run, which say how much each explores and under what name its rows are
+        stored. None where they are all of them.
+      num_lanes: with lanes: how many the run has.
     """
     self._task = config.env.task
     self._world = world
@@ -66,7 +72,9 @@ class ActorLoop:
     self._count_steps = count_steps
     self._probe = probe
     self.timer = LegTimer()
-    self._exploration = exploration(world.num_envs, config=config.agent)
+    self._exploration = exploration(
+      num_lanes or world.num_envs, config=config.agent, lanes=lanes
+    )
     # float32 [N], of the run's end.
     self.epsilon = np.asarray(self._exploration(config.run.total_steps))
     self._actor = compile_actor(agent.actor_step)
@@ -87,6 +95,7 @@ class ActorLoop:
       trace_length=config.agent.trace_length,
       overlap=config.agent.overlap,
       lookahead_rows=config.agent.lookahead_rows,
+      lane_ids=lanes,
       row_states=config.replay.row_states,
     )
     low, high = _PRIORITY_BATCH

@@ -33,7 +33,8 @@ class Batch:
   """A sampled batch on the device, with what stays on the host.
 
   With a mesh its items are split between the devices, each getting its own
-  straight from the host.
+  straight from the host. Where the mesh spans several processes, the sample is
+  this process's part of the batch.
   """
 
   def __init__(
@@ -54,12 +55,16 @@ class Batch:
     self.keys = sample.keys
     self.origin = sample.origin
     self.row_carry = sample.row_carry
-    self.on_device = jax.device_put(
-      ReplaySample(
-        sample.sequence, sample.probability.astype(np.float32), None
-      ),
-      learner_shardings(mesh)[1] if mesh else None,
+    arrays = ReplaySample(
+      sample.sequence, sample.probability.astype(np.float32), None
     )
+    split = learner_shardings(mesh)[1] if mesh else None
+    if split is None or split.is_fully_addressable:
+      self.on_device = jax.device_put(arrays, split)
+    else:
+      self.on_device = jax.tree.map(
+        lambda x: jax.make_array_from_process_local_data(split, x), arrays
+      )
 
 
 class Prefetcher:
@@ -72,7 +77,18 @@ class Prefetcher:
     *,
     mesh: Mesh | None,
     depth: int = 2,
+    batch_size: int = 0,
   ):
+    """See the class.
+
+    Args:
+      replay: to sample from.
+      config: the run's settings.
+      mesh: that the batches are split over.
+      depth: batches that may wait.
+      batch_size: items that this process samples; 0 for a whole batch.
+    """
+    self._batch_size = batch_size or config.agent.batch_size
     self._replay = replay
     self._config = config
     self._mesh = mesh
@@ -85,7 +101,7 @@ class Prefetcher:
       with self.timer.leg("sample"):
         try:
           sample = self._replay.sample(
-            self._config.agent.batch_size,
+            self._batch_size,
             timeout_seconds=1.0,
             # Each time: another process can empty a table.
             min_size=self._config.replay.min_sequences,
@@ -105,6 +121,11 @@ class Prefetcher:
           break
         except queue.Full:
           pass
+
+  @property
+  def num_ready(self) -> int:
+    """Batches that wait."""
+    return self._queue.qsize()
 
   def get(self, timeout_seconds: float) -> Batch | None:
     """The next batch; None if there was none in time."""
@@ -190,7 +211,7 @@ class LearnerLoop:
       return
     batch, output, packed = self._unwritten
     self._unwritten = None
-    priorities, numbers = np.asarray(output.priorities), np.asarray(packed)
+    priorities, numbers = _own_part(output.priorities), np.asarray(packed)
     metrics = dict(zip(sorted(output.metrics), numbers, strict=False))
     self._stats.add(metrics, numbers[len(metrics) :])
     try:
@@ -208,7 +229,10 @@ class LearnerLoop:
     The learner waits only until its device was told to copy.
     """
     with self._lock:
-      state = self._copy(self._state)
+      # Every device has all of it: one that is of this process.
+      state = self._copy(
+        jax.tree.map(lambda x: x.addressable_data(0), self._state)
+      )
     return jax.device_get(state)
 
   def metrics(self) -> tuple[dict[str, float], dict[str, np.ndarray]]:
@@ -225,6 +249,14 @@ class LearnerLoop:
   def load_metrics_state_dict(self, state: dict[str, np.ndarray]) -> None:
     """The inverse of `metrics_state_dict`; {} for nothing yet."""
     self._stats.load_state_dict(state)
+
+
+def _own_part(x: jax.Array) -> np.ndarray:
+  """An array on the host: of one split over processes, this process's part."""
+  if x.is_fully_addressable:
+    return np.asarray(x)
+  shards = sorted(x.addressable_shards, key=lambda shard: shard.index[0].start)
+  return np.concatenate([np.asarray(shard.data) for shard in shards])
 
 
 def _packed(output: LearnerOutput) -> jax.Array:

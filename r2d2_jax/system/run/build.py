@@ -16,6 +16,7 @@ from r2d2_jax.envs.make import MakeWorld
 from r2d2_jax.replay.checks import ReplayError
 from r2d2_jax.replay.make import make_replay
 from r2d2_jax.system.devices import learner_mesh
+from r2d2_jax.system.evaluation import Evaluation
 from r2d2_jax.system.loops.actor import ActorLoop
 from r2d2_jax.system.loops.learner import LearnerLoop, Prefetcher
 from r2d2_jax.system.loops.parameters import ParameterStore
@@ -61,6 +62,8 @@ class Parts(NamedTuple):
   state: RunState
   log: RunLog
   sinks: list[Sink]
+  # None: in this process.
+  evaluate: Callable[..., Evaluation] | None = None
 
 
 def build(

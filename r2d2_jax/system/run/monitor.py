@@ -259,7 +259,7 @@ class Monitor:
       return stop.asked or training and stop.ended.is_set()
 
     self._say(f"update {updates}: evaluating {num_episodes} whole games")
-    evaluation = evaluate(
+    evaluation = (parts.evaluate or evaluate)(
       jax.device_put(state.params),
       agent=parts.agent,
       config=self._config,

@@ -317,7 +317,8 @@ class RunState:
     path = resumed.checkpoint.path / _ARRAYS
     try:
       arrays = nested(load_arrays(path))
-      if "env.num_envs" not in resumed.changed:
+      # A run on a cluster saves no lanes.
+      if "env.num_envs" not in resumed.changed and arrays["lanes"]:
         self._actors.load_lane_state_dict(arrays["lanes"])
       if resumed.exact:
         self._actors.load_state_dict(arrays["actors"])
