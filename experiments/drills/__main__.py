@@ -21,6 +21,7 @@ from rich.console import Console
 import tyro
 
 from experiments.drills import (
+  clusters,
   disks,
   faults,
   kills,
@@ -53,6 +54,7 @@ DRILLS: dict[str, Callable[..., str | None]] = {
   "nan": faults.not_a_number,
   "environment": faults.environment_that_raises,
   "dead-server": faults.dead_server,
+  "cluster": clusters.cluster,
   "soak-local": functools.partial(soak.soak, backend="local"),
   "soak-reverb": functools.partial(soak.soak, backend="reverb"),
 }

@@ -20,7 +20,7 @@ class RunError(RuntimeError):
 
 def explained(error: BaseException, run_dir: pathlib.Path) -> RunError:
   """The error that ends a run, with the checkpoint that it can go on from."""
-  if isinstance(error, EXPLAINED):
+  if isinstance(error, (*EXPLAINED, RunError)):
     what = str(error)
   elif isinstance(error, KeyboardInterrupt):
     what = "a second signal ended the run before its last save was done"

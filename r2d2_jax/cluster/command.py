@@ -1,0 +1,183 @@
+"""Trains on a cluster: `python -m experiments.cluster --preset paper ...`.
+
+Every setting of the training, and those of section cluster, can be given over
+those of a preset:
+
+    python -m experiments.cluster --preset paper --env.task MsPacman \\
+        --cluster.actors 16 --cluster.lanes-per-actor 16
+
+A second start with the same --run.run-dir goes on from the last checkpoint;
+--config FILE repeats the run of a config.json; --plan prints what each process
+takes and stops.
+"""
+
+import dataclasses
+import datetime
+import json
+import pathlib
+import sys
+import warnings
+
+import tyro
+
+from r2d2_jax.cli.command import exit_code, with_home
+from r2d2_jax.cluster.settings import ClusterConfig, check_values
+from r2d2_jax.cluster.topology import check_cluster, with_lanes
+from r2d2_jax.config import (
+  Config,
+  ConfigError,
+  MissingPackageError,
+  from_dict,
+  validate,
+)
+from r2d2_jax.presets import PRESETS
+
+_PROG = "python -m experiments.cluster"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Settings(Config):
+  """All settings of a run on a cluster."""
+
+  cluster: ClusterConfig = ClusterConfig()
+
+
+def parse_command_line(arguments: list[str]) -> tuple[Config, ClusterConfig]:
+  """What a command line asks for, checked.
+
+  Args:
+    arguments: without the program's name; --preset NAME or --config FILE may
+      stand anywhere.
+
+  Raises:
+    ConfigError: an unknown preset, a file that is no configuration, settings
+      that cannot work.
+    SystemExit: code 0 after --help, code 2 after a malformed argument.
+  """
+  arguments = with_home(arguments)
+  preset, arguments = _taken("--preset", arguments)
+  file, arguments = _taken("--config", arguments)
+  if preset and file:
+    raise ConfigError("--config: expected it or --preset, got both; give one")
+  if file:
+    config, cluster = _from_file(pathlib.Path(file))
+  else:
+    preset = preset or "laptop"
+    if preset not in PRESETS:
+      raise ConfigError(
+        f"--preset: expected one of {', '.join(PRESETS)}, got {preset!r}"
+      )
+    config, cluster = PRESETS[preset](), ClusterConfig()
+  config = config.updated({"replay.backend": "reverb"})
+  sections = {
+    f.name: getattr(config, f.name) for f in dataclasses.fields(Config)
+  }
+  settings = tyro.cli(
+    _Settings,
+    args=arguments,
+    default=_Settings(**sections, cluster=cluster),
+    prog=_PROG,
+    description=(
+      "Trains R2D2 on many processes, on this machine or on a Ray cluster."
+      " Settings are those of experiments.train, and section cluster. --preset"
+      f" NAME is one of {', '.join(PRESETS)}; --config FILE repeats the run of a"
+      " config.json. --plan prints what each process would take and stops."
+    ),
+  )
+  config = Config(
+    **{f.name: getattr(settings, f.name) for f in dataclasses.fields(Config)}
+  )
+  cluster = settings.cluster
+  check_values(cluster)
+  config = with_lanes(config, cluster)
+  if not config.run.run_dir:
+    date = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    task = "".join(c if c.isalnum() else "_" for c in config.env.task)[:80]
+    name = f"runs/{task}-cluster-seed{config.run.seed}-{date}"
+    config = config.updated({"run.run_dir": name})
+  validate(config)
+  check_cluster(config, cluster)
+  return config, cluster
+
+
+def _taken(flag: str, arguments: list[str]) -> tuple[str, list[str]]:
+  """Takes `--flag VALUE` or `--flag=VALUE` out of the arguments."""
+  value, rest = "", []
+  given = iter(arguments)
+  for argument in given:
+    if argument == flag:
+      value = next(given, "")
+    elif argument.startswith(f"{flag}="):
+      value = argument.partition("=")[2]
+    else:
+      rest.append(argument)
+      continue
+    if not value:
+      raise ConfigError(f"{flag}: expected a value after it")
+  return value, rest
+
+
+def _from_file(path: pathlib.Path) -> tuple[Config, ClusterConfig]:
+  """The settings of an earlier run; its directory is not taken over."""
+  try:
+    config = from_dict(json.loads(path.read_text()))
+    beside = path.with_name("cluster.json")
+    cluster = ClusterConfig()
+    if beside.exists():
+      cluster = ClusterConfig(**json.loads(beside.read_text()))
+  except (OSError, ValueError, TypeError, RecursionError) as error:
+    raise ConfigError(
+      f"--config: expected the config.json of a run, got {path}: {error}"
+    ) from error
+  return config.updated({"run.run_dir": ""}), cluster
+
+
+def _train(config: Config, cluster: ClusterConfig) -> int:
+  warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+  try:
+    import ray  # noqa: F401
+  except ImportError as error:
+    raise MissingPackageError(
+      "training on a cluster needs Ray, which cannot be imported here"
+      f" ({error}): pip install 'r2d2_jax[cluster]'"
+    ) from error
+  import jax
+
+  # The coordinator computes next to nothing: the accelerators are the
+  # learners'.
+  jax.config.update("jax_platforms", "cpu")
+  from rich.console import Console
+
+  from r2d2_jax.cluster.run import train_on_cluster
+  from r2d2_jax.system.train import RunError
+
+  print(f"run directory: {config.run.run_dir}", flush=True)
+  try:
+    result = train_on_cluster(
+      config, cluster, run_dir=config.run.run_dir, console=Console()
+    )
+  except RunError as error:
+    print(f"error: {error}", file=sys.stderr)
+    return 1
+  return 130 if result.interrupted else 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+  """Runs the command; returns the exit code, as `train` does."""
+  given = sys.argv[1:] if arguments is None else arguments
+  settings = [argument for argument in given if argument != "--plan"]
+
+  def run() -> int:
+    config, cluster = parse_command_line(settings)
+    if settings == given:
+      return _train(config, cluster)
+    from r2d2_jax.cluster.plan import show_plan
+
+    show_plan(config, cluster)
+    return 0
+
+  return exit_code(run)
+
+
+if __name__ == "__main__":
+  sys.exit(main())

@@ -1,0 +1,356 @@
+"""The processes of a run: started, called, watched, started again."""
+
+import collections
+from collections.abc import Callable
+import pathlib
+import time
+from typing import Any, NamedTuple
+
+import ray
+from ray.exceptions import RayError, RayTaskError
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from r2d2_jax.cluster.nodes import Place, places
+from r2d2_jax.cluster.roles import (
+  ActorHost,
+  EvaluatorHost,
+  Greeting,
+  LearnerHost,
+  ReplayHost,
+  versions,
+)
+from r2d2_jax.cluster.settings import ClusterConfig
+from r2d2_jax.config import ConfigError, first_line
+from r2d2_jax.system.run.errors import RunError
+
+_CLASSES = {
+  "replay": ReplayHost,
+  "actor": ActorHost,
+  "learner": LearnerHost,
+  "evaluator": EvaluatorHost,
+}
+_CONTROL = "control"
+# Methods that are called while another one is at work.
+_BESIDE = {("actor", "connect"), ("replay", "save")}
+# Deaths within this time count together.
+_DEATHS_SECONDS = 600.0
+MARK = ".cluster"
+# In the logs' directory: time, role, number, deaths so far, node, pid.
+PROCESSES = "processes.csv"
+
+
+class HostDied(Exception):
+  """A process is gone, or silent for too long; says which, where, and its log."""
+
+  def __init__(self, member: "Member", why: str):
+    super().__init__(f"{member.words}: {why}")
+    self.member = member
+
+
+class Member:
+  """One process, in its present life."""
+
+  def __init__(self, place: Place):
+    self.place = place
+    self.handle: Any = None
+    self.incarnation = 0
+    self.greeting: Greeting | None = None
+    self.is_ready = False
+    self.deaths: collections.deque[float] = collections.deque()
+
+  @property
+  def name(self) -> str:
+    """'actor 3'."""
+    return f"{self.place.role} {self.place.index}"
+
+  @property
+  def words(self) -> str:
+    """Who, where, and the file that says more."""
+    if self.greeting is None:
+      return f"{self.name} (not started yet)"
+    log = self.greeting.log or "Ray's own, /tmp/ray/session_latest/logs there"
+    return (
+      f"{self.name} (node {self.greeting.node}, pid {self.greeting.pid}, log"
+      f" {log})"
+    )
+
+
+class Call(NamedTuple):
+  """A call on its way."""
+
+  member: Member
+  incarnation: int
+  what: str
+  deadline: float
+  done: Callable[..., None]
+  rest: Any  # reference to a second result; None where there is none
+
+
+class Fleet:
+  """Calls, and what comes back of them; for one thread.
+
+  The wait for a call ends: with its result, with the death of the process, or
+  with a deadline, after which the process counts as dead.
+  """
+
+  def __init__(
+    self,
+    cluster: ClusterConfig,
+    group: Any,
+    run_dir: pathlib.Path,
+    say: Callable[[str], None],
+  ):
+    """Args: settings, reserved places, where logs go, who takes a line."""
+    self._cluster = cluster
+    self._group = group
+    self._run_dir = run_dir
+    self._say = say
+    self._calls: dict[Any, Call] = {}
+    all_places = places(cluster)
+    self._bundles = {(p.role, p.index): i for i, p in enumerate(all_places)}
+    self.members = [Member(p) for p in all_places]
+    (run_dir / "logs").mkdir(exist_ok=True)
+    (run_dir / MARK).write_text("seen by all nodes\n")
+
+  def of(self, role: str) -> list[Member]:
+    """The members of a role, in order."""
+    return [m for m in self.members if m.place.role == role]
+
+  def create(self, member: Member) -> None:
+    """Starts a process in the member's place; a new life of it."""
+    place = member.place
+    member.is_ready = False
+    member.greeting = None
+    # `connect` comes while `act` waits, `size` while a shard is saved.
+    remote = ray.remote(concurrency_groups={_CONTROL: 1})(_CLASSES[place.role])
+    resources = dict(place.resources)
+    options: dict[str, Any] = {
+      "num_cpus": resources.pop("CPU", 0),
+      "num_gpus": resources.pop("GPU", 0),
+      "resources": resources,
+      "max_restarts": 0,
+      "max_task_retries": 0,
+      "runtime_env": {"env_vars": place.environ},
+      "scheduling_strategy": PlacementGroupSchedulingStrategy(
+        self._group, self._bundles[place.role, place.index]
+      ),
+    }
+    member.handle = remote.options(**options).remote()
+
+  def greet(self, member: Member, done: Callable[[Any], None]) -> None:
+    """Asks a new process who it is."""
+
+    def heard(greeting: Greeting) -> None:
+      member.greeting = greeting
+      self._check(member)
+      self._note(member)
+      done(greeting)
+
+    self.call(
+      member,
+      "greet",
+      heard,
+      self._cluster.start_seconds,
+      *self._greeting_of(member),
+    )
+
+  def ask_greeting(self, member: Member) -> None:
+    """The same, and waits; for any thread."""
+    member.greeting = self.ask(
+      member, "greet", self._cluster.start_seconds, *self._greeting_of(member)
+    )
+    self._check(member)
+    self._note(member)
+
+  def _note(self, member: Member) -> None:
+    """A line for whoever looks for a process: where it is, and since when."""
+    greeting = member.greeting
+    assert greeting is not None
+    with (self._run_dir / "logs" / PROCESSES).open("a") as file:
+      file.write(
+        f"{time.strftime('%Y-%m-%d %H:%M:%S')},{member.place.role},"
+        f"{member.place.index},{member.incarnation},{greeting.node},"
+        f"{greeting.pid}\n"
+      )
+
+  def _greeting_of(self, member: Member) -> tuple[str, str, str]:
+    name = f"{member.place.role}-{member.place.index}"
+    return str(self._run_dir.absolute()), name, MARK
+
+  def call(
+    self,
+    member: Member,
+    what: str,
+    done: Callable[[Any], None],
+    seconds: float,
+    *args: Any,
+    **kwargs: Any,
+  ) -> None:
+    """Calls a method; its result will be given to `done`, in `poll`."""
+    answers = self._method(member, what).remote(*args, **kwargs)
+    # What a call returns besides its report stays where it was made.
+    answer, rest = answers if isinstance(answers, list) else (answers, None)
+    self._calls[answer] = Call(
+      member, member.incarnation, what, time.monotonic() + seconds, done, rest
+    )
+
+  def poll(self, seconds: float) -> list[HostDied]:
+    """Waits for an answer at most so long; hands out those that came.
+
+    Returns:
+      Processes that died or are silent, each once, already ended.
+
+    Raises:
+      Exception: what a process has raised.
+    """
+    dead: dict[Member, HostDied] = {}
+    if not self._calls:
+      time.sleep(seconds)
+      return []
+    answers = list(self._calls)
+    ready, _ = ray.wait(answers, num_returns=1, timeout=seconds)
+    if ready:
+      ready, _ = ray.wait(answers, num_returns=len(answers), timeout=0)
+    for answer in ready:
+      # An answer's own death may have been noticed by one before it.
+      call = self._calls.pop(answer, None)
+      if call is None or call.incarnation != call.member.incarnation:
+        continue
+      try:
+        result = ray.get(answer)
+      except RayError as error:
+        if isinstance(error, RayTaskError) and not isinstance(
+          error.cause, RayError
+        ):
+          raise told(error, call.member) from error
+        # It died, or what it was given was lost with another process.
+        if call.member not in dead:
+          dead[call.member] = HostDied(
+            call.member, f"it died in {call.what}: {first_line(error)}"
+          )
+          self._bury(call.member)
+        continue
+      if call.rest is None:
+        call.done(result)
+      else:
+        call.done(result, call.rest)
+    now = time.monotonic()
+    for call in list(self._calls.values()):
+      if call.deadline < now and call.member not in dead:
+        dead[call.member] = HostDied(
+          call.member, f"no answer to {call.what} in time; it was killed"
+        )
+        self._bury(call.member)
+    return list(dead.values())
+
+  def count_death(self, died: HostDied) -> None:
+    """Raises RunError where processes of a role die too often."""
+    role, now = died.member.place.role, time.monotonic()
+    died.member.deaths.append(now)
+    recent = sum(
+      now - death < _DEATHS_SECONDS
+      for member in self.of(role)
+      for death in member.deaths
+    )
+    if recent > self._cluster.max_restarts:
+      raise RunError(
+        f"{died}; that was death {recent} of role {role} within ten minutes"
+        f" (cluster.max_restarts {self._cluster.max_restarts})"
+      )
+
+  def kill(self, member: Member) -> None:
+    """Ends a process, whatever it does."""
+    self._bury(member)
+
+  def begin(self, member: Member, what: str, *args: Any, **kwargs: Any) -> Any:
+    """Calls a method; returns the reference to its answer. For any thread."""
+    if member.handle is None:
+      raise HostDied(member, f"it is not there for {what}")
+    return self._method(member, what).remote(*args, **kwargs)
+
+  def ask(self, member: Member, what: str, seconds: float, *args, **kwargs):
+    """Calls a method and waits; for any thread.
+
+    Raises:
+      HostDied: it died, or did not answer in time.
+      Exception: what it has raised.
+    """
+    try:
+      answer = self.begin(member, what, *args, **kwargs)
+      return ray.get(answer, timeout=seconds)
+    except RayTaskError as error:
+      raise told(error, member) from error
+    except (RayError, TimeoutError) as error:
+      raise HostDied(
+        member, f"no answer to {what}: {first_line(error)}"
+      ) from error
+
+  def end(self) -> None:
+    """Ends all processes."""
+    for member in self.members:
+      self._bury(member)
+    (self._run_dir / MARK).unlink(missing_ok=True)
+
+  @property
+  def num_calls(self) -> int:
+    """Calls on their way."""
+    return len(self._calls)
+
+  def is_called(self, member: Member, what: str) -> bool:
+    """Whether such a call is on its way."""
+    return any(
+      call.member is member and call.what == what
+      for call in self._calls.values()
+    )
+
+  def _method(self, member: Member, what: str) -> Any:
+    method = getattr(member.handle, what)
+    if (member.place.role, what) in _BESIDE:
+      return method.options(concurrency_group=_CONTROL)
+    return method.options(num_returns=2) if what == "train" else method
+
+  def _bury(self, member: Member) -> None:
+    if member.handle is not None:
+      try:
+        ray.kill(member.handle)
+      except Exception:  # it is dead already, or Ray is
+        pass
+    member.handle = None
+    member.is_ready = False
+    member.incarnation += 1
+    for answer, call in list(self._calls.items()):
+      if call.member is member:
+        del self._calls[answer]
+
+  def _check(self, member: Member) -> None:
+    greeting = member.greeting
+    assert greeting is not None
+    wrong = [
+      f"{name} {greeting.versions.get(name)} instead of {version}"
+      for name, version in versions().items()
+      if greeting.versions.get(name) != version
+    ]
+    if wrong:
+      raise ConfigError(
+        f"cluster: expected the same versions on all nodes, got"
+        f" {', '.join(wrong)} on node {greeting.node}; give it the same"
+        " environment"
+      )
+    if member.place.role == "replay" and not greeting.sees_run_dir:
+      raise ConfigError(
+        f"run.run_dir: expected a directory that all nodes share, but node"
+        f" {greeting.node} does not see {self._run_dir}; give one on a shared"
+        " file system"
+      )
+
+
+def told(error: RayTaskError, member: Member) -> BaseException:
+  """What a process has raised, as its own kind where that says it all."""
+  cause = error.cause
+  if cause is None:
+    return error
+  if isinstance(cause, Exception) and not str(cause):
+    return error
+  # The traceback of over there, for crash.txt.
+  cause.add_note(f"raised by {member.words}\n{error.traceback_str}")
+  return cause
