@@ -16,11 +16,11 @@ WORKERS ?= 2
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-full test-wheel test-slow lint drills bench lock \
-  docs notebooks venv venv-modern venv-lint venv-docs clean
+.PHONY: help train test test-full test-wheel test-slow test-cluster lint \
+  drills bench lock docs notebooks venv venv-modern venv-lint venv-docs clean
 
 help:  ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' \
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' \
 	  $(firstword $(MAKEFILE_LIST))
 
 train: venv  ## train an agent with the laptop preset; more settings in ARGS
@@ -45,6 +45,9 @@ lint: venv venv-lint  ## style (ruff) and types (pyright's basic mode)
 
 test-slow: venv  ## the tests of 20 seconds and more, left out of `make test`
 	$(VENV)/bin/python -m pytest -m slow $(ARGS)
+
+test-cluster: venv  ## the tests that start Ray
+	$(VENV)/bin/python -m pytest -m ray $(ARGS)
 
 drills: venv  ## kill, starve and poison runs, look at what is left; in ARGS which
 	$(VENV)/bin/python -m experiments.drills $(ARGS)

@@ -60,7 +60,7 @@ def cluster(directory: pathlib.Path) -> str:
   steps = _steps(run_dir)
 
   with log.open("w") as output:
-    process = _start(_command(run_dir, "--cluster.actors=3"), output)
+    process = _start(_command(run_dir, "--cluster.actors=4"), output)
     try:
       until = lambda question, promise: wait_until(
         question, promise, process, log, every_seconds=0.2,

@@ -28,6 +28,7 @@ from r2d2_jax.cluster.facades import (
 from r2d2_jax.cluster.fleet import Fleet
 from r2d2_jax.cluster.governor import Governor
 from r2d2_jax.cluster.nodes import check_room, joined, reserved
+from r2d2_jax.cluster.plan import check_memory, make_cluster_plan
 from r2d2_jax.cluster.settings import ClusterConfig, check_values
 from r2d2_jax.cluster.topology import (
   actor_config,
@@ -41,6 +42,7 @@ from r2d2_jax.system.evaluation import open_evaluations
 from r2d2_jax.system.metrics.columns import COLUMNS
 from r2d2_jax.system.metrics.report import RunReport
 from r2d2_jax.system.metrics.sinks import make_sinks
+from r2d2_jax.system.planning.limits import free_memory_bytes
 from r2d2_jax.system.run.build import Parts
 from r2d2_jax.system.run.errors import RunError, explained
 from r2d2_jax.system.run.finished import TrainResult, find_finished
@@ -115,7 +117,11 @@ def train_on_cluster(
     with _own_handlers():
       own = closers.enter_context(joined(cluster))
     stopping.check()
-    if not own:
+    plan = make_cluster_plan(config, cluster, world_spec(config.env))
+    if own:
+      gib = config.limits.memory_gib
+      check_memory(plan, gib * 2**30 if gib else free_memory_bytes())
+    else:
       check_room(cluster)
     group = closers.enter_context(reserved(cluster))
     fleet = Fleet(cluster, group, run_dir, say)
