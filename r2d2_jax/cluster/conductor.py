@@ -311,6 +311,11 @@ class Conductor:
     for member in self._fleet.of("actor"):
       actor = member.place.index
       shard = self._fleet.of("replay")[self._topology.shard_of(actor)]
+      if (
+        not self.governor.is_filled
+        and self.replay.sizes[shard.place.index] >= 2 * self._least
+      ):
+        continue  # another shard is still to be filled
       # Who would wait for a dead shard is left alone.
       while (
         member.is_ready

@@ -106,6 +106,7 @@ class Fleet:
     self._run_dir = run_dir
     self._say = say
     self._calls: dict[Any, Call] = {}
+    self._dead: list[HostDied] = []
     all_places = places(cluster)
     self._bundles = {(p.role, p.index): i for i, p in enumerate(all_places)}
     self.members = [Member(p) for p in all_places]
@@ -203,15 +204,9 @@ class Fleet:
     Raises:
       Exception: what a process has raised.
     """
-    dead: dict[Member, HostDied] = {}
     if not self._calls:
       time.sleep(seconds)
-      return []
-    answers = list(self._calls)
-    ready, _ = ray.wait(answers, num_returns=1, timeout=seconds)
-    if ready:
-      ready, _ = ray.wait(answers, num_returns=len(answers), timeout=0)
-    for answer in ready:
+    for answer in self._answered(seconds):
       # An answer's own death may have been noticed by one before it.
       call = self._calls.pop(answer, None)
       if call is None or call.incarnation != call.member.incarnation:
@@ -219,16 +214,11 @@ class Fleet:
       try:
         result = ray.get(answer)
       except RayError as error:
-        if isinstance(error, RayTaskError) and not isinstance(
-          error.cause, RayError
+        if isinstance(error, RayTaskError) and not _is_of_another(
+          error, is_group=len(self.of(call.member.place.role)) > 1
         ):
           raise told(error, call.member) from error
-        # It died, or what it was given was lost with another process.
-        if call.member not in dead:
-          dead[call.member] = HostDied(
-            call.member, f"it died in {call.what}: {first_line(error)}"
-          )
-          self._bury(call.member)
+        self._lost(call.member, f"it died in {call.what}: {first_line(error)}")
         continue
       if call.rest is None:
         call.done(result)
@@ -236,12 +226,23 @@ class Fleet:
         call.done(result, call.rest)
     now = time.monotonic()
     for call in list(self._calls.values()):
-      if call.deadline < now and call.member not in dead:
-        dead[call.member] = HostDied(
+      if call.deadline < now and call.member.handle is not None:
+        self._lost(
           call.member, f"no answer to {call.what} in time; it was killed"
         )
-        self._bury(call.member)
-    return list(dead.values())
+    dead, self._dead = self._dead, []
+    return dead
+
+  def _answered(self, seconds: float) -> list[Any]:
+    answers = list(self._calls)
+    if not answers or not ray.wait(answers, timeout=seconds)[0]:
+      return []
+    return ray.wait(answers, num_returns=len(answers), timeout=0)[0]
+
+  def _lost(self, member: Member, why: str) -> None:
+    # Kept until they are handed out, whatever another answer raises.
+    self._dead.append(HostDied(member, why))
+    self._bury(member)
 
   def count_death(self, died: HostDied) -> None:
     """Raises RunError where processes of a role die too often."""
@@ -342,6 +343,20 @@ class Fleet:
         f" {greeting.node} does not see {self._run_dir}; give one on a shared"
         " file system"
       )
+
+
+def _is_of_another(error: RayTaskError, *, is_group: bool) -> bool:
+  """Whether what it raised tells of the death of another process.
+
+  What it was given was lost with its owner; or a collective has failed, by which
+  the members of a learner group notice that one of them is gone.
+  """
+  if is_group and type(error.cause).__name__ in (
+    "JaxRuntimeError",
+    "XlaRuntimeError",
+  ):
+    return True
+  return isinstance(error.cause, RayError)
 
 
 def told(error: RayTaskError, member: Member) -> BaseException:

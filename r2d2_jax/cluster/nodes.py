@@ -5,6 +5,7 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 from typing import Any, NamedTuple
 
 import ray
@@ -23,6 +24,7 @@ _PASSED_ON = (
   "PYTHONPATH",
 )
 _OBJECT_STORE_BYTES = 512 * 2**20
+_CONNECT_SECONDS = 10.0
 
 
 class Place(NamedTuple):
@@ -114,6 +116,8 @@ def joined(cluster: ClusterConfig) -> Iterator[bool]:
     if node := os.environ.get("R2D2_JAX_NODE_IP"):
       options["_node_ip_address"] = node
   try:
+    if not own:
+      _check_reachable(address)
     with _deaf_children():
       ray.init(**options)
   # ConnectionError: nobody there; RuntimeError: versions, or no token.
@@ -129,6 +133,13 @@ def joined(cluster: ClusterConfig) -> Iterator[bool]:
     yield own
   finally:
     ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+  """Raises OSError where nobody listens: Ray would try for minutes."""
+  host, colon, port = address.rpartition(":")
+  if colon and port.isdecimal() and "/" not in host:
+    socket.create_connection((host, int(port)), _CONNECT_SECONDS).close()
 
 
 @contextlib.contextmanager
