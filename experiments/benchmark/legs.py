@@ -5,7 +5,9 @@ from typing import Literal, NamedTuple
 
 from experiments.benchmark.results import LegResult
 
-Leg = Literal["learner", "acting", "replay", "end_to_end", "start_up", "growth"]
+Leg = Literal[
+    "learner", "acting", "replay", "end_to_end", "start_up", "growth", "cluster",
+]  # fmt: skip
 LEGS: tuple[Leg, ...] = Leg.__args__
 
 

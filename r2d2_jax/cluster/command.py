@@ -80,8 +80,8 @@ def parse_command_line(arguments: list[str]) -> tuple[Config, ClusterConfig]:
     description=(
       "Trains R2D2 on many processes, on this machine or on a Ray cluster."
       " Settings are those of experiments.train, and section cluster. --preset"
-      f" NAME is one of {', '.join(PRESETS)}; --config FILE repeats the run of a"
-      " config.json. --plan prints what each process would take and stops."
+      f" NAME is one of {', '.join(PRESETS)}; --config FILE repeats the run of"
+      " a config.json. --plan prints what each process would take and stops."
     ),
   )
   config = Config(

@@ -216,8 +216,8 @@ class Conductor:
       self._start_learners()
     if self.was_started and size < self._least:
       self._say(
-        f"replay shard {shard} holds {size} items: the learner waits until there"
-        f" are {self._least}"
+        f"replay shard {shard} holds {size} items: the learner waits until"
+        f" there are {self._least}"
       )
 
   was_started = False

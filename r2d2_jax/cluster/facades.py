@@ -201,7 +201,7 @@ class NoParameters:
 
 
 class FarEvaluation:
-  """`evaluation.evaluate` in a process of its own, started when it is wanted."""
+  """`evaluation.evaluate` in a process that is started when it is wanted."""
 
   def __init__(self, fleet: Fleet, seconds: float):
     """Args: who calls, and how long a start may take."""

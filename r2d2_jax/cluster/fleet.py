@@ -40,7 +40,7 @@ PROCESSES = "processes.csv"
 
 
 class HostDied(Exception):
-  """A process is gone, or silent for too long; says which, where, and its log."""
+  """A process is gone, or silent for too long; says which, and where."""
 
   def __init__(self, member: "Member", why: str):
     super().__init__(f"{member.words}: {why}")
@@ -348,9 +348,8 @@ class Fleet:
 def _is_of_another(error: RayTaskError, *, is_group: bool) -> bool:
   """Whether what it raised tells of the death of another process.
 
-  What it was given was lost with its owner; or a collective has failed, by which
-  the members of a learner group notice that one of them is gone.
-  """
+  What it was given was lost with its owner; or a collective has failed, by
+  which the members of a learner group notice that one of them is gone."""
   if is_group and type(error.cause).__name__ in (
     "JaxRuntimeError",
     "XlaRuntimeError",

@@ -15,7 +15,7 @@ from r2d2_jax.types import Params
 
 
 class SentParameters:
-  """On a learner host: the parameters of the last update, until the next one."""
+  """On a learner host: the parameters of the last update."""
 
   def __init__(self):
     self._latest: Published | None = None

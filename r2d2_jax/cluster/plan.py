@@ -191,7 +191,8 @@ def print_cluster_plan(
     f"all together {plan.cpus:g} CPUs, {size_in_words(plan.memory_bytes)};"
     f" {plan.steps_per_second:.0f} steps/s at"
     f" {cluster.lane_steps_per_second:g} per lane"
-    f" (cluster.lane_steps_per_second), {plan.updates_per_second:.2f} updates/s",
+    " (cluster.lane_steps_per_second),"
+    f" {plan.updates_per_second:.2f} updates/s",
     highlight=False,
     soft_wrap=True,
   )

@@ -453,7 +453,7 @@ class LearnerHost(Host):
     return report, self._parameters.take() if publish and done else None
 
   def stats(self) -> tuple[tuple, tuple]:
-    """Pops what samples and updates said since the last call, as their stats do."""
+    """Pops what samples and updates have said since the last call."""
     return self._samples.pop(), self._loop.metrics()
 
   def flush(self) -> None:

@@ -1,4 +1,4 @@
-"""Section `cluster` of the settings: how many processes, and what each takes."""
+"""Section `cluster` of the settings: how many processes, and their share."""
 
 import dataclasses
 

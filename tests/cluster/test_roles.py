@@ -1,4 +1,4 @@
-"""The processes' work, in this process: a shard, an actor host, a learner host."""
+"""The processes' work, in this process: shards, actor hosts, a learner."""
 
 import jax
 import numpy as np

@@ -86,7 +86,7 @@ def test_probabilities_are_those_of_the_draws():
 
 
 def test_weights_make_every_shape_of_shards_an_estimate_of_the_same_mean():
-  """With exponent 1 the weighted mean is that over all items, as of one table."""
+  """With exponent 1 the weighted mean is that over all items."""
   values = np.arange(1.0, 7.0)
   all_priorities = np.concatenate(PRIORITIES)
   one_table = all_priorities / all_priorities.sum()
