@@ -3,7 +3,8 @@
 The same settings, in turns. A run's rate is that of its second half, in which
 everything is compiled and the replay is filled. Bytes are those of the
 loopback, which Reverb and Ray use here; what else uses it meanwhile counts as
-well. """
+well.
+"""
 
 import pathlib
 import tempfile

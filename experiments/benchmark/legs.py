@@ -6,8 +6,14 @@ from typing import Literal, NamedTuple
 from experiments.benchmark.results import LegResult
 
 Leg = Literal[
-    "learner", "acting", "replay", "end_to_end", "start_up", "growth", "cluster",
-]  # fmt: skip
+  "learner",
+  "acting",
+  "replay",
+  "end_to_end",
+  "start_up",
+  "growth",
+  "cluster",
+]
 LEGS: tuple[Leg, ...] = Leg.__args__
 
 

@@ -123,7 +123,8 @@ class Fleet:
     member.is_ready = False
     member.greeting = None
     # `connect` comes while `act` waits, `size` while a shard is saved.
-    remote = ray.remote(concurrency_groups={_CONTROL: 1})(_CLASSES[place.role])
+    make: Any = ray.remote  # whose types do not know groups
+    remote = make(concurrency_groups={_CONTROL: 1})(_CLASSES[place.role])
     resources = dict(place.resources)
     options: dict[str, Any] = {
       "num_cpus": resources.pop("CPU", 0),
@@ -182,7 +183,7 @@ class Fleet:
     self,
     member: Member,
     what: str,
-    done: Callable[[Any], None],
+    done: Callable[..., None],
     seconds: float,
     *args: Any,
     **kwargs: Any,
@@ -269,7 +270,9 @@ class Fleet:
       raise HostDied(member, f"it is not there for {what}")
     return self._method(member, what).remote(*args, **kwargs)
 
-  def ask(self, member: Member, what: str, seconds: float, *args, **kwargs):
+  def ask(
+    self, member: Member, what: str, seconds: float, *args: Any, **kwargs: Any
+  ) -> Any:
     """Calls a method and waits; for any thread.
 
     Raises:
@@ -366,5 +369,5 @@ def told(error: RayTaskError, member: Member) -> BaseException:
   if isinstance(cause, Exception) and not str(cause):
     return error
   # The traceback of over there, for crash.txt.
-  cause.add_note(f"raised by {member.words}\n{error.traceback_str}")
+  cause.add_note(f"raised by {member.words}\n{error}")
   return cause

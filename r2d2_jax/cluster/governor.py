@@ -16,7 +16,7 @@ rows by slack and one lease at most, be the learner compiling, saving or dead.
 import threading
 from typing import NamedTuple
 
-from r2d2_jax.system.loops.ratio import ReplayRatio
+from r2d2_jax.system.loops.ratio import RatioState, ReplayRatio
 
 # Leases, and grants, that one process may have at a time: one that it works on
 # and one that waits for it.
@@ -168,7 +168,7 @@ class Governor:
         self._rows_per_update = max(1.0, self._rows_per_update)
         self._learner_pace.measured(updates, seconds)
 
-  def learner_lost(self, saved: dict[str, int | None] | None) -> None:
+  def learner_lost(self, saved: RatioState | None) -> None:
     """The learner goes back to what was saved of it; so do the trained rows.
 
     It then catches up, on the replay as it is, while the actors wait.
@@ -187,7 +187,7 @@ class Governor:
         rows = saved["trained_rows"]
       else:  # the count has begun anew since
         rows = 0
-      self._counts.load_state_dict(now | {"trained_rows": rows})
+      self._counts.load_state_dict(RatioState(**{**now, "trained_rows": rows}))
 
   # Replay.
 
@@ -203,7 +203,7 @@ class Governor:
       elif not is_filled and self._is_filled:
         now = self._counts.state_dict()
         self._counts.load_state_dict(
-          now | {"trained_rows": 0, "start_steps": None}
+          RatioState(**{**now, "trained_rows": 0, "start_steps": None})
         )
       self._is_filled = is_filled
 
@@ -229,11 +229,11 @@ class Governor:
     with self._lock:
       return not self._is_filled or self._ahead() < self._slack()
 
-  def state_dict(self) -> dict[str, int | None]:
+  def state_dict(self) -> RatioState:
     """The counts (JSON)."""
     return self._counts.state_dict()
 
-  def load_state_dict(self, state: dict[str, int | None]) -> None:
+  def load_state_dict(self, state: RatioState) -> None:
     """The inverse of `state_dict`, before the first lease."""
     with self._lock:
       self._counts.load_state_dict(state)

@@ -1,6 +1,6 @@
 """The Ray cluster: joined or started, and whether a run has room in it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 import contextlib
 import logging
 import os
@@ -242,7 +242,7 @@ def _sum(parts: list[dict[str, float]]) -> dict[str, float]:
   return total
 
 
-def _in_words(resources: dict[str, float]) -> str:
+def _in_words(resources: Mapping[str, float]) -> str:
   words = [
     f"{x / 2**30:.1f} GiB" if name == "memory" else f"{x:g} {name}"
     for name, x in sorted(resources.items())

@@ -308,7 +308,7 @@ class LearnerHost(Host):
     """
     import jax
 
-    if (jax.config.jax_platforms or "").startswith("cpu"):
+    if os.environ.get("JAX_PLATFORMS", "").startswith("cpu"):
       jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(
       address,
@@ -430,6 +430,7 @@ class LearnerHost(Host):
         if self._is_group:
           raise RuntimeError("a batch that was reported ready is not there")
         break
+      assert batch.origin is not None
       self._samples.add(
         batch.origin,
         batch.is_trained,

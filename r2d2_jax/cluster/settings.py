@@ -75,8 +75,8 @@ def check_values(cluster: ClusterConfig) -> None:
   faults = []
   for field in dataclasses.fields(cluster):
     value = getattr(cluster, field.name)
-    types = (int, float) if field.type is float else (field.type,)
-    if not isinstance(value, types) or isinstance(value, bool):
+    kinds = (int, float) if field.type is float else (field.type,)
+    if type(value) not in kinds:  # to Python a bool is an int
       expected = _WORDS[field.type]
     elif bounds := field.metadata.get("bounds"):
       expected = bounds.fault(value, _MOST)

@@ -9,28 +9,8 @@ from r2d2_jax.replay.sequences import Item
 from r2d2_jax.types import ReplaySample
 
 
-class Replay(Protocol):
-  """FIFO memory of `capacity_sequences` items, drawn by priority.
-
-  P(i) = p_i^exponent / sum_j p_j^exponent. All methods may be called from any
-  thread.
-  """
-
-  def insert(self, items: list[Item], priorities: np.ndarray) -> None:
-    """Adds items, the oldest leaving where there is no room.
-
-    Returns when the memory has them; a server with a limiter
-    (`samples_per_insert`) lets the caller wait until enough was sampled.
-
-    Args:
-      items: from `SequenceBuilder.add`.
-      priorities: [len(items)], raw: the memory applies the exponent.
-
-    Raises:
-      ValueError: wrong number of priorities, or one not finite or negative.
-      ReplayError: closed, or the server is dead.
-    """
-    ...
+class SampledReplay(Protocol):
+  """What the learner needs of a memory."""
 
   def sample(
     self, batch_size: int, timeout_seconds: float, *, min_size: int = 1
@@ -62,6 +42,30 @@ class Replay(Protocol):
     Args:
       keys: uint64 [B], from `sample`.
       priorities: [B].
+
+    Raises:
+      ValueError: wrong number of priorities, or one not finite or negative.
+      ReplayError: closed, or the server is dead.
+    """
+    ...
+
+
+class Replay(SampledReplay, Protocol):
+  """FIFO memory of `capacity_sequences` items, drawn by priority.
+
+  P(i) = p_i^exponent / sum_j p_j^exponent. All methods may be called from any
+  thread.
+  """
+
+  def insert(self, items: list[Item], priorities: np.ndarray) -> None:
+    """Adds items, the oldest leaving where there is no room.
+
+    Returns when the memory has them; a server with a limiter
+    (`samples_per_insert`) lets the caller wait until enough was sampled.
+
+    Args:
+      items: from `SequenceBuilder.add`.
+      priorities: [len(items)], raw: the memory applies the exponent.
 
     Raises:
       ValueError: wrong number of priorities, or one not finite or negative.

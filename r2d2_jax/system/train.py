@@ -184,7 +184,8 @@ def run_parts(
   Args:
     parts: of the run.
     stop: whether to end.
-    loops: trains until the end or a stop; returns whether the environments hang.
+    loops: trains until the end or a stop; returns whether the environments
+      hang.
     console: where progress is shown.
     say: takes a line for the user.
     on_row: see `train`.

@@ -20,7 +20,7 @@ from r2d2_jax.replay.sequences import (
   with_dtype,
 )
 from r2d2_jax.system.loops.arrays import flat, nested
-from r2d2_jax.system.loops.parameters import ParameterStore
+from r2d2_jax.system.loops.parameters import Source
 from r2d2_jax.system.loops.timing import LegTimer
 from r2d2_jax.system.metrics.health import check_rows_are_finite
 from r2d2_jax.system.metrics.probe import Probe
@@ -40,7 +40,7 @@ class ActorLoop:
     *,
     world: World,
     agent: Agent,
-    parameters: ParameterStore,
+    parameters: Source,
     insert: Callable[[list[Item], np.ndarray], None],
     key: jax.Array,
     count_steps: Callable[[], int] = lambda: 0,
@@ -60,9 +60,9 @@ class ActorLoop:
       key: of all exploration.
       count_steps: the run's environment steps so far, stored with each row.
       probe: looks on.
-      lanes: int [N], where these are some of a run's lanes: their numbers in the
-        run, which say how much each explores and under what name its rows are
-        stored. None where they are all of them.
+      lanes: int [N], where these are some of a run's lanes: their numbers in
+        the run, which say how much each explores and under what name its rows
+        are stored. None where they are all of them.
       num_lanes: with lanes: how many the run has.
     """
     self._task = config.env.task

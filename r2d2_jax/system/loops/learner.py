@@ -14,8 +14,8 @@ from r2d2_jax.agent.learning import (
   learner_shardings,
 )
 from r2d2_jax.config import Config
-from r2d2_jax.replay.interface import Replay
-from r2d2_jax.system.loops.parameters import ParameterStore
+from r2d2_jax.replay.interface import SampledReplay
+from r2d2_jax.system.loops.parameters import Publisher
 from r2d2_jax.system.loops.timing import LegTimer
 from r2d2_jax.system.metrics.health import (
   DivergedError,
@@ -72,7 +72,7 @@ class Prefetcher:
 
   def __init__(
     self,
-    replay: Replay,
+    replay: SampledReplay,
     config: Config,
     *,
     mesh: Mesh | None,
@@ -148,8 +148,8 @@ class LearnerLoop:
     *,
     agent: Agent,
     state: LearnerState,
-    replay: Replay,
-    parameters: ParameterStore,
+    replay: SampledReplay,
+    parameters: Publisher,
     mesh: Mesh | None,
   ):
     """Places the state on the learner's devices.

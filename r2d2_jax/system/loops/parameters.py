@@ -1,7 +1,7 @@
 """Parameters on their way from the learner to the actors."""
 
 import threading
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,22 @@ class Published(NamedTuple):
 
   params: Params
   num_updates: int  # that made them
+
+
+class Publisher(Protocol):
+  """Takes the learner's parameters."""
+
+  def publish(self, params: Params, num_updates: int) -> None:
+    """Called by the learner after an update."""
+    ...
+
+
+class Source(Protocol):
+  """Has parameters to act with."""
+
+  def latest(self) -> Published:
+    """What was published last."""
+    ...
 
 
 class ParameterStore:
