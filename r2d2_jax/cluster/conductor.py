@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import ray
 
+from r2d2_jax.cluster.actor_host import ActorReport
 from r2d2_jax.cluster.facades import (
   FarActors,
   FarLearner,
@@ -22,7 +23,7 @@ from r2d2_jax.cluster.facades import (
 )
 from r2d2_jax.cluster.fleet import Fleet, HostDied, Member
 from r2d2_jax.cluster.governor import Governor
-from r2d2_jax.cluster.roles import ActorReport, LearnerReport
+from r2d2_jax.cluster.learner_host import LearnerReport
 from r2d2_jax.cluster.settings import ClusterConfig
 from r2d2_jax.cluster.topology import Topology, shard_config
 from r2d2_jax.config import Config, first_line

@@ -10,12 +10,12 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from r2d2_jax.cluster.actor_host import ActorHost
+from r2d2_jax.cluster.learner_host import LearnerHost
 from r2d2_jax.cluster.nodes import Place, places
 from r2d2_jax.cluster.roles import (
-  ActorHost,
   EvaluatorHost,
   Greeting,
-  LearnerHost,
   ReplayHost,
   versions,
 )

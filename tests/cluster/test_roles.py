@@ -6,7 +6,9 @@ import pytest
 
 from r2d2_jax.agent.acting import epsilon_ladder
 from r2d2_jax.agent.agent import make_agent
-from r2d2_jax.cluster.roles import ActorHost, LearnerHost, ReplayHost
+from r2d2_jax.cluster.actor_host import ActorHost
+from r2d2_jax.cluster.learner_host import LearnerHost
+from r2d2_jax.cluster.roles import ReplayHost
 from r2d2_jax.cluster.settings import ClusterConfig
 from r2d2_jax.envs.make import world_spec
 from r2d2_jax.presets import smoke
