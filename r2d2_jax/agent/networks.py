@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from r2d2_jax.agent.arguments import check_config, check_inputs
 from r2d2_jax.agent.cores import CORES
-from r2d2_jax.agent.torsos import TORSOS, Torso, chosen_torso
+from r2d2_jax.agent.torsos import TORSOS, OnCpu, Torso, chosen_torso
 from r2d2_jax.config import ConfigError, NetworkConfig
 from r2d2_jax.factories import factory
 from r2d2_jax.ops.convolution import even_chunk
@@ -80,19 +80,26 @@ def make_networks(spec: EnvSpec, *, config: NetworkConfig) -> Networks:
     torso = Torso(torso)
   core = factory("network.core", config.core, CORES)
   torso.check(spec, config)
-  module = _RecurrentQNetwork(
-    spec.num_actions,
-    config,
-    torso.stack,
-    torso.make(config),
-    core.make(config),
-    in_chunks=False,
-  )
-  # Chosen by measurement, docs/performance.md: accelerators want all rows at
-  # once.
-  without_gradient = module.clone(
-    in_chunks=torso.in_chunks and jax.default_backend() == "cpu"
-  )
+
+  def network(torso: Torso | OnCpu, in_chunks: bool) -> nn.Module:
+    return _RecurrentQNetwork(
+      spec.num_actions,
+      config,
+      torso.stack,
+      torso.make(config),
+      core.make(config),
+      in_chunks=in_chunks,
+    )
+
+  module = network(torso, in_chunks=False)
+  if on_cpu := torso.on_cpu:
+    apply = _by_platform(network(on_cpu, in_chunks=False), module)
+    # Accelerators want all rows at once.
+    apply_without_gradient = _by_platform(
+      network(on_cpu, in_chunks=on_cpu.in_chunks), module
+    )
+  else:
+    apply = apply_without_gradient = module.apply
 
   def initial_core_state(batch_size: int) -> CoreState:
     frames = jnp.zeros(
@@ -113,11 +120,14 @@ def make_networks(spec: EnvSpec, *, config: NetworkConfig) -> Networks:
     return cast(tuple[Array, CoreState], module.apply(params, inputs, state))
 
   def unroll(params, inputs, core_state):
-    return apply(module, params, inputs, core_state)
+    check(inputs, core_state, "TB")
+    return apply(params, inputs, core_state)
 
   def unroll_without_gradient(params, inputs, core_state):
-    params = jax.lax.stop_gradient(params)
-    return apply(without_gradient, params, inputs, core_state)
+    check(inputs, core_state, "TB")
+    return apply_without_gradient(
+      jax.lax.stop_gradient(params), inputs, core_state
+    )
 
   def step(params, inputs, core_state):
     check(inputs, core_state, "B")
@@ -137,6 +147,25 @@ def make_networks(spec: EnvSpec, *, config: NetworkConfig) -> Networks:
 
   return Networks(
     init, initial_core_state, step, unroll, unroll_without_gradient
+  )
+
+
+def _by_platform(cpu: nn.Module, other: nn.Module) -> Callable:
+  """`apply` of one of two modules, chosen when the program is lowered.
+
+  Not by jax.default_backend() while JAX traces: a program may be lowered for
+  another platform than that of this process, or placed on its CPU beside an
+  accelerator.
+  """
+
+  def on_cpu(params, inputs, core_state):
+    return cpu.apply(params, inputs, core_state)
+
+  def elsewhere(params, inputs, core_state):
+    return other.apply(params, inputs, core_state)
+
+  return lambda *args: jax.lax.platform_dependent(
+    *args, cpu=on_cpu, default=elsewhere
   )
 
 

@@ -28,6 +28,20 @@ fan_in = nn.initializers.lecun_normal(dtype=jnp.float32)
 zeros = functools.partial(nn.initializers.zeros, dtype=jnp.float32)
 
 
+class OnCpu(NamedTuple):
+  """A CPU's own way to a torso's features, from the same parameters.
+
+  The same numbers up to rounding, faster there (docs/performance.md).
+  """
+
+  make: Callable[[NetworkConfig], nn.Module]
+  """As `Torso.make`."""
+  stack: Callable[..., tuple[Array, Array]] = stack_frames
+  """As `Torso.stack`."""
+  in_chunks: bool = False
+  """Whether few rows at a time are faster where no gradient is wanted."""
+
+
 class Torso(NamedTuple):
   """How a torso is made, and what it wants to see."""
 
@@ -38,9 +52,8 @@ class Torso(NamedTuple):
   """Raises ConfigError where it cannot read such observations."""
   stack: Callable[..., tuple[Array, Array]] = stack_frames
   """(obs_t, is_first_t, frames) -> (stacks, new frames), see `stack_frames`."""
-  in_chunks: bool = False
-  """Whether a CPU is faster with few rows at a time where no gradient is
-  wanted."""
+  on_cpu: OnCpu | None = None
+  """What is lowered for CPUs in place of `make` and `stack`; None: these."""
 
 
 def as_floats(x: Array, config: NetworkConfig) -> Array:
@@ -54,6 +67,7 @@ class Conv(nn.Module):
 
   With `frames_in_blocks` k > 0, x holds k frames, each in blocks of stride x
   stride pixels, and the padding is VALID; the parameters are the same.
+  `on_cpu` is that of `conv2d`.
   """
 
   channels: int
@@ -62,6 +76,7 @@ class Conv(nn.Module):
   padding: str
   dtype: jnp.dtype
   frames_in_blocks: int = 0
+  on_cpu: bool = False
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
@@ -76,48 +91,45 @@ class Conv(nn.Module):
       kernel = kernel.transpose(0, 2, 4, 1, 3, 5, 6)
       kernel = kernel.reshape(*kernel.shape[:2], x.shape[-1], self.channels)
       stride = 1
-    y = conv2d(x, kernel, stride=stride, padding=self.padding)
+    y = conv2d(
+      x, kernel, stride=stride, padding=self.padding, on_cpu=self.on_cpu
+    )
     return y + bias.astype(self.dtype)
 
 
 class Dense(nn.Module):
-  """A linear layer with bias over `product`."""
+  """A linear layer with bias over `product`, whose `on_cpu` it is."""
 
   units: int
   dtype: jnp.dtype
+  on_cpu: bool = False
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
     kernel = self.param("kernel", fan_in, (x.shape[-1], self.units))
     bias = self.param("bias", zeros, (self.units,))
-    return product(x, kernel.astype(self.dtype)) + bias.astype(self.dtype)
+    y = product(x, kernel.astype(self.dtype), on_cpu=self.on_cpu)
+    return y + bias.astype(self.dtype)
 
 
-def _linear(x: Array, config: NetworkConfig) -> Array:
+def _linear(x: Array, config: NetworkConfig, on_cpu: bool) -> Array:
   """The layer between convolutions and core, where there is one."""
   x = x.reshape(x.shape[0], -1)
   if config.torso_units:
     dtype = jnp.dtype(config.compute_dtype)
-    x = nn.relu(Dense(config.torso_units, dtype, name="dense")(x))
+    x = nn.relu(Dense(config.torso_units, dtype, on_cpu, name="dense")(x))
   return x
 
 
-def _nature_in_blocks() -> bool:
-  # On CPU a convolution over blocks of stride x stride pixels is faster than
-  # one with a stride; chosen by measurement, docs/performance.md.
-  return jax.default_backend() == "cpu"
-
-
-def _nature_stack(obs_t: Array, is_first_t: Array, frames: Array):
-  if not _nature_in_blocks():
-    return stack_frames(obs_t, is_first_t, frames)
-  return stack_blocks(obs_t, is_first_t, frames, size=_NATURE_LAYERS[0][1])
-
-
 class _Nature(nn.Module):
-  """DQN's three convolutions (appendix)."""
+  """DQN's three convolutions (appendix).
+
+  With `on_cpu` the frames come in blocks of the first stride: on CPUs a
+  convolution over these is faster than one with a stride.
+  """
 
   config: NetworkConfig
+  on_cpu: bool = False
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
@@ -133,29 +145,32 @@ class _Nature(nn.Module):
           stride,
           "VALID",
           x.dtype,
-          frames_in_blocks=config.frame_stack
-          * (i == 0 and _nature_in_blocks()),
+          frames_in_blocks=config.frame_stack * (i == 0 and self.on_cpu),
+          on_cpu=self.on_cpu,
           name=f"conv_{i}",
         )(x)
       )
-    return _linear(x, config)
+    return _linear(x, config, self.on_cpu)
 
 
 class _Impala(nn.Module):
   """IMPALA's 15-layer residual torso."""
 
   config: NetworkConfig
+  on_cpu: bool = False
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
     x = as_floats(x, self.config)
     for i, channels in enumerate(self.config.torso_channels):
       x = self._stage(x, channels, i)
-    return _linear(nn.relu(x), self.config)
+    return _linear(nn.relu(x), self.config, self.on_cpu)
 
   def _stage(self, x: Array, channels: int, i: int) -> Array:
     """Convolution, 3x3/2 max-pooling, two residual blocks."""
-    conv = functools.partial(Conv, channels, 3, 1, "SAME", x.dtype)
+    conv = functools.partial(
+      Conv, channels, 3, 1, "SAME", x.dtype, on_cpu=self.on_cpu
+    )
     x = conv(name=f"stage_{i}_conv")(x)
     x = nn.max_pool(x, (3, 3), strides=(2, 2), padding="SAME")
     for j in range(2):
@@ -232,8 +247,20 @@ def _check_grid(spec: EnvSpec, config: NetworkConfig) -> None:
 
 
 TORSOS: dict[str, Torso] = {
-  "nature": Torso(_Nature, _check_images, _nature_stack, in_chunks=True),
-  "impala": Torso(_Impala, _check_images, in_chunks=True),
+  "nature": Torso(
+    _Nature,
+    _check_images,
+    on_cpu=OnCpu(
+      functools.partial(_Nature, on_cpu=True),
+      functools.partial(stack_blocks, size=_NATURE_LAYERS[0][1]),
+      in_chunks=True,
+    ),
+  ),
+  "impala": Torso(
+    _Impala,
+    _check_images,
+    on_cpu=OnCpu(functools.partial(_Impala, on_cpu=True), in_chunks=True),
+  ),
   "grid": Torso(functools.partial(_Layers, one_hot=True), _check_grid),
   "mlp": Torso(functools.partial(_Layers, one_hot=False)),
 }

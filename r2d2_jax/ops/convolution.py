@@ -1,8 +1,8 @@
 """Convolution of the torso, with its gradient written by hand for CPUs.
 
-Forward it is `lax.conv_general_dilated` everywhere. On GPU and TPU so is the
-gradient. On CPU, XLA's own gradients of a convolution run well below the speed
-of its forward pass: that of the input is a convolution over an image diluted
+Forward it is `lax.conv_general_dilated` everywhere, and so is the gradient,
+unless the caller asks for the CPU's (`on_cpu`). There, XLA's own gradients of
+a convolution run well below the speed of its forward pass: that of the input is a convolution over an image diluted
 with zeros (stride > 1), that of the kernel one whose window is the whole
 output. Here a stride s that divides the window is taken out first: blocks of
 s x s pixels become channels, and what remains is a convolution with stride 1.
@@ -34,13 +34,18 @@ _MAX_WIDTH_RATIO = 1.2
 
 
 def conv2d(
-  x: jax.Array, kernel: jax.Array, *, stride: int, padding: str = "VALID"
+  x: jax.Array,
+  kernel: jax.Array,
+  *,
+  stride: int,
+  padding: str = "VALID",
+  on_cpu: bool = False,
 ) -> jax.Array:
   """Cross-correlates images with a kernel.
 
       y[m, i, j, o] = sum_{u, v, c} x[m, i s + u, j s + v, c] kernel[u, v, c, o]
 
-  On CPU: reverse-mode derivatives only, and only once (no jvp, no second
+  With `on_cpu`: reverse-mode derivatives only, and only once (no jvp, no second
   derivatives).
 
   Args:
@@ -48,16 +53,17 @@ def conv2d(
     kernel: float [kh, kw, C, O], dtype of x.
     stride: s >= 1, step of the window along both axes, in pixels.
     padding: "VALID" (none) or "SAME" (zeros, so that H' = ceil(H / s)).
+    on_cpu: the gradients in the way that is faster on CPUs, the same numbers up
+      to rounding. Right everywhere, slow elsewhere; who lowers for several
+      platforms chooses by `jax.lax.platform_dependent`.
 
   Returns:
     float [M, H', W', O], dtype of x. Gradients flow to x and kernel; under jit
     the gradient to x costs nothing where nobody asks for it.
   """
-  # Decided while tracing. A stride that does not divide the window would waste
-  # more in the padded window than the products gain.
-  if jax.default_backend() == "cpu" and not any(
-    size % stride for size in kernel.shape[:2]
-  ):
+  # A stride that does not divide the window would waste more in the padded
+  # window than the products gain.
+  if on_cpu and not any(size % stride for size in kernel.shape[:2]):
     return _conv2d_cpu(x, kernel, stride, padding)
   return _conv2d_plain(x, kernel, stride, padding)
 

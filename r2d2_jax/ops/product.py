@@ -8,23 +8,23 @@ import jax.numpy as jnp
 _MAX_ROWS = 1024
 
 
-def product(x: jax.Array, w: jax.Array) -> jax.Array:
-  """x w; on CPU dL/dx is computed as (w dL/dy^T)^T.
+def product(x: jax.Array, w: jax.Array, *, on_cpu: bool = False) -> jax.Array:
+  """x w; with `on_cpu`, dL/dx is computed as (w dL/dy^T)^T.
 
-  The same numbers up to rounding. XLA repacks w, transposed, for dL/dy w^T,
-  which takes longer than the product itself where w is large and x has few
-  rows. On CPU: reverse-mode derivatives only, and only once (no jvp, no second
-  derivatives).
+  The same numbers up to rounding. On CPUs XLA repacks w, transposed, for
+  dL/dy w^T, which takes longer than the product itself where w is large and x
+  has few rows. With `on_cpu`: reverse-mode derivatives only, and only once (no jvp,
+  no second derivatives).
 
   Args:
     x: float [M, K].
     w: float [K, N], dtype of x.
+    on_cpu: that order, where x has few rows; see `conv2d`.
 
   Returns:
     float [M, N], dtype of x.
   """
-  # Decided while tracing.
-  if jax.default_backend() == "cpu" and x.shape[0] <= _MAX_ROWS:
+  if on_cpu and x.shape[0] <= _MAX_ROWS:
     return _product_cpu(x, w)
   return x @ w
 

@@ -96,25 +96,48 @@ def _kept_bytes(
 
   jaxpr = jax.make_jaxpr(residuals)(params, inputs, core_state).jaxpr
   # An array may be named several times; a literal has no name.
-  kept = {var for var in jaxpr.outvars if not isinstance(var, Literal)}
-  return sum(
-    _array_bytes(var.aval)
-    for var in kept.difference(jaxpr.invars)
-    if not _is_constant(var, jaxpr)
-  )
+  kept = {_origin(var, jaxpr) for var in jaxpr.outvars} - {None}
+  return sum(_array_bytes(var.aval) for var in kept.difference(jaxpr.invars))
 
 
-def _is_constant(var, jaxpr) -> bool:
-  """Whether an array is one number everywhere (a ReLU's zeros): not stored."""
+def _origin(var, jaxpr):
+  """The variable that an array was made as, here or in the branch of a `cond`.
+
+  None where it is one number everywhere, as a ReLU's zeros: never stored.
+  """
+  if isinstance(var, Literal):
+    return None
   for equation in jaxpr.eqns:
     if var in equation.outvars:
+      place, params = equation.outvars.index(var), equation.params
       if equation.primitive.name == "broadcast_in_dim":
-        return isinstance(equation.invars[0], Literal)
+        return None if isinstance(equation.invars[0], Literal) else var
       if equation.primitive.name in ("jit", "pjit"):
-        called = equation.params["jaxpr"].jaxpr
-        result = called.outvars[equation.outvars.index(var)]
-        return isinstance(result, Literal) or _is_constant(result, called)
-  return False
+        called = params["jaxpr"].jaxpr
+        # Not what was found: several calls may share it.
+        return var if _origin(called.outvars[place], called) else None
+      if "branches_platforms" in params:
+        called = _branch_here(params)
+        origin = _origin(called.outvars[place], called)
+        if origin in called.invars:
+          argument = equation.invars[1 + called.invars.index(origin)]
+          return _origin(argument, jaxpr)
+        return origin
+  return var
+
+
+def _branch_here(params):
+  """The branch of a `platform_dependent` that is lowered on this machine.
+
+  It has zeros in place of what only the others keep.
+  """
+  here = jax.local_devices()[0].client.platform
+  for platforms, branch in zip(
+    params["branches_platforms"], params["branches"]
+  ):
+    if platforms is None or here in platforms:
+      return branch.jaxpr
+  raise AssertionError(f"no branch for {here}")
 
 
 def _array_bytes(array) -> int:
