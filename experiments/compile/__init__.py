@@ -1,0 +1,1 @@
+"""Compiles learner and actor for accelerators that are not here."""
