@@ -20,6 +20,8 @@ from r2d2_jax.factories import factory
 from r2d2_jax.ops.convolution import even_chunk
 from r2d2_jax.types import AgentInputs, Array, CoreState, EnvSpec, Params
 
+_Apply = Callable[[Params, AgentInputs, CoreState], tuple[Array, CoreState]]
+
 # Rows of one pass through a torso whose activations nobody needs later: few
 # enough to be in the caches still when the next layer reads them.
 _CHUNK_ROWS = 320
@@ -99,7 +101,7 @@ def make_networks(spec: EnvSpec, *, config: NetworkConfig) -> Networks:
       network(on_cpu, in_chunks=on_cpu.in_chunks), module
     )
   else:
-    apply = apply_without_gradient = module.apply
+    apply = apply_without_gradient = _apply_of(module)
 
   def initial_core_state(batch_size: int) -> CoreState:
     frames = jnp.zeros(
@@ -111,13 +113,6 @@ def make_networks(spec: EnvSpec, *, config: NetworkConfig) -> Networks:
     batch_size = inputs.is_first_t.shape[-1] if inputs.is_first_t.ndim else 0
     zero = jax.eval_shape(lambda: initial_core_state(batch_size))
     check_inputs(inputs, core_state, zero=zero, axes=axes)
-
-  def apply(
-    module: nn.Module, params: Params, inputs: AgentInputs, state: CoreState
-  ) -> tuple[Array, CoreState]:
-    check(inputs, state, "TB")
-    # Without `mutable` flax gives what the module returns, and nothing else.
-    return cast(tuple[Array, CoreState], module.apply(params, inputs, state))
 
   def unroll(params, inputs, core_state):
     check(inputs, core_state, "TB")
@@ -150,7 +145,12 @@ def make_networks(spec: EnvSpec, *, config: NetworkConfig) -> Networks:
   )
 
 
-def _by_platform(cpu: nn.Module, other: nn.Module) -> Callable:
+def _apply_of(module: nn.Module) -> _Apply:
+  # Without `mutable` flax gives what the module returns, and nothing else.
+  return cast(_Apply, module.apply)
+
+
+def _by_platform(cpu: nn.Module, other: nn.Module) -> _Apply:
   """`apply` of one of two modules, chosen when the program is lowered.
 
   Not by jax.default_backend() while JAX traces: a program may be lowered for
@@ -158,15 +158,16 @@ def _by_platform(cpu: nn.Module, other: nn.Module) -> Callable:
   accelerator.
   """
 
-  def on_cpu(params, inputs, core_state):
-    return cpu.apply(params, inputs, core_state)
+  def apply(params, inputs, core_state):
+    return jax.lax.platform_dependent(
+      params,
+      inputs,
+      core_state,
+      cpu=_apply_of(cpu),
+      default=_apply_of(other),
+    )
 
-  def elsewhere(params, inputs, core_state):
-    return other.apply(params, inputs, core_state)
-
-  return lambda *args: jax.lax.platform_dependent(
-    *args, cpu=on_cpu, default=elsewhere
-  )
+  return apply
 
 
 class _RecurrentQNetwork(nn.Module):

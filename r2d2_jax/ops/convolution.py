@@ -2,14 +2,14 @@
 
 Forward it is `lax.conv_general_dilated` everywhere, and so is the gradient,
 unless the caller asks for the CPU's (`on_cpu`). There, XLA's own gradients of
-a convolution run well below the speed of its forward pass: that of the input is a convolution over an image diluted
-with zeros (stride > 1), that of the kernel one whose window is the whole
-output. Here a stride s that divides the window is taken out first: blocks of
-s x s pixels become channels, and what remains is a convolution with stride 1.
-Then the gradient of the input is an ordinary convolution (products summed in
-place, where images are small), and that of the kernel one matrix product, over
-the pixels of all images, of the input and of dL/dy shifted to every place of
-the window:
+a convolution run well below the speed of its forward pass: that of the input is
+a convolution over an image diluted with zeros (stride > 1), that of the kernel
+one whose window is the whole output. Here a stride s that divides the window is
+taken out first: blocks of s x s pixels become channels, and what remains is a
+convolution with stride 1. Then the gradient of the input is an ordinary
+convolution (products summed in place, where images are small), and that of the
+kernel one matrix product, over the pixels of all images, of the input and of
+dL/dy shifted to every place of the window:
 
     dL/dkernel[u, v] = sum_{m, i, j} x[m, i, j]^T dL/dy[m, i - u, j - v]
 

@@ -13,8 +13,8 @@ def product(x: jax.Array, w: jax.Array, *, on_cpu: bool = False) -> jax.Array:
 
   The same numbers up to rounding. On CPUs XLA repacks w, transposed, for
   dL/dy w^T, which takes longer than the product itself where w is large and x
-  has few rows. With `on_cpu`: reverse-mode derivatives only, and only once (no jvp,
-  no second derivatives).
+  has few rows. With `on_cpu`: reverse-mode derivatives only, and only once (no
+  jvp, no second derivatives).
 
   Args:
     x: float [M, K].

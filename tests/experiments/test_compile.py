@@ -1,4 +1,4 @@
-"""Programs for accelerators that are not here: what is lowered, what it costs."""
+"""Programs for accelerators that are not here: what is lowered, its cost."""
 
 import importlib.util
 import re
@@ -53,10 +53,10 @@ def _counts(module: str) -> tuple[int, int, int, int]:
 
 def _assert_no_cpus_way(program: str, platform: str) -> None:
   counts = _counts(export(_programs()[program], platform))
-  # Learner: three layers, of two networks, burn-in and trace: 12, and the trace's
-  # gradients of three kernels and two inputs. The first layer has its stride in
-  # the first four and no blocks; the two barriers and the five loops are the
-  # LSTM's (four unrolls, one of them backward too).
+  # Learner: three layers, of two networks, burn-in and trace: 12, and the
+  # trace's gradients of three kernels and two inputs. The first layer has its
+  # stride in the first four and no blocks; the two barriers and the five loops
+  # are the LSTM's (four unrolls, one of them backward too).
   assert counts == {"learner": (17, 4, 2, 5), "actor": (3, 1, 0, 1)}[program]
 
 

@@ -133,7 +133,7 @@ def _branch_here(params):
   """
   here = jax.local_devices()[0].client.platform
   for platforms, branch in zip(
-    params["branches_platforms"], params["branches"]
+    params["branches_platforms"], params["branches"], strict=True
   ):
     if platforms is None or here in platforms:
       return branch.jaxpr
