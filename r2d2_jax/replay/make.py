@@ -39,7 +39,9 @@ def make_replay(
     ValueError: another backend than 'reverb' or 'local'.
     MissingPackageError: 'reverb' is asked for and not installed.
   """
-  replay = _make_backend(config, spec, core_state, restore_from, scratch)
+  replay = _make_backend(
+    config, spec, core_state, address, restore_from, scratch
+  )
   if config.replay.initial_priority == "actor":
     return replay
   try:
@@ -53,6 +55,7 @@ def _make_backend(
   config: Config,
   spec: types.EnvSpec,
   core_state: types.CoreState,
+  address: str | None,
   restore_from: pathlib.Path | None,
   scratch: pathlib.Path | None,
 ) -> Replay:
