@@ -10,6 +10,7 @@ import pathlib
 import tempfile
 import time
 
+from experiments.benchmark.children import in_child
 from experiments.benchmark.legs import Settings
 from experiments.benchmark.results import (
   LegResult,
@@ -53,9 +54,9 @@ def measure(settings: Settings) -> LegResult:
   runs: dict[str, list[tuple[float, float, float]]] = {"one process": []}
   runs |= {name: [] for name in shapes}
   for _ in range(1 if toy else _ROUNDS):
-    runs["one process"].append(_run(config, None))
+    runs["one process"].append(in_child(_run, config, None))
     for name, cluster in shapes.items():
-      runs[name].append(_run(config, cluster))
+      runs[name].append(in_child(_run, config, cluster))
   rates = {name: [r[0] for r in several] for name, several in runs.items()}
   return LegResult(
     [
