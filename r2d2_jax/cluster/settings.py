@@ -48,7 +48,7 @@ class ClusterConfig:
   """The same for learner hosts, such as 'TPU-v5e-head'."""
   lease_seconds: float = setting(0.25, above=0)
   """About how long actors and learner go on before they report."""
-  publish_seconds: float = setting(0.5, above=0)
+  publish_seconds: float = setting(0.25, above=0)
   """Least time between two deliveries of parameters to the actors."""
   start_seconds: float = setting(300.0, above=0)
   """How long a process may take to start, its first compilation included."""
