@@ -150,6 +150,13 @@ def check_cluster(config: Config, cluster: ClusterConfig) -> None:
     "the local replay is of one process",
   )
   need(
+    config.replay.initial_priority == "actor",
+    "replay.initial_priority",
+    "'actor' on a cluster",
+    config.replay.initial_priority,
+    "an actor host does not know the largest priority of the learner",
+  )
+  need(
     cluster.actors >= shards,
     "cluster.replay_shards",
     f"at most cluster.actors ({cluster.actors})",
