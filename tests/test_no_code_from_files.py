@@ -60,12 +60,15 @@ _NUMPY_READERS = {
   "numpy.lib.format.read_array",
   "numpy.lib.format.open_memmap",
 }
-# The one exception, in two places: a program talks over an anonymous pipe to a
-# child process that it has just started. Both ends are this program; no file
-# and no network is in between, and nobody else holds an end.
+# The one exception: a program talks over an anonymous pipe to a child process
+# that it has just started. Both ends are this program; no file and no network is
+# in between, and nobody else holds an end.
 _EXCEPTIONS = {
   ("r2d2_jax/envs/child_world.py", "multiprocessing"),
+  ("r2d2_jax/envs/gymnasium_lanes.py", "multiprocessing"),
+  ("r2d2_jax/envs/vector_calls.py", "multiprocessing"),
   ("experiments/benchmark/children.py", "multiprocessing"),
+  ("experiments/drills/drill.py", "multiprocessing"),
 }
 
 
