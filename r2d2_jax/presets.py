@@ -46,7 +46,6 @@ def laptop() -> Config:
   return Config(
     env=EnvConfig(num_envs=32, full_action_space=False),
     network=NetworkConfig(
-      torso="auto",
       torso_channels=(16, 32, 32),
       torso_units=0,
       core_units=256,
