@@ -5,6 +5,11 @@ import re
 import subprocess
 import sys
 
+import pytest
+
+# Seconds of work each: minutes on a busy machine.
+pytestmark = pytest.mark.timeout(600)
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
@@ -15,7 +20,7 @@ def output_of(name, *arguments):
     capture_output=True,
     text=True,
     check=False,
-    timeout=300,
+    timeout=580,
   )
   assert result.returncode == 0, result.stderr
   return result.stdout
@@ -56,7 +61,7 @@ def test_huber_loss_is_found_again_by_the_commands(tmp_path):
     capture_output=True,
     text=True,
     check=False,
-    timeout=300,
+    timeout=580,
   )
   assert result.returncode == 0, result.stderr
 

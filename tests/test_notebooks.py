@@ -24,6 +24,8 @@ def test_there_are_four_and_they_are_small():
   assert sum(path.stat().st_size for path in NOTEBOOKS) < 500_000
 
 
+# Half a minute of work each: on a machine that is busy, minutes.
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_gives_the_outputs_that_are_kept(path):
   result = subprocess.run(

@@ -13,7 +13,8 @@ from r2d2_jax.presets import smoke
 
 pytest.importorskip("ray", reason="runs on many processes need Ray")
 pytest.importorskip("reverb", reason="and a Reverb server")
-pytestmark = [pytest.mark.ray, pytest.mark.reverb]
+# A run in five processes: a minute of work, minutes on a busy machine.
+pytestmark = [pytest.mark.ray, pytest.mark.reverb, pytest.mark.timeout(900)]
 
 CONFIG = smoke().updated(
   {
