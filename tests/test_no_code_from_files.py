@@ -61,8 +61,8 @@ _NUMPY_READERS = {
   "numpy.lib.format.open_memmap",
 }
 # The one exception: a program talks over an anonymous pipe to a child process
-# that it has just started. Both ends are this program; no file and no network is
-# in between, and nobody else holds an end.
+# that it has just started. Both ends are this program; no file and no network
+# is in between, and nobody else holds an end.
 _EXCEPTIONS = {
   ("r2d2_jax/envs/child_world.py", "multiprocessing"),
   ("r2d2_jax/envs/gymnasium_lanes.py", "multiprocessing"),
