@@ -22,8 +22,8 @@ METHODS = {
 def _methods(cls):
   return {
     name: value
-    for name, value in vars(cls).items()
-    if inspect.isfunction(value) and not name.startswith("_")
+    for name, value in inspect.getmembers(cls, inspect.isfunction)
+    if not name.startswith("_")
   }
 
 
