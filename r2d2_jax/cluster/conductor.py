@@ -197,18 +197,16 @@ class Conductor:
   def _shard_is_there(self, shard: int, size: int) -> None:
     """Tells those that had its predecessor, and those that waited for one."""
     address = self._addresses[shard]
-    nothing = lambda answer: None
-    seconds = self._cluster.patience_seconds
     for member in self._fleet.of("actor"):
       if self._topology.shard_of(member.place.index) == shard:
         if member.is_ready:
-          self._fleet.call(member, "connect", nothing, seconds, address)
+          self._connect(member, address)
         elif member.greeting and not self._fleet.is_called(member, "start"):
           self._start_actor(member)
     learners = self._fleet.of("learner")
     if all(m.is_ready for m in learners):
       for member in learners:
-        self._fleet.call(member, "connect", nothing, seconds, shard, address)
+        self._connect(member, shard, address)
     elif self._joined == self._topology.learners and not any(
       self._fleet.is_called(m, what)
       for m in learners
@@ -223,6 +221,16 @@ class Conductor:
 
   was_started = False
 
+  def _connect(self, member: Member, *place: int | str) -> None:
+    """Tells an actor host its shard's address, or a learner which shard's."""
+    self._fleet.call(
+      member,
+      "connect",
+      lambda answer: None,
+      self._cluster.patience_seconds,
+      *place,
+    )
+
   def _start_actor(self, member: Member) -> None:
     actor = member.place.index
     address = self._addresses[self._topology.shard_of(actor)]
@@ -231,14 +239,9 @@ class Conductor:
 
     def done(answer: None) -> None:
       member.is_ready = True
-      if self._addresses[self._topology.shard_of(actor)] != address:
-        self._fleet.call(
-          member,
-          "connect",
-          lambda answer: None,
-          self._cluster.patience_seconds,
-          self._addresses[self._topology.shard_of(actor)],
-        )
+      latest = self._addresses[self._topology.shard_of(actor)]
+      if latest != address:
+        self._connect(member, latest)
 
     self._given[actor] = self._parameters
     self._fleet.call(

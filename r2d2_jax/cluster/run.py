@@ -39,11 +39,9 @@ from r2d2_jax.cluster.topology import (
 from r2d2_jax.config import Config, UserError, validate
 from r2d2_jax.envs.make import make_world, world_spec
 from r2d2_jax.system.evaluation import open_evaluations
-from r2d2_jax.system.metrics.columns import COLUMNS
 from r2d2_jax.system.metrics.report import RunReport
-from r2d2_jax.system.metrics.sinks import make_sinks
 from r2d2_jax.system.planning.limits import free_memory_bytes
-from r2d2_jax.system.run.build import Parts
+from r2d2_jax.system.run.build import Parts, open_log
 from r2d2_jax.system.run.errors import RunError, explained
 from r2d2_jax.system.run.finished import TrainResult, find_finished
 from r2d2_jax.system.run.interrupts import heard_signals
@@ -53,7 +51,6 @@ from r2d2_jax.system.run.state import RunState, find_resumed
 from r2d2_jax.system.run.stop import Stop
 from r2d2_jax.system.run.turns import is_over
 from r2d2_jax.system.storage.checkpoints import restore_learner
-from r2d2_jax.system.storage.csv_log import RunLog
 from r2d2_jax.system.storage.files import replace_file
 from r2d2_jax.system.storage.rundir import claimed_run_dir, write_config
 from r2d2_jax.system.train import run_parts
@@ -157,18 +154,8 @@ def _build(
   """The parts of the run, most of them far away; restores what was saved."""
   topology = topology_of(config, cluster)
   resumed = find_resumed(run_dir, config)
-  starts = resumed.record["starts"] + 1 if resumed else 0
-  log = RunLog(run_dir / "log.csv")
-  if new := log.new_columns(COLUMNS):
-    say(f"log.csv gets new columns, NaN so far: {', '.join(new)}")
-  sinks = make_sinks(
-    config,
-    run_dir,
-    steps=resumed.checkpoint.steps if resumed else 0,
-    say=say,
-  )
-  for sink in sinks:
-    closers.callback(sink.close)
+  starts = resumed.starts if resumed else 0
+  log, sinks = open_log(config, run_dir, resumed, closers, say)
   spec = world_spec(config.env)
   agent = make_agent(spec, config)
   params_key, _ = jax.random.split(jax.random.key(config.run.seed))

@@ -92,17 +92,7 @@ def build(
   """
   resumed = find_resumed(run_dir, config)
   starts = resumed.starts if resumed else 0
-  log = RunLog(run_dir / "log.csv")
-  if new := log.new_columns(COLUMNS):
-    say(f"log.csv gets new columns, NaN so far: {', '.join(new)}")
-  sinks = make_sinks(
-    config,
-    run_dir,
-    steps=resumed.checkpoint.steps if resumed else 0,
-    say=say,
-  )
-  for sink in sinks:
-    closers.callback(sink.close)
+  log, sinks = open_log(config, run_dir, resumed, closers, say)
   mesh = learner_mesh(config)
   params_key, actor_key = jax.random.split(jax.random.key(config.run.seed))
   world = make_world(config.env, seed=world_seed(config.run.seed, starts))
@@ -196,6 +186,28 @@ def build(
     log,
     sinks,
   )
+
+
+def open_log(
+  config: Config,
+  run_dir: pathlib.Path,
+  resumed: Resumed | None,
+  closers: contextlib.ExitStack,
+  say: Callable[[str], None],
+) -> tuple[RunLog, list[Sink]]:
+  """A run's log, new or resumed, and other sinks; `closers` closes them."""
+  log = RunLog(run_dir / "log.csv")
+  if new := log.new_columns(COLUMNS):
+    say(f"log.csv gets new columns, NaN so far: {', '.join(new)}")
+  sinks = make_sinks(
+    config,
+    run_dir,
+    steps=resumed.checkpoint.steps if resumed else 0,
+    say=say,
+  )
+  for sink in sinks:
+    closers.callback(sink.close)
+  return log, sinks
 
 
 def _make_replay(config, run_dir, spec, core_state, resumed, say):
