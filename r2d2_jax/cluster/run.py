@@ -47,7 +47,8 @@ from r2d2_jax.system.run.finished import TrainResult, find_finished
 from r2d2_jax.system.run.interrupts import heard_signals
 from r2d2_jax.system.run.monitor import Columns, Monitor
 from r2d2_jax.system.run.output import unfailing
-from r2d2_jax.system.run.state import RunState, find_resumed
+from r2d2_jax.system.run.resumed import find_resumed
+from r2d2_jax.system.run.state import RunState
 from r2d2_jax.system.run.stop import Stop
 from r2d2_jax.system.run.turns import is_over
 from r2d2_jax.system.storage.checkpoints import restore_learner

@@ -6,7 +6,7 @@ import pytest
 
 from r2d2_jax.config import Config, to_dict
 from r2d2_jax.family import FAMILY
-from r2d2_jax.system.run.state import _changed_settings
+from r2d2_jax.system.run.resumed import _changed_settings
 from r2d2_jax.system.train import train
 
 # All that the family adds to R2D2's machinery: transitions with a lookahead,

@@ -28,12 +28,8 @@ from r2d2_jax.system.metrics.sample_stats import SampleStats
 from r2d2_jax.system.metrics.sinks import Sink, make_sinks
 from r2d2_jax.system.run.background import Background
 from r2d2_jax.system.run.errors import RunError
-from r2d2_jax.system.run.state import (
-  Resumed,
-  RunState,
-  find_resumed,
-  world_seed,
-)
+from r2d2_jax.system.run.resumed import Resumed, find_resumed, world_seed
+from r2d2_jax.system.run.state import RunState
 from r2d2_jax.system.storage.checkpoints import CheckpointError, restore_learner
 from r2d2_jax.system.storage.csv_log import RunLog
 from r2d2_jax.system.storage.rundir import write_config

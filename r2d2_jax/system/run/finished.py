@@ -14,7 +14,7 @@ from r2d2_jax.system.evaluation import (
   read_last_evaluation,
 )
 from r2d2_jax.system.loops.ratio import ReplayRatio
-from r2d2_jax.system.run.state import find_resumed
+from r2d2_jax.system.run.resumed import find_resumed
 from r2d2_jax.system.storage.agents import load_learner
 from r2d2_jax.system.storage.csv_log import read_log
 from r2d2_jax.types import LearnerState

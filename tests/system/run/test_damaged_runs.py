@@ -14,7 +14,7 @@ from rich.console import Console
 from r2d2_jax.config import Config
 from r2d2_jax.presets import smoke
 from r2d2_jax.system.run import monitor
-from r2d2_jax.system.run.state import find_resumed
+from r2d2_jax.system.run.resumed import find_resumed
 from r2d2_jax.system.storage.agents import load_agent
 from r2d2_jax.system.storage.checkpoints import (
   CheckpointError,
