@@ -1,6 +1,5 @@
 """The processes of a run: started, called, watched, started again."""
 
-import collections
 from collections.abc import Callable
 import pathlib
 import time
@@ -12,15 +11,17 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from r2d2_jax.cluster.actor_host import ActorHost
 from r2d2_jax.cluster.learner_host import LearnerHost
-from r2d2_jax.cluster.nodes import Place, places
-from r2d2_jax.cluster.roles import (
-  EvaluatorHost,
-  Greeting,
-  ReplayHost,
-  versions,
+from r2d2_jax.cluster.members import (
+  HostDied,
+  Member,
+  check_greeting,
+  is_of_another,
+  told,
 )
+from r2d2_jax.cluster.nodes import places
+from r2d2_jax.cluster.roles import EvaluatorHost, Greeting, ReplayHost
 from r2d2_jax.cluster.settings import ClusterConfig
-from r2d2_jax.config import ConfigError, first_line
+from r2d2_jax.config import first_line
 from r2d2_jax.system.run.errors import RunError
 
 _CLASSES = {
@@ -37,42 +38,6 @@ _DEATHS_SECONDS = 600.0
 MARK = ".cluster"
 # In the logs' directory: time, role, number, deaths so far, node, pid.
 PROCESSES = "processes.csv"
-
-
-class HostDied(Exception):
-  """A process is gone, or silent for too long; says which, and where."""
-
-  def __init__(self, member: "Member", why: str):
-    super().__init__(f"{member.words}: {why}")
-    self.member = member
-
-
-class Member:
-  """One process, in its present life."""
-
-  def __init__(self, place: Place):
-    self.place = place
-    self.handle: Any = None
-    self.incarnation = 0
-    self.greeting: Greeting | None = None
-    self.is_ready = False
-    self.deaths: collections.deque[float] = collections.deque()
-
-  @property
-  def name(self) -> str:
-    """'actor 3'."""
-    return f"{self.place.role} {self.place.index}"
-
-  @property
-  def words(self) -> str:
-    """Who, where, and the file that says more."""
-    if self.greeting is None:
-      return f"{self.name} (not started yet)"
-    log = self.greeting.log or "Ray's own, /tmp/ray/session_latest/logs there"
-    return (
-      f"{self.name} (node {self.greeting.node}, pid {self.greeting.pid}, log"
-      f" {log})"
-    )
 
 
 class Call(NamedTuple):
@@ -144,7 +109,7 @@ class Fleet:
 
     def heard(greeting: Greeting) -> None:
       member.greeting = greeting
-      self._check(member)
+      check_greeting(member, self._run_dir)
       self._note(member)
       done(greeting)
 
@@ -161,7 +126,7 @@ class Fleet:
     member.greeting = self.ask(
       member, "greet", self._cluster.start_seconds, *self._greeting_of(member)
     )
-    self._check(member)
+    check_greeting(member, self._run_dir)
     self._note(member)
 
   def _note(self, member: Member) -> None:
@@ -215,7 +180,7 @@ class Fleet:
       try:
         result = ray.get(answer)
       except RayError as error:
-        if isinstance(error, RayTaskError) and not _is_of_another(
+        if isinstance(error, RayTaskError) and not is_of_another(
           error, is_group=len(self.of(call.member.place.role)) > 1
         ):
           raise told(error, call.member) from error
@@ -325,49 +290,3 @@ class Fleet:
     for answer, call in list(self._calls.items()):
       if call.member is member:
         del self._calls[answer]
-
-  def _check(self, member: Member) -> None:
-    greeting = member.greeting
-    assert greeting is not None
-    wrong = [
-      f"{name} {greeting.versions.get(name)} instead of {version}"
-      for name, version in versions().items()
-      if greeting.versions.get(name) != version
-    ]
-    if wrong:
-      raise ConfigError(
-        f"cluster: expected the same versions on all nodes, got"
-        f" {', '.join(wrong)} on node {greeting.node}; give it the same"
-        " environment"
-      )
-    if member.place.role == "replay" and not greeting.sees_run_dir:
-      raise ConfigError(
-        f"run.run_dir: expected a directory that all nodes share, but node"
-        f" {greeting.node} does not see {self._run_dir}; give one on a shared"
-        " file system"
-      )
-
-
-def _is_of_another(error: RayTaskError, *, is_group: bool) -> bool:
-  """Whether what it raised tells of the death of another process.
-
-  What it was given was lost with its owner; or a collective has failed, by
-  which the members of a learner group notice that one of them is gone."""
-  if is_group and type(error.cause).__name__ in (
-    "JaxRuntimeError",
-    "XlaRuntimeError",
-  ):
-    return True
-  return isinstance(error.cause, RayError)
-
-
-def told(error: RayTaskError, member: Member) -> BaseException:
-  """What a process has raised, as its own kind where that says it all."""
-  cause = error.cause
-  if cause is None:
-    return error
-  if isinstance(cause, Exception) and not str(cause):
-    return error
-  # The traceback of over there, for crash.txt.
-  cause.add_note(f"raised by {member.words}\n{error}")
-  return cause
