@@ -1,6 +1,6 @@
 """The processes of a run: started, called, watched, started again."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import pathlib
 import time
 from typing import Any, NamedTuple
@@ -18,9 +18,9 @@ from r2d2_jax.cluster.members import (
   is_of_another,
   told,
 )
-from r2d2_jax.cluster.nodes import places
+from r2d2_jax.cluster.places import Place
 from r2d2_jax.cluster.roles import EvaluatorHost, Greeting, ReplayHost
-from r2d2_jax.cluster.settings import ClusterConfig
+from r2d2_jax.cluster.sweep.host import RunHost
 from r2d2_jax.config import first_line
 from r2d2_jax.system.run.errors import RunError
 
@@ -29,10 +29,16 @@ _CLASSES = {
   "actor": ActorHost,
   "learner": LearnerHost,
   "evaluator": EvaluatorHost,
+  "run": RunHost,
 }
 _CONTROL = "control"
 # Methods that are called while another one is at work.
-_BESIDE = {("actor", "connect"), ("replay", "save")}
+_BESIDE = {
+  ("actor", "connect"),
+  ("replay", "save"),
+  ("run", "progress"),
+  ("run", "stop"),
+}
 # Deaths within this time count together.
 _DEATHS_SECONDS = 600.0
 MARK = ".cluster"
@@ -60,21 +66,31 @@ class Fleet:
 
   def __init__(
     self,
-    cluster: ClusterConfig,
-    group: Any,
+    places: Sequence[Place],
     run_dir: pathlib.Path,
-    say: Callable[[str], None],
+    *,
+    group: Any = None,
+    start_seconds: float,
+    max_restarts: int,
   ):
-    """Args: settings, reserved places, where logs go, who takes a line."""
-    self._cluster = cluster
-    self._group = group
+    """See the class.
+
+    Args:
+      places: of all processes.
+      run_dir: where their logs go.
+      group: Ray's placement group, with a bundle for each place, in their
+        order; None leaves it to Ray where a process comes to be.
+      start_seconds: how long a process may take to say who it is.
+      max_restarts: deaths of one role within ten minutes, see `count_death`.
+    """
     self._run_dir = run_dir
-    self._say = say
+    self._group = group
+    self._start_seconds = start_seconds
+    self._max_restarts = max_restarts
     self._calls: dict[Any, Call] = {}
     self._dead: list[HostDied] = []
-    all_places = places(cluster)
-    self._bundles = {(p.role, p.index): i for i, p in enumerate(all_places)}
-    self.members = [Member(p) for p in all_places]
+    self._bundles = {(p.role, p.index): i for i, p in enumerate(places)}
+    self.members = [Member(p) for p in places]
     (run_dir / "logs").mkdir(exist_ok=True)
     (run_dir / MARK).write_text("seen by all nodes\n")
 
@@ -98,10 +114,11 @@ class Fleet:
       "max_restarts": 0,
       "max_task_retries": 0,
       "runtime_env": {"env_vars": place.environ},
-      "scheduling_strategy": PlacementGroupSchedulingStrategy(
-        self._group, self._bundles[place.role, place.index]
-      ),
     }
+    if self._group is not None:
+      options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(
+        self._group, self._bundles[place.role, place.index]
+      )
     member.handle = remote.options(**options).remote()
 
   def greet(self, member: Member, done: Callable[[Any], None]) -> None:
@@ -117,14 +134,14 @@ class Fleet:
       member,
       "greet",
       heard,
-      self._cluster.start_seconds,
+      self._start_seconds,
       *self._greeting_of(member),
     )
 
   def ask_greeting(self, member: Member) -> None:
     """The same, and waits; for any thread."""
     member.greeting = self.ask(
-      member, "greet", self._cluster.start_seconds, *self._greeting_of(member)
+      member, "greet", self._start_seconds, *self._greeting_of(member)
     )
     check_greeting(member, self._run_dir)
     self._note(member)
@@ -219,10 +236,10 @@ class Fleet:
       for member in self.of(role)
       for death in member.deaths
     )
-    if recent > self._cluster.max_restarts:
+    if recent > self._max_restarts:
       raise RunError(
         f"{died}; that was death {recent} of role {role} within ten minutes"
-        f" (cluster.max_restarts {self._cluster.max_restarts})"
+        f" (cluster.max_restarts {self._max_restarts})"
       )
 
   def kill(self, member: Member) -> None:

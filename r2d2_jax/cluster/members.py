@@ -6,7 +6,7 @@ from typing import Any
 
 from ray.exceptions import RayError, RayTaskError
 
-from r2d2_jax.cluster.nodes import Place
+from r2d2_jax.cluster.places import Place
 from r2d2_jax.cluster.roles import Greeting, versions
 from r2d2_jax.config import ConfigError
 
@@ -51,8 +51,8 @@ def check_greeting(member: Member, run_dir: pathlib.Path) -> None:
   """Refuses a process that cannot work with the others.
 
   Raises:
-    ConfigError: another version of something, or a replay shard that does not
-      see the run's directory.
+    ConfigError: another version of something, or one that has to write into the
+      run's directory and does not see it.
   """
   greeting = member.greeting
   assert greeting is not None
@@ -67,7 +67,7 @@ def check_greeting(member: Member, run_dir: pathlib.Path) -> None:
       f" {', '.join(wrong)} on node {greeting.node}; give it the same"
       " environment"
     )
-  if member.place.role == "replay" and not greeting.sees_run_dir:
+  if member.place.role in ("replay", "run") and not greeting.sees_run_dir:
     raise ConfigError(
       f"run.run_dir: expected a directory that all nodes share, but node"
       f" {greeting.node} does not see {run_dir}; give one on a shared"

@@ -4,7 +4,6 @@ from collections.abc import Callable
 import contextlib
 import functools
 import pathlib
-import signal
 import threading
 from typing import Any
 
@@ -15,6 +14,7 @@ from r2d2_jax.cluster.build import build
 from r2d2_jax.cluster.conductor import Conductor, in_thread
 from r2d2_jax.cluster.fleet import Fleet
 from r2d2_jax.cluster.nodes import check_room, joined, reserved
+from r2d2_jax.cluster.places import needed_cpus, places
 from r2d2_jax.cluster.plan import check_memory, make_cluster_plan
 from r2d2_jax.cluster.settings import ClusterConfig, check_values
 from r2d2_jax.cluster.topology import (
@@ -90,8 +90,7 @@ def train_on_cluster(
       say(words)
       return result
     stopping = Stop(request, stop)
-    with _own_handlers():
-      own = closers.enter_context(joined(cluster))
+    own = closers.enter_context(joined(cluster.address, needed_cpus(cluster)))
     stopping.check()
     plan = make_cluster_plan(config, cluster, world_spec(config.env))
     if own:
@@ -100,7 +99,13 @@ def train_on_cluster(
     else:
       check_room(cluster)
     group = closers.enter_context(reserved(cluster))
-    fleet = Fleet(cluster, group, run_dir, say)
+    fleet = Fleet(
+      places(cluster),
+      run_dir,
+      group=group,
+      start_seconds=cluster.start_seconds,
+      max_restarts=cluster.max_restarts,
+    )
     closers.callback(fleet.end)
     try:
       parts, conductor = build(
@@ -148,19 +153,3 @@ def _watch(
   if failures:
     raise failures[0]
   return False
-
-
-@contextlib.contextmanager
-def _own_handlers():
-  """Within it whoever takes a signal's handler gives it back."""
-  if threading.current_thread() is not threading.main_thread():
-    yield
-    return
-  numbers = (signal.SIGINT, signal.SIGTERM)
-  before = {number: signal.getsignal(number) for number in numbers}
-  try:
-    yield
-  finally:
-    for number, handler in before.items():
-      if handler is not None:
-        signal.signal(number, handler)
