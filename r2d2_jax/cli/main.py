@@ -5,11 +5,18 @@ import sys
 
 _COMMANDS = {
   "train": "train an agent on one task; go on with a run",
+  "cluster": "train in many processes, on one machine or many",
+  "sweep": "train on many tasks with many seeds, over a cluster",
   "evaluate": "play whole games with the agents of runs",
   "export": "an agent of a run as a small folder to give away",
   "record": "a game of an agent as a video",
   "plot": "learning curves of runs",
   "scoreboard": "scores of many runs beside the published ones",
+}
+# Those whose modules lie elsewhere; nothing here imports them.
+_MODULES = {
+  "cluster": "r2d2_jax.cluster.command",
+  "sweep": "r2d2_jax.cluster.sweep.command",
 }
 
 
@@ -18,7 +25,8 @@ def main(arguments: list[str] | None = None) -> int:
   arguments = sys.argv[1:] if arguments is None else arguments
   name = arguments[0] if arguments else "--help"
   if name in _COMMANDS:
-    command = importlib.import_module(f"r2d2_jax.cli.{name}")
+    module = _MODULES.get(name, f"r2d2_jax.cli.{name}")
+    command = importlib.import_module(module)
     return command.main(arguments[1:])
   lines = [f"  {word:12}{what}" for word, what in _COMMANDS.items()]
   usage = "\n".join(

@@ -80,7 +80,7 @@ def _parse(arguments: list[str]) -> tuple[Config, bool]:
     date = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     config = _in_directory(
       config,
-      f"runs/{_as_name(config.env.task)}-{preset}-seed{config.run.seed}-{date}",
+      f"runs/{as_name(config.env.task)}-{preset}-seed{config.run.seed}-{date}",
     )
   validate(config)
   return config, is_new
@@ -90,7 +90,7 @@ def _in_directory(config: Config, run_dir: str) -> Config:
   return config.updated({"run.run_dir": run_dir})
 
 
-def _as_name(task: str) -> str:
+def as_name(task: str) -> str:
   """A task as a part of a directory's name."""
   return re.sub(r"[^\w.-]", "_", task)[:80]
 

@@ -20,7 +20,8 @@ import warnings
 
 import tyro
 
-from r2d2_jax.cli.command import exit_code, with_home
+from r2d2_jax.cli.command import exit_code, program, with_home
+from r2d2_jax.cli.train import as_name
 from r2d2_jax.cluster.settings import ClusterConfig, check_values
 from r2d2_jax.cluster.topology import check_cluster, with_lanes
 from r2d2_jax.config import (
@@ -31,8 +32,6 @@ from r2d2_jax.config import (
   validate,
 )
 from r2d2_jax.presets import PRESETS
-
-_PROG = "python -m experiments.cluster"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,8 +54,8 @@ def parse_command_line(arguments: list[str]) -> tuple[Config, ClusterConfig]:
     SystemExit: code 0 after --help, code 2 after a malformed argument.
   """
   arguments = with_home(arguments)
-  preset, arguments = _taken("--preset", arguments)
-  file, arguments = _taken("--config", arguments)
+  preset, arguments = taken("--preset", arguments)
+  file, arguments = taken("--config", arguments)
   if preset and file:
     raise ConfigError("--config: expected it or --preset, got both; give one")
   if file:
@@ -76,7 +75,7 @@ def parse_command_line(arguments: list[str]) -> tuple[Config, ClusterConfig]:
     _Settings,
     args=arguments,
     default=_Settings(**sections, cluster=cluster),
-    prog=_PROG,
+    prog=program("cluster"),
     description=(
       "Trains R2D2 on many processes, on this machine or on a Ray cluster."
       " Settings are those of experiments.train, and section cluster. --preset"
@@ -92,7 +91,7 @@ def parse_command_line(arguments: list[str]) -> tuple[Config, ClusterConfig]:
   config = with_lanes(config, cluster)
   if not config.run.run_dir:
     date = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    task = "".join(c if c.isalnum() else "_" for c in config.env.task)[:80]
+    task = as_name(config.env.task)
     name = f"runs/{task}-cluster-seed{config.run.seed}-{date}"
     config = config.updated({"run.run_dir": name})
   validate(config)
@@ -100,7 +99,7 @@ def parse_command_line(arguments: list[str]) -> tuple[Config, ClusterConfig]:
   return config, cluster
 
 
-def _taken(flag: str, arguments: list[str]) -> tuple[str, list[str]]:
+def taken(flag: str, arguments: list[str]) -> tuple[str, list[str]]:
   """Takes `--flag VALUE` or `--flag=VALUE` out of the arguments."""
   value, rest = "", []
   given = iter(arguments)

@@ -14,7 +14,8 @@ import numpy as np
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from r2d2_jax.cluster.fleet import Fleet, HostDied, told
+from r2d2_jax.cluster.fleet import Fleet
+from r2d2_jax.cluster.members import HostDied, told
 from r2d2_jax.config import Config
 from r2d2_jax.replay.checks import ReplayError
 from r2d2_jax.system.evaluation import Evaluation
@@ -159,8 +160,7 @@ def shard_name(shard: int) -> str:
 class FarActors:
   """All actor hosts."""
 
-  def __init__(self, epsilon: np.ndarray):
-    self.epsilon = epsilon
+  def __init__(self):
     self.timer = FarTimer()
 
   def lane_state_dict(self) -> dict[str, np.ndarray]:

@@ -1,7 +1,6 @@
 """The processes of a run: started, called, watched, started again."""
 
-import collections
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import pathlib
 import time
 from typing import Any, NamedTuple
@@ -12,15 +11,17 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from r2d2_jax.cluster.actor_host import ActorHost
 from r2d2_jax.cluster.learner_host import LearnerHost
-from r2d2_jax.cluster.nodes import Place, places
-from r2d2_jax.cluster.roles import (
-  EvaluatorHost,
-  Greeting,
-  ReplayHost,
-  versions,
+from r2d2_jax.cluster.members import (
+  HostDied,
+  Member,
+  check_greeting,
+  is_of_another,
+  told,
 )
-from r2d2_jax.cluster.settings import ClusterConfig
-from r2d2_jax.config import ConfigError, first_line
+from r2d2_jax.cluster.places import Place
+from r2d2_jax.cluster.roles import EvaluatorHost, Greeting, ReplayHost
+from r2d2_jax.cluster.sweep.host import RunHost
+from r2d2_jax.config import first_line
 from r2d2_jax.system.run.errors import RunError
 
 _CLASSES = {
@@ -28,51 +29,21 @@ _CLASSES = {
   "actor": ActorHost,
   "learner": LearnerHost,
   "evaluator": EvaluatorHost,
+  "run": RunHost,
 }
 _CONTROL = "control"
 # Methods that are called while another one is at work.
-_BESIDE = {("actor", "connect"), ("replay", "save")}
+_BESIDE = {
+  ("actor", "connect"),
+  ("replay", "save"),
+  ("run", "progress"),
+  ("run", "stop"),
+}
 # Deaths within this time count together.
 _DEATHS_SECONDS = 600.0
 MARK = ".cluster"
 # In the logs' directory: time, role, number, deaths so far, node, pid.
 PROCESSES = "processes.csv"
-
-
-class HostDied(Exception):
-  """A process is gone, or silent for too long; says which, and where."""
-
-  def __init__(self, member: "Member", why: str):
-    super().__init__(f"{member.words}: {why}")
-    self.member = member
-
-
-class Member:
-  """One process, in its present life."""
-
-  def __init__(self, place: Place):
-    self.place = place
-    self.handle: Any = None
-    self.incarnation = 0
-    self.greeting: Greeting | None = None
-    self.is_ready = False
-    self.deaths: collections.deque[float] = collections.deque()
-
-  @property
-  def name(self) -> str:
-    """'actor 3'."""
-    return f"{self.place.role} {self.place.index}"
-
-  @property
-  def words(self) -> str:
-    """Who, where, and the file that says more."""
-    if self.greeting is None:
-      return f"{self.name} (not started yet)"
-    log = self.greeting.log or "Ray's own, /tmp/ray/session_latest/logs there"
-    return (
-      f"{self.name} (node {self.greeting.node}, pid {self.greeting.pid}, log"
-      f" {log})"
-    )
 
 
 class Call(NamedTuple):
@@ -95,21 +66,31 @@ class Fleet:
 
   def __init__(
     self,
-    cluster: ClusterConfig,
-    group: Any,
+    places: Sequence[Place],
     run_dir: pathlib.Path,
-    say: Callable[[str], None],
+    *,
+    group: Any = None,
+    start_seconds: float,
+    max_restarts: int,
   ):
-    """Args: settings, reserved places, where logs go, who takes a line."""
-    self._cluster = cluster
-    self._group = group
+    """See the class.
+
+    Args:
+      places: of all processes.
+      run_dir: where their logs go.
+      group: Ray's placement group, with a bundle for each place, in their
+        order; None leaves it to Ray where a process comes to be.
+      start_seconds: how long a process may take to say who it is.
+      max_restarts: deaths of one role within ten minutes, see `count_death`.
+    """
     self._run_dir = run_dir
-    self._say = say
+    self._group = group
+    self._start_seconds = start_seconds
+    self._max_restarts = max_restarts
     self._calls: dict[Any, Call] = {}
     self._dead: list[HostDied] = []
-    all_places = places(cluster)
-    self._bundles = {(p.role, p.index): i for i, p in enumerate(all_places)}
-    self.members = [Member(p) for p in all_places]
+    self._bundles = {(p.role, p.index): i for i, p in enumerate(places)}
+    self.members = [Member(p) for p in places]
     (run_dir / "logs").mkdir(exist_ok=True)
     (run_dir / MARK).write_text("seen by all nodes\n")
 
@@ -133,10 +114,11 @@ class Fleet:
       "max_restarts": 0,
       "max_task_retries": 0,
       "runtime_env": {"env_vars": place.environ},
-      "scheduling_strategy": PlacementGroupSchedulingStrategy(
-        self._group, self._bundles[place.role, place.index]
-      ),
     }
+    if self._group is not None:
+      options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(
+        self._group, self._bundles[place.role, place.index]
+      )
     member.handle = remote.options(**options).remote()
 
   def greet(self, member: Member, done: Callable[[Any], None]) -> None:
@@ -144,7 +126,7 @@ class Fleet:
 
     def heard(greeting: Greeting) -> None:
       member.greeting = greeting
-      self._check(member)
+      check_greeting(member, self._run_dir)
       self._note(member)
       done(greeting)
 
@@ -152,16 +134,16 @@ class Fleet:
       member,
       "greet",
       heard,
-      self._cluster.start_seconds,
+      self._start_seconds,
       *self._greeting_of(member),
     )
 
   def ask_greeting(self, member: Member) -> None:
     """The same, and waits; for any thread."""
     member.greeting = self.ask(
-      member, "greet", self._cluster.start_seconds, *self._greeting_of(member)
+      member, "greet", self._start_seconds, *self._greeting_of(member)
     )
-    self._check(member)
+    check_greeting(member, self._run_dir)
     self._note(member)
 
   def _note(self, member: Member) -> None:
@@ -215,7 +197,7 @@ class Fleet:
       try:
         result = ray.get(answer)
       except RayError as error:
-        if isinstance(error, RayTaskError) and not _is_of_another(
+        if isinstance(error, RayTaskError) and not is_of_another(
           error, is_group=len(self.of(call.member.place.role)) > 1
         ):
           raise told(error, call.member) from error
@@ -254,10 +236,10 @@ class Fleet:
       for member in self.of(role)
       for death in member.deaths
     )
-    if recent > self._cluster.max_restarts:
+    if recent > self._max_restarts:
       raise RunError(
         f"{died}; that was death {recent} of role {role} within ten minutes"
-        f" (cluster.max_restarts {self._cluster.max_restarts})"
+        f" (cluster.max_restarts {self._max_restarts})"
       )
 
   def kill(self, member: Member) -> None:
@@ -325,49 +307,3 @@ class Fleet:
     for answer, call in list(self._calls.items()):
       if call.member is member:
         del self._calls[answer]
-
-  def _check(self, member: Member) -> None:
-    greeting = member.greeting
-    assert greeting is not None
-    wrong = [
-      f"{name} {greeting.versions.get(name)} instead of {version}"
-      for name, version in versions().items()
-      if greeting.versions.get(name) != version
-    ]
-    if wrong:
-      raise ConfigError(
-        f"cluster: expected the same versions on all nodes, got"
-        f" {', '.join(wrong)} on node {greeting.node}; give it the same"
-        " environment"
-      )
-    if member.place.role == "replay" and not greeting.sees_run_dir:
-      raise ConfigError(
-        f"run.run_dir: expected a directory that all nodes share, but node"
-        f" {greeting.node} does not see {self._run_dir}; give one on a shared"
-        " file system"
-      )
-
-
-def _is_of_another(error: RayTaskError, *, is_group: bool) -> bool:
-  """Whether what it raised tells of the death of another process.
-
-  What it was given was lost with its owner; or a collective has failed, by
-  which the members of a learner group notice that one of them is gone."""
-  if is_group and type(error.cause).__name__ in (
-    "JaxRuntimeError",
-    "XlaRuntimeError",
-  ):
-    return True
-  return isinstance(error.cause, RayError)
-
-
-def told(error: RayTaskError, member: Member) -> BaseException:
-  """What a process has raised, as its own kind where that says it all."""
-  cause = error.cause
-  if cause is None:
-    return error
-  if isinstance(cause, Exception) and not str(cause):
-    return error
-  # The traceback of over there, for crash.txt.
-  cause.add_note(f"raised by {member.words}\n{error}")
-  return cause

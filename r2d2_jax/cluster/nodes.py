@@ -6,92 +6,60 @@ import logging
 import os
 import signal
 import socket
-from typing import Any, NamedTuple
+import threading
+from typing import Any
 
 import ray
 from ray.util.placement_group import placement_group, remove_placement_group
 
+from r2d2_jax.cluster.places import Place, places
 from r2d2_jax.cluster.settings import ClusterConfig
 from r2d2_jax.config import ConfigError, first_line
 from r2d2_jax.system.run.interrupts import SIGNALS
 
-# Passed on to all processes; Ray's own do not inherit the command's environment
-# where the cluster was there before.
-_PASSED_ON = (
-  "JAX_COMPILATION_CACHE_DIR",
-  "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS",
-  "JAX_DEFAULT_PRNG_IMPL",
-  "PYTHONPATH",
-)
 _OBJECT_STORE_BYTES = 512 * 2**20
 _CONNECT_SECONDS = 10.0
 
 
-class Place(NamedTuple):
-  """What a process of one role takes, and what it finds around it."""
+def check_fits(place: Place) -> None:
+  """Refuses what no node can hold, even when it is idle.
 
-  role: str  # "replay", "learner", "actor", "evaluator"
-  index: int
-  resources: dict[str, float]
-  environ: dict[str, str]
+  Raises:
+    ConfigError: says what it takes, and what the largest node has.
+  """
+  nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+  if not any(_fits(place.resources, node) for node in nodes):
+    largest = max(
+      nodes, key=lambda n: (n.get("GPU", 0), n.get("CPU", 0)), default={}
+    )
+    raise ConfigError(
+      f"cluster: expected a node with {_in_words(place.resources)} for each"
+      f" {place.role}; the largest of {len(nodes)} node(s) has"
+      f" {_in_words(largest)}; ask for less (--cpus, --gpus), or add nodes"
+    )
 
 
-def places(cluster: ClusterConfig) -> list[Place]:
-  """All processes of a run, in the order in which they are placed."""
-  c = cluster
-
-  def needs(cpus: float, resource: str = "", gpus: int = 0) -> dict[str, float]:
-    wanted = {"CPU": float(cpus), "GPU": float(gpus)}
-    if resource:
-      wanted[resource] = 1.0
-    return {name: x for name, x in wanted.items() if x}
-
-  passed = {k: os.environ[k] for k in _PASSED_ON if k in os.environ}
-  on_cpu = passed | {"JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "3"}
-  threads = {"NPROC": str(max(1, int(c.actor_cpus)))}
-  learner = passed | {"TF_CPP_MIN_LOG_LEVEL": "3"}
-  if asked := os.environ.get("JAX_PLATFORMS"):
-    learner["JAX_PLATFORMS"] = asked
-  if flags := os.environ.get("XLA_FLAGS"):
-    learner["XLA_FLAGS"] = flags
-  roles = [
-    (
-      "replay",
-      c.replay_shards,
-      needs(c.replay_cpus, c.replay_resource),
-      on_cpu,
-    ),
-    (
-      "learner",
-      c.learner_hosts,
-      needs(c.learner_cpus, c.learner_resource, c.learner_gpus),
-      learner,
-    ),
-    (
-      "actor",
-      c.actors,
-      needs(c.actor_cpus, c.actor_resource),
-      on_cpu | threads,
-    ),
-    ("evaluator", c.evaluators, needs(c.evaluator_cpus), on_cpu),
-  ]
-  return [
-    Place(role, i, resources, environ)
-    for role, count, resources, environ in roles
-    for i in range(count)
-  ]
+def has_gpus() -> bool:
+  """Whether any node of the cluster has."""
+  return any(n["Resources"].get("GPU", 0) for n in ray.nodes() if n["Alive"])
 
 
 @contextlib.contextmanager
-def joined(cluster: ClusterConfig) -> Iterator[bool]:
+def joined(address: str, cpus: float) -> Iterator[bool]:
   """Within it this process is the driver of a Ray cluster.
 
   Hands out whether Ray was started here, on this machine alone.
 
+  Args:
+    address: 'host:port' or 'auto'; empty takes RAY_ADDRESS, and starts Ray here
+      where that is not set.
+    cpus: that will be asked for; Ray here offers them, be there fewer: so a
+      laptop may run all roles.
+
   Raises:
     ConfigError: there is none at the address, or one of another version.
   """
-  address = cluster.address or os.environ.get("RAY_ADDRESS", "")
+  address = address or os.environ.get("RAY_ADDRESS", "")
   own = not address or address == "local"
   os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
   options: dict[str, Any] = {
@@ -102,11 +70,9 @@ def joined(cluster: ClusterConfig) -> Iterator[bool]:
   if own:
     # Ray's processes would otherwise give way to every other one.
     os.environ.setdefault("RAY_worker_niceness", "0")
-    # As many as the roles ask for, be there fewer: a laptop may run them all.
-    needed = sum(p.resources.get("CPU", 0) for p in places(cluster))
     options |= {
       "address": "local",
-      "num_cpus": max(int(needed + 0.999), os.cpu_count() or 1),
+      "num_cpus": max(int(cpus + 0.999), os.cpu_count() or 1),
       "object_store_memory": _OBJECT_STORE_BYTES,
     }
   else:
@@ -118,7 +84,7 @@ def joined(cluster: ClusterConfig) -> Iterator[bool]:
   try:
     if not own:
       _check_reachable(address)
-    with _deaf_children():
+    with _own_handlers(), _deaf_children():
       ray.init(**options)
   # ConnectionError: nobody there; RuntimeError: versions, or no token.
   except (OSError, RuntimeError, ValueError) as error:
@@ -140,6 +106,22 @@ def _check_reachable(address: str) -> None:
   host, colon, port = address.rpartition(":")
   if colon and port.isdecimal() and "/" not in host:
     socket.create_connection((host, int(port)), _CONNECT_SECONDS).close()
+
+
+@contextlib.contextmanager
+def _own_handlers() -> Iterator[None]:
+  """Within it whoever takes a signal's handler gives it back."""
+  if threading.current_thread() is not threading.main_thread():
+    yield
+    return
+  numbers = (signal.SIGINT, signal.SIGTERM)
+  before = {number: signal.getsignal(number) for number in numbers}
+  try:
+    yield
+  finally:
+    for number, handler in before.items():
+      if handler is not None:
+        signal.signal(number, handler)
 
 
 @contextlib.contextmanager

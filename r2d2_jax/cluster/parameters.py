@@ -1,7 +1,7 @@
-"""Parameters between processes: what the learner hands out, what an actor
-holds.
+"""Parameters between processes: what the learner hands out, what the
+coordinator passes on, what an actor holds.
 
-Both have the interface of `loops.parameters.ParameterStore`.
+The first and the last have the interface of `loops.parameters.ParameterStore`.
 """
 
 import threading
@@ -9,9 +9,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import ray
 
 from r2d2_jax.system.loops.parameters import Published
-from r2d2_jax.types import Params
+from r2d2_jax.types import LearnerState, Params
 
 
 class SentParameters:
@@ -34,6 +35,35 @@ class SentParameters:
     params, num_updates = self._latest
     own = jax.tree.map(lambda x: x.addressable_data(0), params)
     return jax.device_get(own), num_updates
+
+
+class Newest:
+  """At the coordinator: what learner and actor hosts begin and go on with.
+
+  State and parameters stay in Ray's object store; here are references."""
+
+  def __init__(self, state: LearnerState):
+    """Args: of the learner, to begin with."""
+    self.first_state: LearnerState = jax.device_get(state)
+    self._has: dict[int, Any] = {}  # by actor host
+    self.put(self.first_state)
+
+  def put(self, state: LearnerState) -> None:
+    """Takes the state that learner hosts begin with from now on."""
+    state = jax.device_get(state)
+    self.state = ray.put(state)
+    self.parameters: Any = ray.put((state.params, int(state.num_updates)))
+
+  def first_for(self, actor: int) -> Any:
+    """The parameters for a new actor host."""
+    self._has[actor] = self.parameters
+    return self.parameters
+
+  def news_for(self, actor: int) -> Any:
+    """The parameters, unless this host has them: then None."""
+    if self._has.get(actor) is self.parameters:
+      return None
+    return self.first_for(actor)
 
 
 class HeldParameters:

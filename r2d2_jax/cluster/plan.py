@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from r2d2_jax.agent.agent import make_agent
+from r2d2_jax.cluster.places import needed_cpus
 from r2d2_jax.cluster.settings import ClusterConfig
 from r2d2_jax.cluster.topology import actor_config
 from r2d2_jax.config import Config, ConfigError, MissingPackageError
@@ -239,5 +240,5 @@ def show_plan(config: Config, cluster: ClusterConfig) -> None:
       f"a cluster's plan needs Ray ({error}): pip install 'r2d2_jax[cluster]'"
     ) from error
   memory = {r.role: r.memory_bytes for r in plan.roles}
-  with joined(cluster):
+  with joined(cluster.address, needed_cpus(cluster)):
     check_room(cluster, memory)

@@ -40,7 +40,7 @@ def run_display(
   On a terminal a panel that stays below what is printed to the console;
   elsewhere a line per row.
   """
-  if not _can_redraw(console):
+  if not can_redraw(console):
     with progress_display(console) as show_line:
       yield lambda row: show_line(progress_line(row, config))
     return
@@ -52,7 +52,7 @@ def run_display(
 @contextlib.contextmanager
 def progress_display(console: Console) -> Iterator[Callable[[str], None]]:
   """A function that shows its argument as the current line."""
-  if not _can_redraw(console):
+  if not can_redraw(console):
     # No wrapping: a log file's line is one line.
     yield lambda line: console.print(
       line, soft_wrap=True, highlight=False, markup=False
@@ -62,7 +62,8 @@ def progress_display(console: Console) -> Iterator[Callable[[str], None]]:
     yield lambda line: live.update(Text(line), refresh=True)
 
 
-def _can_redraw(console: Console) -> bool:
+def can_redraw(console: Console) -> bool:
+  """Whether what was printed there can be replaced."""
   return console.is_terminal and not console.is_dumb_terminal
 
 

@@ -14,7 +14,7 @@ from r2d2_jax.system.evaluation import (
   read_last_evaluation,
 )
 from r2d2_jax.system.loops.ratio import ReplayRatio
-from r2d2_jax.system.run.resumed import find_resumed
+from r2d2_jax.system.run.resumed import Resumed, find_resumed
 from r2d2_jax.system.storage.agents import load_learner
 from r2d2_jax.system.storage.csv_log import read_log
 from r2d2_jax.types import LearnerState
@@ -31,14 +31,16 @@ class TrainResult(NamedTuple):
   replay_ratio: float  # as measured, see `ReplayRatio`
 
 
-def find_finished(
-  config: Config,
-  run_dir: pathlib.Path,
-  *,
-  make_world: MakeWorld,
-  make_agent: MakeAgent,
-) -> tuple[str, TrainResult] | None:
-  """Why a run has nothing left to do, and how it ended; None if it has.
+class Finished(NamedTuple):
+  """A run that has nothing left to do."""
+
+  why: str
+  resumed: Resumed  # its last checkpoint
+  evaluation: PastEvaluation | None
+
+
+def why_finished(config: Config, run_dir: pathlib.Path) -> Finished | None:
+  """Why a run has nothing left to do; None if it has. Reads no parameters.
 
   Raises:
     CheckpointError: its checkpoint cannot be read.
@@ -70,19 +72,38 @@ def find_finished(
     # One that was cut off, or is asked for now, is still to be done.
     if not evaluation or len(evaluation.returns) < num_episodes:
       return None
+  why = f"{reached} are done" + (", and evaluated" if evaluation else "")
+  return Finished(why, resumed, evaluation)
+
+
+def find_finished(
+  config: Config,
+  run_dir: pathlib.Path,
+  *,
+  make_world: MakeWorld,
+  make_agent: MakeAgent,
+) -> tuple[str, TrainResult] | None:
+  """`why_finished` in words, and how the run ended; None if it did not.
+
+  Raises:
+    CheckpointError: its checkpoint cannot be read.
+    FileError: a log is damaged.
+  """
+  finished = why_finished(config, run_dir)
+  if finished is None:
+    return None
+  checkpoint, record = finished.resumed.checkpoint, finished.resumed.record
   agent = make_agent(world_spec(config.env, make_world), config)
   state = load_learner(checkpoint, agent)
   ratio = ReplayRatio(config.replay.replay_ratio, slack_rows=0)
   ratio.load_state_dict(record["ratio"])
   words = (
-    f"nothing left to do in {run_dir}: {reached} are done"
-    + (", and evaluated" if evaluation else "")
-    + "; with more it goes on"
+    f"nothing left to do in {run_dir}: {finished.why}; with more it goes on"
   )
   return words, TrainResult(
     jax.device_get(state),
-    steps,
-    evaluation,
+    checkpoint.steps,
+    finished.evaluation,
     interrupted=False,
     replay_ratio=ratio.measured(),
   )
