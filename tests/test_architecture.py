@@ -33,6 +33,7 @@ _BELOW = {
 # import of the others. loops/ knows no files, storage/ and metrics/ no run.
 _INSIDE_SYSTEM = {
   "devices": set(),
+  "compile_cache": set(),
   "storage": {"devices"},
   "metrics": {"storage"},
   "loops": {"devices", "metrics"},
@@ -41,6 +42,7 @@ _INSIDE_SYSTEM = {
   "example": set(),
   "run": {"devices", "evaluation", "loops", "metrics", "planning", "storage"},
   "train": {
+    "compile_cache",
     "devices",
     "evaluation",
     "loops",

@@ -2,11 +2,13 @@
 
     python -m experiments.benchmark --legs learner acting
     python -m experiments.benchmark --torch-python /path/to/python
+    python -m experiments.benchmark --wait-quiet 10 --compare benchmark.json
 
 docs/performance.md says what each leg is.
 """
 
 import datetime
+import functools
 import os
 import pathlib
 import shlex
@@ -16,6 +18,7 @@ import time
 import tyro
 
 from experiments.benchmark.legs import LEGS, Leg, Settings, measure_leg
+from r2d2_jax.cli.command import check_number
 from r2d2_jax.config import ConfigError
 
 # jax, EnvPool and Reverb are imported by the legs, in processes of their own.
@@ -26,11 +29,13 @@ def benchmark(
   toy: bool = False,
   output: pathlib.Path | None = None,
   torch_python: str = sys.executable,
+  wait_quiet: float = 0.0,
+  compare: pathlib.Path | None = None,
 ) -> int:
   """Measures the learner, acting, replay, whole runs, start-up and growth.
 
-  Takes about twelve minutes on two cores; leave the machine alone meanwhile.
-  Every comparison is a ratio within the run. Nothing fails because of a number.
+  Leave the machine alone meanwhile: a warning says when others keep it busy.
+  Every aim is a ratio within the run. Nothing fails because of a number.
 
   Args:
     legs: what to measure.
@@ -39,15 +44,23 @@ def benchmark(
       runs/benchmark-<date>.
     torch_python: interpreter that has PyTorch (requirements-bench.txt), for the
       learner's counterpart.
+    wait_quiet: minutes to wait before each part for others to leave the cores
+      alone; 0 does not wait.
+    compare: benchmark.json of an earlier run, whose numbers are shown beside
+      these.
 
   Returns:
     The exit code: 1 if a leg broke down.
   """
   from rich.console import Console
 
+  from experiments.benchmark import compare as comparing
   from experiments.benchmark import machine, report
   from experiments.benchmark.children import in_child
+  from experiments.benchmark.quiet import wait_until_quiet
 
+  earlier = comparing.read_benchmark(compare) if compare else None
+  check_number("--wait-quiet", wait_quiet, 0)
   if output is None:
     date = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     output = pathlib.Path(f"runs/benchmark-{date}")
@@ -61,6 +74,9 @@ def benchmark(
   # Reverb's and TensorFlow's reports of themselves.
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
   console = Console()
+  say = functools.partial(
+    console.print, highlight=False, markup=False, soft_wrap=True
+  )
   if os.sep in torch_python:  # children run elsewhere; no link is followed
     torch_python = os.path.abspath(torch_python)
   settings = Settings(toy, torch_python)
@@ -72,9 +88,12 @@ def benchmark(
     "load_average": machine.load_average(),
   }
   measured: dict[str, dict] = {}
+  written = report.write(output, about, measured)
   for name in legs:
-    console.print(f"{name} ...", highlight=False)
-    load, start = machine.load_average(), time.perf_counter()
+    # Toy sizes measure nothing.
+    busy = "-" if toy else round(wait_until_quiet(wait_quiet, say=say), 2)
+    say(f"{name} ...")
+    start = time.perf_counter()
     try:
       result = in_child(measure_leg, name, settings)
     # Whatever it is: what the other legs measured is not lost.
@@ -85,15 +104,18 @@ def benchmark(
       measured[name] = {
         "result": result,
         "seconds": round(time.perf_counter() - start, 1),
-        "load_average": load,
+        "busy_cores": busy,
       }
       report.show(console, result)
-    report.write(output, about, measured)
-  console.print(
-    f"wrote {output}/benchmark.json and benchmark.md",
-    highlight=False,
-    soft_wrap=True,
-  )
+    written = report.write(output, about, measured)
+  if earlier:
+    tables = comparing.compare(earlier, written)
+    differences = comparing.differences(earlier, written)
+    report.show_tables(console, tables)
+    for line in differences:
+      say(line)
+    report.write_compared(output, tables, differences)
+  say(f"wrote {output}/benchmark.json and benchmark.md")
   return int(any("error" in leg for leg in measured.values()))
 
 

@@ -69,7 +69,7 @@ def measure(settings: Settings) -> LegResult:
     params = jax.jit(networks.init)(jax.random.key(0))
     calls = {
       "world alone": lambda: len(next(play).env_id),
-      "inference alone": _inference_alone(config, networks, params, recorded),
+      "inference alone": inference_alone(config, networks, params, recorded),
     }
     loops = {}
     for name, backend in (
@@ -130,7 +130,7 @@ def random_play(world: World) -> Iterator[Timestep]:
     yield timestep
 
 
-def _inference_alone(
+def inference_alone(
   config: Config, networks: Networks, params: Params, recorded: list[Timestep]
 ) -> Callable[[], int]:
   """A call acts on one of the recorded rows; the actions end up on the host."""

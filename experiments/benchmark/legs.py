@@ -2,6 +2,7 @@
 
 import importlib
 from typing import Literal, NamedTuple
+import warnings
 
 from experiments.benchmark.results import LegResult
 
@@ -26,5 +27,7 @@ class Settings(NamedTuple):
 
 def measure_leg(name: Leg, settings: Settings) -> LegResult:
   """Runs a leg; imports what it needs."""
+  # Known to whoever starts it, and said once for each of dozens of servers.
+  warnings.filterwarnings("ignore", message="Reverb listens")
   leg = importlib.import_module(f"experiments.benchmark.{name}")
   return leg.measure(settings)

@@ -17,27 +17,50 @@ from r2d2_jax.analysis.tables import print_table
 _COMPARISONS = ("comparison", "measured", "aim", "met")
 
 
-def write(directory: pathlib.Path, about: dict, legs: dict[str, dict]) -> None:
+def write(directory: pathlib.Path, about: dict, legs: dict[str, dict]) -> dict:
   """Writes benchmark.json and benchmark.md, over those of an earlier call.
 
   Args:
     directory: exists.
     about: of `machine.describe`, and what the command adds.
-    legs: name -> {"result": LegResult, "seconds", "load_average"} or {"error"}.
+    legs: name -> {"result": LegResult, "seconds", "busy_cores"} or {"error"}.
+
+  Returns:
+    What benchmark.json holds.
   """
   everything = {"about": about, "legs": _plain(legs)}
   (directory / "benchmark.json").write_text(
     json.dumps(everything, indent=1) + "\n"
   )
   (directory / "benchmark.md").write_text(_markdown(about, legs))
+  return everything
+
+
+def write_compared(
+  directory: pathlib.Path, tables: list[Table], differences: list[str]
+) -> None:
+  """Adds to benchmark.md how the results compare with earlier ones."""
+  lines = ["", "## Compared", "", *(f"- {line}" for line in differences)]
+  for table in tables:
+    lines += _table_lines(table)
+  with (directory / "benchmark.md").open("a") as f:
+    f.write("\n".join(lines) + "\n")
+
+
+def show_tables(console: Console, tables: list[Table]) -> None:
+  """Prints tables, as wide as they are."""
+  for table in tables:
+    print_table(
+      console,
+      table.title,
+      table.columns,
+      [[cell(x) for x in row] for row in table.rows],
+    )
 
 
 def show(console: Console, result: LegResult) -> None:
-  """Prints a leg's tables, as wide as they are."""
-  for table in _tables(result):
-    print_table(
-      console, table.title, table.columns, [map(cell, r) for r in table.rows]
-    )
+  """Prints a leg's tables, and what it left out."""
+  show_tables(console, _tables(result))
   for line in result.skipped:
     console.print(
       f"left out: {line}", markup=False, highlight=False, soft_wrap=True
@@ -79,17 +102,21 @@ def _markdown(about: dict, legs: dict[str, dict]) -> str:
       lines.append(f"Failed: {leg['error']}")
       continue
     lines.append(
-      f"{leg['seconds']:.0f} s; load average before: {leg['load_average']}."
+      f"{leg['seconds']:.0f} s; cores that others kept busy before it:"
+      f" {leg['busy_cores']}."
     )
     for table in _tables(leg["result"]):
-      lines += ["", f"**{table.title}**", ""]
-      lines += [_line(table.columns), _line(["---"] * len(table.columns))]
-      lines += [_line([cell(x) for x in row]) for row in table.rows]
-      if table.note:
-        lines += ["", table.note]
+      lines += _table_lines(table)
     for line in leg["result"].skipped:
       lines += ["", f"Left out: {line}"]
   return "\n".join(lines) + "\n"
+
+
+def _table_lines(table: Table) -> list[str]:
+  lines = ["", f"**{table.title}**", ""]
+  lines += [_line(table.columns), _line(["---"] * len(table.columns))]
+  lines += [_line([cell(x) for x in row]) for row in table.rows]
+  return [*lines, "", table.note] if table.note else lines
 
 
 def _line(cells) -> str:

@@ -73,6 +73,15 @@ def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Spread:
   )
 
 
+def scaled(values: Spread, factor: float) -> Spread:
+  """All of it times a number: a rate as a share of another, and the like."""
+  return spread([factor * x for x in values.values])._replace(
+    median=factor * values.median,
+    quartile_1=factor * values.quartile_1,
+    quartile_3=factor * values.quartile_3,
+  )
+
+
 def at_least(name: str, value: Spread, aim: float) -> Comparison:
   """A comparison whose median should be `aim` or more."""
   return Comparison(name, value, f"at least {number(aim)}", value.median >= aim)

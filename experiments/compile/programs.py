@@ -16,13 +16,8 @@ from r2d2_jax.agent.learning import (
   learner_shardings,
 )
 from r2d2_jax.config import Config, ConfigError
-from r2d2_jax.types import (
-  AgentInputs,
-  EnvSpec,
-  ReplaySample,
-  Sequence,
-  Timestep,
-)
+from r2d2_jax.system.loops.shapes import batch_shapes
+from r2d2_jax.types import EnvSpec, Timestep
 
 
 class Program(NamedTuple):
@@ -50,25 +45,8 @@ def learner_program(
   """
   agent = make_agent(spec, config)
   batch_size = config.agent.batch_size
-  lead = (batch_size, config.item_rows)
   state = jax.eval_shape(agent.init, jax.random.key(0))
-  rows = jax.ShapeDtypeStruct
-  batch = ReplaySample(
-    Sequence(
-      AgentInputs(
-        obs_t=rows((*lead, *spec.obs_shape), spec.obs_dtype),
-        a_tm1=rows(lead, jnp.int32),
-        r_t=rows(lead, jnp.float32),
-        is_first_t=rows(lead, jnp.bool_),
-      ),
-      a_t=rows(lead, jnp.int32),
-      discount_t=rows(lead, jnp.float32),
-      valid_t=rows(lead, jnp.bool_),
-      core_state=jax.eval_shape(lambda: agent.initial_core_state(batch_size)),
-    ),
-    probability=rows((batch_size,), jnp.float32),
-    keys=None,
-  )
+  batch = batch_shapes(config, spec, agent)
   mesh = None
   if devices and len(devices) == 1:
     state, batch = _placed((state, batch), SingleDeviceSharding(devices[0]))

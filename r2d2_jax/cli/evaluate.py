@@ -103,6 +103,7 @@ def evaluate_runs(
 
 def _play(run_dir, console, *, which, episodes, epsilon, lanes, seed) -> None:
   """Plays one run's games and writes them down."""
+  from r2d2_jax.system.compile_cache import keep_compiled
   from r2d2_jax.system.evaluation import evaluate, write_evaluation
   from r2d2_jax.system.metrics.display import progress_display
   from r2d2_jax.system.metrics.report import summary
@@ -110,6 +111,7 @@ def _play(run_dir, console, *, which, episodes, epsilon, lanes, seed) -> None:
   from r2d2_jax.system.storage.exported import read_exported
 
   agent = load_agent(run_dir, which=which)
+  keep_compiled(agent.config.run.compile_cache_gib)
   config = agent.config.updated(
     {"evaluation.epsilon": epsilon, "evaluation.num_lanes": lanes}
   )

@@ -48,6 +48,7 @@ def export_run(
     epsilon: chance of a random action at each step; 0 is greedy.
     seed: of the games and the random actions.
   """
+  from r2d2_jax.system.compile_cache import keep_compiled
   from r2d2_jax.system.evaluation import evaluate
   from r2d2_jax.system.storage.agents import load_agent
   from r2d2_jax.system.storage.exported import write_exported
@@ -60,6 +61,7 @@ def export_run(
     if out.exists() and any(out.iterdir()):
       raise ConfigError(f"expected a new or empty folder, got {out}")
   agent = load_agent(run_dir, which=checkpoint)
+  keep_compiled(agent.config.run.compile_cache_gib)
   found, score = "not evaluated", "not measured |"
   if episodes:
     config = agent.config.updated(

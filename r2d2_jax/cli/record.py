@@ -53,6 +53,7 @@ def record_run(
   """
   from rich.console import Console
 
+  from r2d2_jax.system.compile_cache import keep_compiled
   from r2d2_jax.system.storage.agents import load_agent
   from r2d2_jax.video.recording import check_format, default_fps, record
 
@@ -66,6 +67,7 @@ def record_run(
   if fps:
     check_format(out, fps)
   agent = load_agent(run_dir, which=checkpoint)
+  keep_compiled(agent.config.run.compile_cache_gib)
   check_format(out, fps or default_fps(agent))
   console = Console(highlight=False, markup=False)
   shown = False

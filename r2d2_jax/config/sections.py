@@ -233,6 +233,10 @@ class RunConfig:
   actor_refresh_steps: int = setting(400, at_least=1)
   """Steps of each lane between refreshes of the actors' parameters (table
   2)."""
+  compile_cache_gib: float = setting(1.0, at_least=0)
+  """Disk, in GiB, for what JAX has compiled, in the user's cache directory: a
+  later start finds it there. 0 keeps nothing; JAX_COMPILATION_CACHE_DIR, where
+  it is set, goes before."""
   run_dir: str = ""
   """Directory for config, log, checkpoints and plots; empty picks
   runs/<task>-<preset>-seed<seed>-<date>."""

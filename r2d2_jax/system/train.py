@@ -32,6 +32,7 @@ from r2d2_jax.envs.make import (
 )
 from r2d2_jax.factories import setting_of
 from r2d2_jax.replay.checks import ReplayError
+from r2d2_jax.system.compile_cache import keep_compiled
 from r2d2_jax.system.metrics.display import run_display
 from r2d2_jax.system.planning.preflight import check_run_fits
 from r2d2_jax.system.run.build import Parts, build
@@ -78,6 +79,10 @@ def train(
   Functions given as make_world and make_agent are written into config.json by
   their import path, by which the commands find them again (evaluate, record,
   plot, and train for going on).
+
+  What JAX compiles from now on, in this process, is kept for later starts in
+  the user's cache directory (`run.compile_cache_gib`), unless JAX has a cache
+  already.
 
   A run that has reached `run.total_steps` or `run.max_minutes`, and was
   evaluated, has nothing left to do: it says so, writes nothing, and gives what
@@ -132,6 +137,7 @@ def train(
     request = closers.enter_context(heard_signals())
     closers.enter_context(request.deferred())
     closers.enter_context(unfailing(console))
+    keep_compiled(config.run.compile_cache_gib)
     check_run_fits(config, run_dir, console=console, **doors)
     closers.enter_context(claimed_run_dir(run_dir, config))
     if finished := find_finished(config, run_dir, **doors):

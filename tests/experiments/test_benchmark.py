@@ -11,9 +11,12 @@ import pytest
 import rich.console
 
 from experiments.benchmark import __main__ as command
-from experiments.benchmark import children, report, results
+from experiments.benchmark import children, machine, report, results
+from experiments.benchmark import compare as comparing
 from experiments.benchmark.learner import has_torch
 from experiments.benchmark.legs import Settings, measure_leg
+from experiments.benchmark.parts import allowed_steps
+from experiments.benchmark.quiet import wait_until_quiet
 from experiments.benchmark.workload import (
   learner_flops,
   random_batch,
@@ -55,6 +58,168 @@ def test_aims():
   assert not results.less_than("x", results.spread([2.0]), 2.0).met
 
 
+def test_scaled_keeps_what_was_measured_in_step():
+  rates = results.spread([1.0, 2.0, 4.0])._replace(median=3.0)
+  assert results.scaled(rates, 0.5) == (1.5, 0.75, 1.5, (0.5, 1.0, 2.0))
+
+
+def test_what_parts_allow():
+  # 1/10 + 1/20 + 1/(4 x 5) = 0.1 + 0.05 + 0.05 seconds a step.
+  rates = {"updates": 5.0, "world_steps": 10.0, "inference_steps": 20.0}
+  assert allowed_steps(
+    **rates, steps_per_update=4.0, on_host=True
+  ) == pytest.approx(5.0)
+  # The accelerator alone could do 10 a second, as the world.
+  assert allowed_steps(
+    **rates, steps_per_update=4.0, on_host=False
+  ) == pytest.approx(10.0)
+  assert allowed_steps(
+    **rates, steps_per_update=1.0, on_host=False
+  ) == pytest.approx(4.0)
+
+
+class _Machine:
+  """A clock, and cores that are busy as a list says."""
+
+  def __init__(self, *busy):
+    self.busy, self.seconds, self.said = list(busy), 0.0, []
+
+  def look(self):
+    self.seconds += 1
+    return self.busy.pop(0) if len(self.busy) > 1 else self.busy[0]
+
+  def wait(self, minutes):
+    return wait_until_quiet(
+      minutes,
+      say=self.said.append,
+      busy_cores=self.look,
+      now=lambda: self.seconds,
+    )
+
+
+def test_a_quiet_machine_is_looked_at_once():
+  quiet = _Machine(0.1)
+  assert quiet.wait(10.0) == 0.1
+  assert quiet.seconds == 1 and quiet.said == []
+
+
+def test_a_busy_machine_is_a_warning():
+  busy = _Machine(1.5)
+  assert busy.wait(0.0) == 1.5
+  (line,) = busy.said
+  assert line.startswith("warning: others keep 1.5 cores busy")
+
+
+def test_quiet_is_three_looks_in_a_row():
+  machine = _Machine(2.0, 0.1, 0.1, 0.9, 0.1, 0.0, 0.05)
+  assert machine.wait(1.0) == 0.05
+  assert machine.seconds == 7
+  assert machine.said == [
+    "others keep 2.0 cores busy: waiting for quiet, at most 1 minutes"
+  ]
+
+
+def test_waiting_ends():
+  machine = _Machine(2.0)
+  assert machine.wait(0.5) == 2.0
+  assert machine.seconds == 30
+  assert machine.said[-1].startswith("warning: others keep 2.0 cores busy")
+
+
+def test_busy_cores_counts_the_work_of_others():
+  with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as other:
+    try:
+      busy = machine.busy_cores(1.0)
+    finally:
+      other.kill()
+  assert 0.05 < busy <= os.cpu_count() + 0.1
+
+
+def _benchmark(*, speed, cost, date, cores=2, legs=("growth",)):
+  """A benchmark.json of one comparison and one table, read back."""
+  result = results.LegResult(
+    [results.at_least("speed", results.spread(speed), 1.0)],
+    [
+      results.Table(
+        "t",
+        ("batch", "lanes", "us", "n"),
+        [("small", 16, results.spread(cost), 3)],
+      )
+    ],
+    [],
+  )
+  about = machine.describe() | {"date": date, "cores": cores, "toy": False}
+  return about, {name: {"result": result} for name in legs}
+
+
+def test_compares_with_an_earlier_run(tmp_path):
+  measured = {"seconds": 1.0, "busy_cores": 0.0}
+  about = {"command": "c", "load_average": 0.0}
+  files = []
+  for date, speed, cost in (
+    ("monday", [1.0, 2.0, 3.0], [10.0, 11.0, 12.0]),
+    ("tuesday", [2.0, 3.0, 2.0], [5.0, 6.0, 7.0]),
+  ):
+    head, legs = _benchmark(
+      speed=speed, cost=cost, date=date, cores=2 if date == "monday" else 4
+    )
+    directory = tmp_path / date
+    directory.mkdir()
+    report.write(
+      directory, head | about, {k: v | measured for k, v in legs.items()}
+    )
+    files.append(comparing.read_benchmark(directory / "benchmark.json"))
+  (table,) = comparing.compare(*files)
+  assert table.title == "growth: now / monday"
+  # Quartiles 1.5 and 2.5 then, 2 and 2.5 now: they meet. 10.5 and 11.5 then,
+  # 5.5 and 6.5 now: apart. Ratios 2/2 [2/2.5, 2.5/1.5], 6/11 [5.5/11.5,
+  # 6.5/10.5].
+  assert table.rows == [
+    ("speed", "2", "2", "1 [0.8, 1.67]", "no"),
+    ("small, 16: us", "11", "6", "0.545 [0.478, 0.619]", "down"),
+  ]
+  (up,) = comparing.compare(*files[::-1])
+  assert up.rows[1][-1] == "up"
+  assert comparing.differences(*files) == ["cores: 2 then, 4 now"]
+  report.write_compared(tmp_path / "tuesday", [table], ["cores: 2 then"])
+  text = (tmp_path / "tuesday" / "benchmark.md").read_text()
+  assert "| small, 16: us | 11 | 6 | 0.545 [0.478, 0.619] | down |" in text
+
+
+def test_two_rounds_say_nothing_of_noise():
+  old, new = (
+    {
+      "about": {},
+      "legs": {
+        "growth": {
+          "result": {
+            "comparisons": [
+              {"name": "x", "value": results.spread(values)._asdict()}
+            ],
+            "tables": [],
+          }
+        },
+        "acting": {"error": "broke down"},
+      },
+    }
+    for values in ([1.0, 1.0], [2.0, 2.0])
+  )
+  (table,) = comparing.compare(old, new)
+  assert table.rows == [("x", "1", "2", "2 [2, 2]", "-")]
+
+
+@pytest.mark.parametrize(
+  "text", ["", "[]", "{}", '{"about": {}, "legs": {"a": {"result": {}}}}']
+)
+def test_what_is_no_benchmark_is_refused(text, tmp_path, capsys):
+  path = tmp_path / "old.json"
+  path.write_text(text)
+  output = tmp_path / "output"
+  assert command.main(["--compare", str(path), "--output", str(output)]) == 2
+  assert "expected the benchmark.json" in capsys.readouterr().err
+  assert not output.exists()
+
+
 def test_reference_work():
   # Convolutions 3 276 800 + 2 654 208 + 1 806 336 products per row, linear
   # 1 605 632, LSTM (512 + 7 + 512) 2048 = 2 111 488, heads 527 872: 11 982 336.
@@ -76,7 +241,15 @@ def test_reference_batch_is_all_work():
 
 def test_help_is_quick_to_import():
   shown = help_of("experiments.benchmark.__main__", "tensorflow")
-  for word in ("--legs", "--toy", "--output", "--torch-python", "end_to_end"):
+  for word in (
+    "--legs",
+    "--toy",
+    "--output",
+    "--torch-python",
+    "--wait-quiet",
+    "--compare",
+    "end_to_end",
+  ):
     assert word in shown
 
 

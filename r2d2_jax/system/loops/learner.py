@@ -1,5 +1,6 @@
 """The learner loop: replay -> learner_step -> parameters and priorities."""
 
+import contextlib
 import queue
 import threading
 
@@ -182,10 +183,36 @@ class LearnerLoop:
     self._stats = LearnerStats()
     self.num_updates = int(state.num_updates)
     self.timer = LegTimer()
+    self._compiling: threading.Thread | None = None
+
+  def compile_ahead(self, batch: ReplaySample) -> None:
+    """Compiles the update in a thread, before there is anything to learn from.
+
+    The first `step` waits for it, and finds it compiled.
+
+    Args:
+      batch: from `batch_shapes`.
+    """
+
+    def run() -> None:
+      # What it raises the first update raises again, where it is heard.
+      with contextlib.suppress(Exception):
+        # Under these very arguments JAX remembers what it has compiled.
+        self._learner.lower(self._state, batch).compile()
+
+    self._compiling = threading.Thread(target=run, name="compiler", daemon=True)
+    self._compiling.start()
+
+  def wait_for_compiler(self, timeout_seconds: float | None = None) -> None:
+    """Until `compile_ahead` is done, at most so long; None for ever."""
+    if self._compiling is not None:
+      self._compiling.join(timeout_seconds)
 
   def step(self, batch: Batch) -> None:
     """One update on this batch; writes the priorities of the one before."""
     leg = self.timer.leg
+    with leg("step"):
+      self.wait_for_compiler()
     with self._lock, leg("step"):
       self._state, output = self._learner(self._state, batch.on_device)
       self.num_updates += 1

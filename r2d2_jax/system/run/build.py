@@ -10,6 +10,7 @@ import jax
 from jax.sharding import Mesh
 
 from r2d2_jax.agent.agent import Agent, MakeAgent
+from r2d2_jax.agent.learning import learner_shardings
 from r2d2_jax.config import Config
 from r2d2_jax.envs.journal import JournalWorld
 from r2d2_jax.envs.make import MakeWorld
@@ -21,6 +22,7 @@ from r2d2_jax.system.loops.actor import ActorLoop
 from r2d2_jax.system.loops.learner import LearnerLoop, Prefetcher
 from r2d2_jax.system.loops.parameters import ParameterStore
 from r2d2_jax.system.loops.ratio import ReplayRatio
+from r2d2_jax.system.loops.shapes import batch_shapes
 from r2d2_jax.system.metrics.columns import COLUMNS
 from r2d2_jax.system.metrics.probe import Probe
 from r2d2_jax.system.metrics.report import RunReport
@@ -34,7 +36,7 @@ from r2d2_jax.system.storage.checkpoints import CheckpointError, restore_learner
 from r2d2_jax.system.storage.csv_log import RunLog
 from r2d2_jax.system.storage.rundir import write_config
 
-# How long closing the environments may take.
+# How long closing the environments may take, and what is still compiling.
 _CLOSE_SECONDS = 10.0
 
 
@@ -130,6 +132,16 @@ def build(
     parameters=parameters,
     mesh=mesh,
   )
+  # While the actors start and fill the replay.
+  learner.compile_ahead(
+    batch_shapes(
+      config,
+      world.spec,
+      agent,
+      sharding=learner_shardings(mesh)[1] if mesh else None,
+    )
+  )
+  closers.callback(learner.wait_for_compiler, _CLOSE_SECONDS)
   actors = ActorLoop(
     config,
     world=world,

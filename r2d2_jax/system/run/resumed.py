@@ -24,7 +24,7 @@ PROBE = "probe"
 # Settings that say how long a run goes on and what it shows: they may change
 # without changing its course.
 _FREE_SECTIONS = ("log", "evaluation", "limits", "checkpoint")
-_FREE = ("run.total_steps", "run.max_minutes")
+_FREE = ("run.total_steps", "run.max_minutes", "run.compile_cache_gib")
 _NOT_FREE = ("checkpoint.save_replay",)
 
 
