@@ -60,6 +60,7 @@ def learner_program(
         a_tm1=rows(lead, jnp.int32),
         r_t=rows(lead, jnp.float32),
         is_first_t=rows(lead, jnp.bool_),
+        action_mask_t=_action_mask(spec, lead),
       ),
       a_t=rows(lead, jnp.int32),
       discount_t=rows(lead, jnp.float32),
@@ -103,11 +104,21 @@ def actor_program(config: Config, spec: EnvSpec) -> Program:
     discount_t=rows((lanes,), jnp.float32),
     is_first_t=rows((lanes,), jnp.bool_),
     is_last_t=rows((lanes,), jnp.bool_),
+    action_mask_t=_action_mask(spec, (lanes,)),
   )
   epsilon = rows((lanes,), jnp.float32)
   return Program(
     compile_actor(agent.actor_step), (params, state, timestep, epsilon)
   )
+
+
+def _action_mask(
+  spec: EnvSpec, lead: tuple[int, ...]
+) -> jax.ShapeDtypeStruct | None:
+  """Of rows with these leading axes; None where the world has none."""
+  if not spec.action_mask:
+    return None
+  return jax.ShapeDtypeStruct((*lead, spec.num_actions), jnp.bool_)
 
 
 def export(program: Program, platform: str) -> str:
