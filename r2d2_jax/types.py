@@ -57,6 +57,10 @@ class Timestep(NamedTuple):
   is_first_t: Array  # bool [B]; the row's r_t and action before it mean nothing
   is_last_t: Array  # bool [B]; terminated or truncated (life lost, reset mode)
   env_id: Array  # int32 [B], the lane that each row belongs to
+  # bool [B, A], the actions that may be taken in the row, at least one; None
+  # where all may (spec.action_mask is False). A truncated row has those of its
+  # last observation, a terminated one, in which nothing is chosen, any.
+  action_mask_t: Array = None
 
 
 class AgentInputs(NamedTuple):
@@ -66,6 +70,7 @@ class AgentInputs(NamedTuple):
   a_tm1: Array  # int32 [...]; ignored where is_first_t
   r_t: Array  # float32 [...]; ignored where is_first_t
   is_first_t: Array  # bool [...]
+  action_mask_t: Array = None  # bool [..., A]; None: all may be taken
 
 
 class CoreState(NamedTuple):
@@ -90,7 +95,8 @@ class ActorOutput(NamedTuple):
 
   a_t: Array  # int32 [B], the action to take (epsilon-greedy)
   a_tm1: Array  # int32 [B], the action before it: completes the row
-  q_t: Array  # float32 [B, A], for the initial priority
+  q_t: Array  # float32 [B, A], for the initial priority; of masked actions
+  #             networks.MASKED_Q
   core_state: CoreState  # the state *before* this row, leading [B]
 
 
@@ -152,3 +158,4 @@ class EnvSpec(NamedTuple):
   obs_dtype: np.dtype
   num_actions: int
   frame_skip: int  # raw frames per agent step: frames = steps * frame_skip
+  action_mask: bool = False  # whether rows say which actions may be taken

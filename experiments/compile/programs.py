@@ -16,7 +16,7 @@ from r2d2_jax.agent.learning import (
   learner_shardings,
 )
 from r2d2_jax.config import Config, ConfigError
-from r2d2_jax.system.loops.shapes import batch_shapes
+from r2d2_jax.system.loops.shapes import action_mask_shape, batch_shapes
 from r2d2_jax.types import EnvSpec, Timestep
 
 
@@ -81,6 +81,7 @@ def actor_program(config: Config, spec: EnvSpec) -> Program:
     discount_t=rows((lanes,), jnp.float32),
     is_first_t=rows((lanes,), jnp.bool_),
     is_last_t=rows((lanes,), jnp.bool_),
+    action_mask_t=action_mask_shape(spec, (lanes,)),
   )
   epsilon = rows((lanes,), jnp.float32)
   return Program(

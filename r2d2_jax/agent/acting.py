@@ -109,7 +109,8 @@ def actor_step(
   Lanes that are not in it keep their state; each lane draws from a key of its
   own, so that its actions don't depend on the order in which lanes arrive.
   Where `is_first_t`, the networks ignore the state, the action and the reward
-  before the row (see `networks.unroll`).
+  before the row (see `networks.unroll`). Where rows have an action mask, the
+  greedy action and the random one, uniform, are among those that it allows.
 
   Args:
     params: the actors' parameters.
@@ -127,16 +128,23 @@ def actor_step(
   q_t, core_state = networks.step(
     params,
     AgentInputs(
-      timestep.obs_t, before.a_tm1, timestep.r_t, timestep.is_first_t
+      timestep.obs_t,
+      before.a_tm1,
+      timestep.r_t,
+      timestep.is_first_t,
+      timestep.action_mask_t,
     ),
     before.core_state,
   )
   keys = jax.vmap(lambda k: jax.random.split(k, 3))(before.key)
-  num_actions = q_t.shape[-1]
   # With their dtypes: in JAX's 64-bit mode the default ones draw other numbers.
-  random_a = jax.vmap(
-    lambda k: jax.random.randint(k, (), 0, num_actions, jnp.int32)
-  )(keys[:, 1])
+  if timestep.action_mask_t is None:
+    num_actions = q_t.shape[-1]
+    random_a = jax.vmap(
+      lambda k: jax.random.randint(k, (), 0, num_actions, jnp.int32)
+    )(keys[:, 1])
+  else:
+    random_a = _random_allowed(keys[:, 1], timestep.action_mask_t)
   chance = jax.vmap(lambda k: jax.random.uniform(k, (), jnp.float32))(
     keys[:, 2]
   )
@@ -145,6 +153,17 @@ def actor_step(
   after = ActorState(core_state, a_t, keys[:, 0])
   new_state = jax.tree.map(lambda x, y: x.at[lane].set(y), state, after)
   return new_state, ActorOutput(a_t, before.a_tm1, q_t, before.core_state)
+
+
+def _random_allowed(keys: Array, mask_t: Array) -> Array:
+  """The n-th of the actions that a row allows, n uniform; int32 [B].
+
+  Where all are allowed it is the one that is drawn without a mask.
+  """
+  n = jax.vmap(lambda k, count: jax.random.randint(k, (), 0, count, jnp.int32))(
+    keys, mask_t.sum(axis=-1, dtype=jnp.int32)
+  )
+  return jnp.argmax(jnp.cumsum(mask_t, axis=-1) > n[:, None], axis=-1)
 
 
 def make_actor(
@@ -186,7 +205,8 @@ def initial_priorities(
 
   Args:
     q_t: float32 [B, L, A], recorded by the actor, L = burn_in + trace_length
-      + lookahead_rows.
+      + lookahead_rows. Those of masked actions are the least there are, so
+      that the bootstrap is of an allowed one.
     a_t: int32 [B, L].
     r_t: float32 [B, L].
     discount_t: float32 [B, L].

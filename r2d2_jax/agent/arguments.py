@@ -43,6 +43,7 @@ def check_items(sequence: Sequence, *, config: AgentConfig) -> None:
     "discount_t": sequence.discount_t,
     "valid_t": sequence.valid_t,
   }
+  fields = _given(fields)
   if any(x.shape[:2] != (batch_size, rows) for x in fields.values()):
     raise ValueError(
       "sequence: expected items first, then rows: [B, L, ...] with B ="
@@ -119,7 +120,12 @@ def check_carry(name: str, carry: Any, expected: Any) -> None:
 
 
 def check_inputs(
-  inputs: AgentInputs, core_state: CoreState, *, zero: CoreState, axes: str
+  inputs: AgentInputs,
+  core_state: CoreState,
+  *,
+  zero: CoreState,
+  axes: str,
+  num_masked: int | None,
 ) -> None:
   """Refuses inputs of `Networks.step` and `unroll` that don't fit together.
 
@@ -128,19 +134,21 @@ def check_inputs(
     core_state: leading [B].
     zero: as `initial_core_state(B)`, B being the last of the leading axes.
     axes: 'TB' for `unroll`, 'B' for `step`.
+    num_masked: A where rows say which actions may be taken; None where not.
 
   Raises:
     ValueError: they don't.
   """
   count = len(axes)
   leading = inputs.is_first_t.shape
-  named = inputs._asdict() | {"core_state.frames": core_state.frames}
+  rows = _given(inputs._asdict())
+  named = rows | {"core_state.frames": core_state.frames}
   order = (
     "rows first, then lanes: [T, B, ...]" if count == 2 else "lanes: [B, ...]"
   )
   if (
     len(leading) != count
-    or any(x.shape[:count] != leading for x in inputs)
+    or any(x.shape[:count] != leading for x in rows.values())
     or inputs.obs_t.shape[count:] != zero.frames.shape[2:]
     or core_state.frames.shape != zero.frames.shape
   ):
@@ -150,11 +158,23 @@ def check_inputs(
       f" frames; got {_shapes(named)}"
     )
   check_carry("core_state.carry", core_state.carry, zero.carry)
+  mask = inputs.action_mask_t
+  expected = None if num_masked is None else (*leading, num_masked)
+  if (None if mask is None else mask.shape) != expected:
+    raise ValueError(
+      f"action_mask_t: expected {expected or 'none'}, as spec.action_mask of"
+      f" the world says, got {None if mask is None else mask.shape}"
+    )
 
 
 def _item_words(config: AgentConfig) -> str:
   ahead = " + lookahead_rows" if config.lookahead_rows else ""
   return f"burn_in + trace_length{ahead}"
+
+
+def _given(fields: Mapping[str, Array]) -> dict[str, Array]:
+  """Without those that are None."""
+  return {name: x for name, x in fields.items() if x is not None}
 
 
 def _shapes(fields: Mapping[str, Array]) -> str:

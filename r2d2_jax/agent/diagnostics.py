@@ -270,6 +270,7 @@ def horizon_actor_step(
       state.a_tm1[lane],
       timestep.r_t,
       timestep.is_first_t,
+      timestep.action_mask_t,
     ),
     CoreState(frames, carry),
   )

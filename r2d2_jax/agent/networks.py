@@ -26,6 +26,10 @@ _Apply = Callable[[Params, AgentInputs, CoreState], tuple[Array, CoreState]]
 # enough to be in the caches still when the next layer reads them.
 _CHUNK_ROWS = 320
 
+# The value of an action that may not be taken: below all others, so that no
+# maximum is its, and finite, so that h^-1 and differences of it are.
+MASKED_Q = -1e9
+
 
 @dataclasses.dataclass(frozen=True)
 class Networks:
@@ -38,6 +42,8 @@ class Networks:
     unroll: (params, inputs [T, B, ...], core_state [B, ...]) -> (q [T, B, A],
       state after the last row). At a row with is_first_t the recurrent state,
       the previous action and the previous reward are null, whatever was given.
+      Actions that the row does not allow have the value `MASKED_Q`: actors,
+      targets and priorities take their maxima over the others.
     unroll_without_gradient: the same values, no gradient to the parameters, and
       on CPU less memory and time for long batches.
 
@@ -112,7 +118,10 @@ def make_networks(spec: EnvSpec, *, config: NetworkConfig) -> Networks:
   def check(inputs, core_state, axes):
     batch_size = inputs.is_first_t.shape[-1] if inputs.is_first_t.ndim else 0
     zero = jax.eval_shape(lambda: initial_core_state(batch_size))
-    check_inputs(inputs, core_state, zero=zero, axes=axes)
+    num_masked = spec.num_actions if spec.action_mask else None
+    check_inputs(
+      inputs, core_state, zero=zero, axes=axes, num_masked=num_masked
+    )
 
   def unroll(params, inputs, core_state):
     check(inputs, core_state, "TB")
@@ -216,11 +225,14 @@ class _RecurrentQNetwork(nn.Module):
         y.astype(jnp.float32)
       )
 
-    if not config.dueling:
-      return stream("q", self.num_actions), CoreState(frames, carry)
-    advantage = stream("advantage", self.num_actions)
-    value = stream("value", 1)
-    q = value + advantage - advantage.mean(axis=-1, keepdims=True)
+    if config.dueling:
+      advantage = stream("advantage", self.num_actions)
+      value = stream("value", 1)
+      q = value + advantage - advantage.mean(axis=-1, keepdims=True)
+    else:
+      q = stream("q", self.num_actions)
+    if inputs.action_mask_t is not None:
+      q = jnp.where(inputs.action_mask_t, q, MASKED_Q)
     return q, CoreState(frames, carry)
 
 

@@ -102,7 +102,9 @@ def n_step_td_error(
   (docs/deviations.md, 2).
 
   Args:
-    q: float32 [T, B, A], online values in the rescaled unit, rows 0..T-1.
+    q: float32 [T, B, A], online values in the rescaled unit, rows 0..T-1;
+      those of actions that a row does not allow are below all others
+      (`networks.MASKED_Q`), so that no argmax is theirs.
     target_q: float32 [T, B, A], target network's values of the same rows.
     a_t: int32 [T, B], action taken in each row.
     r_t: float32 [T, B], reward that arrived with each row (after a_tm1).

@@ -133,6 +133,7 @@ def model_card(agent, *, out: pathlib.Path, score: str) -> str:
   import jax
 
   config = agent.config
+  mask = ", action_mask" if agent.spec.action_mask else ""
   num_params = sum(x.size for x in jax.tree.leaves(agent.params))
   network = (
     f"{config.network.torso} torso, {config.network.core} core, "
@@ -173,7 +174,7 @@ from r2d2_jax import load_agent
 agent = load_agent("{out}")
 state = agent.initial_state(1)
 # obs: [1, *agent.spec.obs_shape]
-action, q, state = agent.step(state, obs, reward, is_first)
+action, q, state = agent.step(state, obs, reward, is_first{mask})
 ```
 
 | file | holds |

@@ -37,6 +37,9 @@ class EnvConfig:
   step_timeout_seconds: float = setting(60.0, at_least=0)
   """Gymnasium tasks: seconds that a step or reset of the lanes may take before
   the run ends and names those that hang; 0 waits for ever."""
+  action_mask: bool = False
+  """Gymnasium tasks: info["action_mask"] says which actions may be taken, and
+  the agent keeps to it, in acting and in its targets."""
   frame_skip: int = setting(4, at_least=1)
   """Raw frames per agent step, the maximum of the last two shown (section 2.3).
   Atari and VizDoom only."""

@@ -54,7 +54,7 @@ def check_world(
     if not refused:
       _check_refusals(world, t.env_id)
       refused = True
-    a_t = chooser.integers(world.spec.num_actions, size=batch).astype(np.int32)
+    a_t = _random_actions(chooser, t, world.spec.num_actions)
     for each in worlds:
       each.send(a_t, t.env_id)
     audit.reports()
@@ -84,6 +84,17 @@ def _check_spec(spec: EnvSpec) -> None:
       "a whole number above 0",
       value,
     )
+
+
+def _random_actions(
+  chooser: np.random.Generator, t: Timestep, num_actions: int
+) -> np.ndarray:
+  """int32 [B]; of the allowed ones, where rows say which these are."""
+  if t.action_mask_t is None:
+    a_t = chooser.integers(num_actions, size=len(t.env_id))
+  else:
+    a_t = [chooser.choice(np.flatnonzero(mask)) for mask in t.action_mask_t]
+  return np.asarray(a_t, np.int32)
 
 
 def _check_refusals(world: World, env_id: np.ndarray) -> None:
@@ -123,7 +134,7 @@ class _Audit:
     lanes = world.num_envs
     self._begins = np.ones(lanes, bool)  # the next row has to be a first one
     self._steps = np.zeros(lanes, np.int64)  # of the game under way
-    self._last: tuple[Timestep, list[np.ndarray]] | None = None
+    self._last: tuple[Timestep, list[np.ndarray | None]] | None = None
     self._ended: list[tuple[int, int, bool]] = []  # lane, steps, terminated
 
   def rows(self, t: Timestep) -> None:
@@ -140,7 +151,7 @@ class _Audit:
     self._numbers(t)
     for row, lane in enumerate(t.env_id):
       self._row(t, row, int(lane))
-    self._last = t, [np.copy(x) for x in t]
+    self._last = t, [x if x is None else np.copy(x) for x in t]
 
   def reports(self) -> None:
     """Looks at the games that have been reported since the last rows."""
@@ -177,6 +188,11 @@ class _Audit:
       "is_last_t": ((batch,), np.bool_),
       "env_id": ((batch,), np.int32),
     }
+    mask_t = t.action_mask_t
+    if spec.action_mask:
+      expected["action_mask_t"] = ((batch, spec.num_actions), np.bool_)
+    else:
+      _need(mask_t is None, "action_mask_t", "None without spec.action_mask", 0)
     for name, (shape, dtype) in expected.items():
       x = getattr(t, name)
       _need(
@@ -198,6 +214,13 @@ class _Audit:
     )
     if len(ids) == lanes:
       _need((np.diff(ids) > 0).all(), "env_id", "all lanes in order", ids)
+    if t.action_mask_t is not None:
+      _need(
+        t.action_mask_t.any(axis=1).all(),
+        "action_mask_t",
+        "an action that may be taken in each row",
+        "a row without",
+      )
     for name in ("obs_t", "r_t"):
       x = getattr(t, name)
       _need(np.isfinite(x).all(), name, "finite numbers", "NaN or infinity")

@@ -9,7 +9,7 @@ import multiprocessing
 import numbers
 import signal
 import traceback
-from typing import Any
+from typing import Any, NoReturn
 import warnings
 
 import gymnasium
@@ -17,9 +17,10 @@ from gymnasium.envs import registration
 import numpy as np
 
 from r2d2_jax.config import ConfigError, MissingPackageError, first_line
-from r2d2_jax.envs.spaces import fault
+from r2d2_jax.envs.spaces import action_mask_of, actions_of, fault
 from r2d2_jax.factories import import_module, load
 
+ACTION_MASK = "action_mask"  # of an info: which actions may be taken
 _PREFIX = "gymnasium:"
 
 
@@ -35,23 +36,36 @@ class Lane(gymnasium.Wrapper):
   """An environment whose faults name the lane, and whose infos stay inside.
 
   Infos are dropped: nobody reads them, and those of different shapes would stop
-  Gymnasium's vector environments.
+  Gymnasium's vector environments. With `reads_mask` one is left, "action_mask",
+  as bool [A].
 
   Attributes:
     index: the lane's number.
     is_busy: whether a call of the environment is under way.
   """
 
-  def __init__(self, env: gymnasium.Env, task: str, index: int):
-    """Args: the environment, its task and number for messages."""
+  def __init__(
+    self,
+    env: gymnasium.Env,
+    task: str,
+    index: int,
+    *,
+    reads_mask: bool = False,
+  ):
+    """Args: the environment, its task and number for messages; see the class.
+
+    Raises:
+      ConfigError: with `reads_mask`, the actions are no discrete set.
+    """
     super().__init__(env)
     self._task = task
+    self._actions = actions_of(task, env.action_space) if reads_mask else None
     self.index = index
     self.is_busy = False
     self._num_steps = 0
 
   def reset(self, *, seed: int | None = None, options: Any = None):
-    """As `gymnasium.Env.reset`, without the info."""
+    """As `gymnasium.Env.reset`, without most of the info."""
     self._num_steps = 0
     result = self._call("reset", seed=seed, options=options or None)
     if not isinstance(result, tuple) or len(result) != 2:
@@ -60,10 +74,10 @@ class Lane(gymnasium.Wrapper):
         f" {result!r:.80}"
       )
     self._check(result[0])
-    return result[0], {}
+    return result[0], self._kept("reset", result[1])
 
   def step(self, action: Any):
-    """As `gymnasium.Env.step`, without the info."""
+    """As `gymnasium.Env.step`, without most of the info."""
     self._num_steps += 1
     result = self._call("step", action)
     if not isinstance(result, tuple) or len(result) != 5:
@@ -71,11 +85,12 @@ class Lane(gymnasium.Wrapper):
         "step: expected (observation, reward, terminated, truncated, info), as"
         f" Gymnasium 1.x has it, got {result!r:.80}"
       )
-    obs, reward, terminated, truncated, _ = result
+    obs, reward, terminated, truncated, info = result
     self._check(obs)
     if not isinstance(reward, numbers.Real) and np.shape(reward) != ():
       self._refuse(f"step: expected a number as the reward, got {reward!r:.80}")
-    return obs, float(reward), bool(terminated), bool(truncated), {}
+    kept = self._kept("step", info)
+    return obs, float(reward), bool(terminated), bool(truncated), kept
 
   def render(self) -> Any:
     """The screen; None where it cannot be drawn here."""
@@ -104,7 +119,21 @@ class Lane(gymnasium.Wrapper):
     if wrong := fault(self.observation_space, obs):
       self._refuse(f"its observation is not in its observation_space: {wrong}")
 
-  def _refuse(self, what: str) -> None:
+  def _kept(self, name: str, info: Any) -> dict[str, np.ndarray]:
+    """What is left of an info."""
+    if self._actions is None:
+      return {}
+    if not isinstance(info, dict) or ACTION_MASK not in info:
+      self._refuse(
+        f"{name}: expected info[{ACTION_MASK!r}], which env.action_mask asks"
+        f" for, got {sorted(info) if isinstance(info, dict) else info!r:.80}"
+      )
+    try:
+      return {ACTION_MASK: action_mask_of(self._actions, info[ACTION_MASK])}
+    except ValueError as error:
+      self._refuse(f"{name}: info[{ACTION_MASK!r}]: {error}")
+
+  def _refuse(self, what: str) -> NoReturn:
     raise LaneError(f"{self._place()}: {what}; mend the environment")
 
   def _place(self) -> str:
@@ -122,7 +151,10 @@ def task_name(make_env: str | Callable[[], gymnasium.Env]) -> str:
 
 
 def make_lane(
-  make_env: str | Callable[[], gymnasium.Env], index: int = 0
+  make_env: str | Callable[[], gymnasium.Env],
+  index: int = 0,
+  *,
+  reads_mask: bool = False,
 ) -> Lane:
   """One environment.
 
@@ -130,6 +162,7 @@ def make_lane(
     make_env: a task, "gymnasium:ID" or "package.module:function", or the
       function itself.
     index: of the lane.
+    reads_mask: as of `Lane`.
 
   Raises:
     ConfigError: there is no such task or function, or it gave no
@@ -153,7 +186,7 @@ def make_lane(
       f" from {task!r} that returns {type(env).__name__}; other worlds come in"
       " by make_world"
     )
-  return Lane(env, task, index)
+  return Lane(env, task, index, reads_mask=reads_mask)
 
 
 def _registered(task: str) -> gymnasium.Env:

@@ -8,7 +8,7 @@ from gymnasium import vector
 
 from r2d2_jax.config import ConfigError, EnvConfig
 from r2d2_jax.envs.gymnasium_lanes import make_lane, task_name
-from r2d2_jax.envs.gymnasium_world import GymnasiumWorld
+from r2d2_jax.envs.gymnasium_world import GymnasiumWorld, spec_of
 from r2d2_jax.envs.spaces import actions_of, observations_of
 from r2d2_jax.envs.vector_calls import ProcessCalls, Processes, ThreadCalls
 from r2d2_jax.types import EnvSpec
@@ -33,9 +33,12 @@ def gymnasium_world(
     Exception: whatever the function raises.
   """
   _check_settings(config)
-  gymnasium_spec(make_env)  # refuses, before any lane stands
+  has_mask = config.action_mask
+  # refuses, before any lane stands
+  gymnasium_spec(make_env, action_mask=has_mask)
   lanes = [
-    functools.partial(make_lane, make_env, i) for i in range(config.num_envs)
+    functools.partial(make_lane, make_env, i, reads_mask=has_mask)
+    for i in range(config.num_envs)
   ]
   task = task_name(make_env)
   options = {"task": task, "timeout_seconds": config.step_timeout_seconds}
@@ -53,6 +56,7 @@ def gymnasium_world(
     task=task,
     seed=seed,
     max_episode_steps=config.max_episode_frames,
+    action_mask=has_mask,
   )
 
 
@@ -62,6 +66,7 @@ def vector_world(
   seed: int,
   max_episode_steps: int = 108_000,
   timeout_seconds: float = 60.0,
+  action_mask: bool = False,
 ) -> GymnasiumWorld:
   """A world of a vector environment of one's own, in any autoreset mode.
 
@@ -72,6 +77,8 @@ def vector_world(
     seed: non-negative.
     max_episode_steps: steps after which an episode is truncated.
     timeout_seconds: for one step of all lanes; 0 waits for ever.
+    action_mask: whether infos["action_mask"] says which actions may be taken,
+      an array [lanes, actions] of zeros and ones.
 
   Raises:
     ConfigError: its spaces do not suit this agent.
@@ -83,11 +90,16 @@ def vector_world(
     task=str(calls.env),
     seed=seed,
     max_episode_steps=max_episode_steps,
+    action_mask=action_mask,
   )
 
 
-def gymnasium_spec(make_env: MakeEnv) -> EnvSpec:
+def gymnasium_spec(make_env: MakeEnv, *, action_mask: bool = False) -> EnvSpec:
   """What the agent needs to know: makes one environment, and closes it.
+
+  Args:
+    make_env: as for `gymnasium_world`.
+    action_mask: whether its infos say which actions may be taken.
 
   Raises:
     ConfigError: no such task, or its spaces do not suit this agent.
@@ -97,9 +109,11 @@ def gymnasium_spec(make_env: MakeEnv) -> EnvSpec:
   env = make_lane(make_env)
   try:
     task = task_name(make_env)
-    obs = observations_of(task, env.observation_space)
-    actions = actions_of(task, env.action_space)
-    return EnvSpec(obs.shape, obs.dtype, actions.num_actions, frame_skip=1)
+    return spec_of(
+      observations_of(task, env.observation_space),
+      actions_of(task, env.action_space),
+      action_mask=action_mask,
+    )
   finally:
     env.close()
 

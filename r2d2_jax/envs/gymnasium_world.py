@@ -22,11 +22,17 @@ from gymnasium import vector
 import numpy as np
 
 from r2d2_jax.config import ConfigError
+from r2d2_jax.envs.gymnasium_lanes import ACTION_MASK, LaneError
 from r2d2_jax.envs.lane_random import lane_uniform
-from r2d2_jax.envs.spaces import actions_of, observations_of
+from r2d2_jax.envs.spaces import (
+  Actions,
+  Observations,
+  actions_of,
+  observations_of,
+)
 from r2d2_jax.envs.vector_calls import Calls
 from r2d2_jax.envs.world import EpisodeLog, EpisodeReport, check_actions
-from r2d2_jax.types import EnvSpec, Timestep
+from r2d2_jax.types import Array, EnvSpec, Timestep
 
 
 class GymnasiumWorld:
@@ -37,13 +43,21 @@ class GymnasiumWorld:
   """
 
   def __init__(
-    self, calls: Calls, *, task: str, seed: int, max_episode_steps: int
+    self,
+    calls: Calls,
+    *,
+    task: str,
+    seed: int,
+    max_episode_steps: int,
+    action_mask: bool = False,
   ):
     """Args:
     calls: of the vector environment, which belongs to this world from now on.
     task: for messages.
     seed: non-negative; lane i is seeded the same whatever the number of lanes.
     max_episode_steps: steps after which an episode is truncated.
+    action_mask: whether infos["action_mask"] [lanes, actions] says which
+      actions may be taken.
 
     Raises:
       ConfigError: the spaces do not suit this agent, or Gymnasium's autoreset
@@ -59,9 +73,8 @@ class GymnasiumWorld:
       calls.close()
       raise
     self.num_envs = self.batch_size = env.num_envs
-    self.spec = EnvSpec(
-      self._obs.shape, self._obs.dtype, self._actions.num_actions, frame_skip=1
-    )
+    self.spec = spec_of(self._obs, self._actions, action_mask=action_mask)
+    self._task = task
     self._seed = seed
     self._cap_steps = max_episode_steps
     self._log = EpisodeLog(self.num_envs, frame_skip=1)
@@ -69,6 +82,8 @@ class GymnasiumWorld:
     self._steps = np.zeros(self.num_envs, np.int64)
     self._over = np.zeros(self.num_envs, bool)  # the next row is a first one
     self._done = np.zeros(self.num_envs, bool)  # as the environment says it
+    # What the environments allow now, behind an end that is shown too.
+    self._allowed: Array = None
     self._waits_for = ""  # "reset" or "step": a call under way
     self._is_seeded = False
 
@@ -108,16 +123,20 @@ class GymnasiumWorld:
     is_reset, self._waits_for = self._waits_for == "reset", ""
     first = self._over
     if is_reset:
-      obs = self._obs.convert(self._calls.result()[0])
+      raw, infos = self._calls.result()
+      obs, mask = self._obs.convert(raw), self._mask(infos)
+      self._allowed = mask
       r_t = np.zeros(self.num_envs, np.float32)
       terminated = done = np.zeros(self.num_envs, bool)
     else:
-      obs, r_t, terminated, done = self._step_rows(first)
+      obs, mask, r_t, terminated, done = self._step_rows(first)
     self._steps = np.where(first, 0, self._steps + 1)
     truncated = (done | (self._steps >= self._cap_steps)) & ~terminated & ~first
     last = terminated | truncated
     self._over, self._done = last, done
     self._log.add(self._ids, r_t, first, last, truncated)
+    if mask is not None:  # where the game is over nothing is chosen
+      mask = mask | (terminated & ~mask.any(axis=1))[:, None]
     return Timestep(
       obs_t=obs,
       r_t=r_t,
@@ -125,21 +144,26 @@ class GymnasiumWorld:
       is_first_t=first,
       is_last_t=last,
       env_id=self._ids.copy(),
+      action_mask_t=mask,
     )
 
   def _step_rows(
     self, first: np.ndarray
-  ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """obs, r_t, terminated and done of all lanes, after a step.
+  ) -> tuple[np.ndarray, Array, np.ndarray, np.ndarray, np.ndarray]:
+    """obs, mask, r_t, terminated and done of all lanes, after a step.
 
     Args:
       first: bool [N], the lanes whose row is the first one of an episode.
     """
     raw, r_t, terminated, truncated, infos = self._calls.result()
-    obs = self._obs.convert(raw)
+    obs, mask = self._obs.convert(raw), self._mask(infos)
+    self._allowed = mask
     done = terminated | truncated
     if self._mode == vector.AutoresetMode.SAME_STEP and done.any():
       obs[done] = self._final(infos, done)
+      if mask is not None:
+        mask = mask.copy()
+        mask[done] = self._mask(infos.get("final_info", {}))[done]
     unseen = (
       first
       if self._mode != vector.AutoresetMode.NEXT_STEP
@@ -148,13 +172,35 @@ class GymnasiumWorld:
     if unseen.any():
       # These lanes were stepped on, which nobody sees, and now begin.
       self._calls.begin("reset", options={"reset_mask": unseen.copy()})
-      obs[unseen] = self._obs.convert(self._calls.result()[0])[unseen]
+      raw, infos = self._calls.result()
+      obs[unseen] = self._obs.convert(raw)[unseen]
+      if mask is not None:
+        mask[unseen] = self._allowed[unseen] = self._mask(infos)[unseen]
     return (
       obs,
+      mask,
       np.where(first, 0, r_t).astype(np.float32),
       terminated & ~first,
       done & ~first,
     )
+
+  def _mask(self, infos: dict[str, Any]) -> Array:
+    """A copy of the lanes' action masks, bool [N, A]; None where not asked for.
+
+    Raises:
+      LaneError: there is none, or it is something else.
+    """
+    if not self.spec.action_mask:
+      return None
+    mask = np.asarray(infos.get(ACTION_MASK))
+    expected = (self.num_envs, self.spec.num_actions)
+    if mask.shape != expected or not np.isin(mask, (0, 1)).all():
+      raise LaneError(
+        f"environment {self._task!r}: infos[{ACTION_MASK!r}]: expected zeros"
+        f" and ones {expected}, lanes and actions, got"
+        f" {infos.get(ACTION_MASK)!r:.80}; mend the environment"
+      )
+    return mask.astype(np.bool_)
 
   def _final(self, infos: dict[str, Any], done: np.ndarray) -> np.ndarray:
     """The last observations of the episodes that ended, [sum(done), ...]."""
@@ -176,7 +222,12 @@ class GymnasiumWorld:
     if self._mode == vector.AutoresetMode.DISABLED and self._done.any():
       # Such a lane may not be stepped along without this.
       self._calls.begin("reset", options={"reset_mask": self._done.copy()})
-      self._calls.result()
+      _, infos = self._calls.result()
+      if self._allowed is not None:
+        self._allowed[self._done] = self._mask(infos)[self._done]
+    if self._allowed is not None:  # the unseen steps keep to the rules too
+      refused = self._over & ~self._allowed[self._ids, actions]
+      actions[refused] = np.argmax(self._allowed[refused], axis=1)
     self._calls.begin("step", self._actions.convert(actions))
     self._waits_for = "step"
 
@@ -195,6 +246,19 @@ class GymnasiumWorld:
   def close(self) -> None:
     """Closes the environments; ends the processes, if there are any."""
     self._calls.close()
+
+
+def spec_of(
+  obs: Observations, actions: Actions, *, action_mask: bool
+) -> EnvSpec:
+  """What a world of such spaces says of itself."""
+  return EnvSpec(
+    obs.shape,
+    obs.dtype,
+    actions.num_actions,
+    frame_skip=1,
+    action_mask=action_mask,
+  )
 
 
 def _autoreset_mode(env: vector.VectorEnv) -> vector.AutoresetMode:

@@ -59,21 +59,9 @@ def make_world(config: EnvConfig, *, seed: int) -> World:
   if config.make_world:
     make = load("env.make_world", config.make_world)
     world = own_world(make)(config, seed=seed)
-  elif make_built_in := _built_in(config.task):
-    if config.life_loss != "ignore":
-      raise ConfigError(f"{config.task} has no lives: use life_loss='ignore'.")
-    world = make_built_in(
-      config.num_envs,
-      seed=seed,
-      batch_size=config.batch_size,
-      max_episode_steps=config.max_episode_frames,
-    )
-  elif is_path(config.task):
-    world = _gymnasium(config.task).gymnasium_world(
-      config.task, config, seed=seed
-    )
   else:
-    world = _make_envpool_world(config, seed)
+    _check_action_mask(config)
+    world = _make_task(config, seed)
   if config.flicker_probability:
     world = FlickerWorld(world, config.flicker_probability, seed=seed)
   return world
@@ -101,11 +89,22 @@ def world_spec(
     if is_own:  # the built-in ones are a few numpy arrays
       world.close()
     return world.spec
+  _check_action_mask(config)
   if is_path(config.task):
-    return _gymnasium(config.task).gymnasium_spec(config.task)
+    return _gymnasium(config.task).gymnasium_spec(
+      config.task, action_mask=config.action_mask
+    )
   envpool_world = _envpool_world(config.task)
   task = envpool_world.find_task(config.task)
   return envpool_world.task_interface(task, config)[1].spec
+
+
+def _check_action_mask(config: EnvConfig) -> None:
+  if config.action_mask and not is_path(config.task):
+    raise ConfigError(
+      f"env.action_mask: expected False for {config.task}, which does not say"
+      " which actions may be taken; tasks of Gymnasium may"
+    )
 
 
 def _built_in(task: str) -> Callable[..., NumpyWorld] | None:
@@ -150,6 +149,23 @@ def _envpool_world(task: str):
   from r2d2_jax.envs import envpool_world
 
   return envpool_world
+
+
+def _make_task(config: EnvConfig, seed: int) -> World:
+  if make_built_in := _built_in(config.task):
+    if config.life_loss != "ignore":
+      raise ConfigError(f"{config.task} has no lives: use life_loss='ignore'.")
+    return make_built_in(
+      config.num_envs,
+      seed=seed,
+      batch_size=config.batch_size,
+      max_episode_steps=config.max_episode_frames,
+    )
+  if is_path(config.task):
+    return _gymnasium(config.task).gymnasium_world(
+      config.task, config, seed=seed
+    )
+  return _make_envpool_world(config, seed)
 
 
 def _make_envpool_world(config: EnvConfig, seed: int) -> World:

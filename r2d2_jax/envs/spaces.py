@@ -50,6 +50,7 @@ class Actions(NamedTuple):
   convert: Callable[
     [np.ndarray], np.ndarray
   ]  # int [B] -> as the space has them
+  factors: tuple[int, ...]  # sizes of the sets of which they are the product
 
 
 def observations_of(task: str, space: spaces.Space) -> Observations:
@@ -175,7 +176,8 @@ def actions_of(task: str, space: spaces.Space) -> Actions:
   """
   if isinstance(space, spaces.Discrete):
     start = int(space.start)
-    return Actions(int(space.n), lambda a: a.astype(np.int64) + start)
+    n = int(space.n)
+    return Actions(n, lambda a: a.astype(np.int64) + start, (n,))
   if isinstance(space, spaces.MultiDiscrete):
     sizes, starts = space.nvec, space.start
   elif isinstance(space, spaces.MultiBinary):
@@ -187,7 +189,8 @@ def actions_of(task: str, space: spaces.Space) -> Actions:
       " one of a discrete set (Discrete, MultiDiscrete, MultiBinary); take"
       " another task, or let a wrapper offer some of the actions by number"
     )
-  num_actions = math.prod(int(n) for n in sizes.ravel())
+  factors = tuple(int(n) for n in sizes.ravel())
+  num_actions = math.prod(factors)
   if num_actions > MAX_ACTIONS:
     raise ConfigError(
       f"{task} has {num_actions} combinations of actions ({_described(space)}):"
@@ -195,10 +198,38 @@ def actions_of(task: str, space: spaces.Space) -> Actions:
     )
 
   def convert(a: np.ndarray) -> np.ndarray:
-    numbers = np.stack(np.unravel_index(a, sizes.ravel()), axis=-1)
+    numbers = np.stack(np.unravel_index(a, factors), axis=-1)
     return (numbers.reshape(len(a), *sizes.shape) + starts).astype(space.dtype)
 
-  return Actions(num_actions, convert)
+  return Actions(num_actions, convert, factors)
+
+
+def action_mask_of(actions: Actions, given: Any) -> np.ndarray:
+  """The actions that an environment allows, bool [A].
+
+  Args:
+    actions: from `actions_of`.
+    given: what it says, zeros and ones: an array of one for each action, in the
+      agent's order; or, of MultiDiscrete, a tuple of arrays as its own `sample`
+      takes it, one for each number, of which the combinations are allowed.
+
+  Raises:
+    ValueError: it is something else; says what was expected.
+  """
+  parts = given if isinstance(given, tuple | list) else (given,)
+  shapes = [np.shape(part) for part in parts]
+  of_factors = [(n,) for n in actions.factors]
+  if shapes not in ([(actions.num_actions,)], of_factors) or not all(
+    np.isin(part, (0, 1)).all() for part in parts
+  ):
+    sizes = f"{actions.num_actions} zeros and ones, one for each action"
+    if len(of_factors) > 1:
+      sizes += f", or a tuple of as many as {list(actions.factors)}"
+    raise ValueError(f"expected {sizes}, got {given!r:.80}")
+  mask = np.ones(1, np.bool_)
+  for part in parts:
+    mask = np.logical_and.outer(mask, np.asarray(part) == 1).ravel()
+  return mask
 
 
 def fault(space: spaces.Space, x: Any) -> str:

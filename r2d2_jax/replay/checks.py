@@ -108,7 +108,8 @@ def wrong_rows(rows: dict[str, np.ndarray], num_actions: int) -> str | None:
     "step": (0, np.inf),
     "discount_t": (0, 1),
   }
-  bounds |= dict.fromkeys(("is_first_t", "valid_t"), (0, 1))
+  booleans = ("is_first_t", "valid_t", "action_mask_t")
+  bounds |= {name: (0, 1) for name in booleans if name in rows}
   for name, (low, high) in bounds.items():
     values = rows[name]
     if values.dtype == np.bool_:  # a byte may hold more than two values

@@ -25,6 +25,7 @@ def pack_items(items: list[Item]) -> dict[str, np.ndarray]:
       [np.stack([getattr(b, name) for b in item.blocks]) for item in items]
     )
     for name in _ROWS
+    if getattr(items[0].blocks[0], name).size  # else the run has none
   }
   states = [core_leaves(item.core_state) for item in items]
   packed |= {
@@ -59,7 +60,11 @@ def unpack_items(
     )
     blocks = tuple(
       Block(
-        **{name: packed[f"rows/{name}"][i, j] for name in _ROWS},
+        **{
+          name: packed[f"rows/{name}"][i, j]
+          for name in _ROWS
+          if f"rows/{name}" in packed
+        },
         core_state=state if j == 0 else None,
         uid=new_uid(),
       )

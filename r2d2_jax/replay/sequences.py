@@ -65,6 +65,9 @@ class Block(NamedTuple):
   row_carry: np.ndarray = np.zeros(0, np.float32)
   #   before each row, its leaves side by side, zeros where is_first_t and in
   #   padding; of size 0 where only `core_state` is kept
+  # bool [R, A]: the actions that each row allows; of size 0 where worlds do
+  # not say
+  action_mask_t: np.ndarray = np.zeros(0, np.bool_)
 
 
 class Item(NamedTuple):
@@ -106,6 +109,8 @@ def row_specs(
     "num_updates": ((), np.int32),
     "step": ((), np.int64),
   }
+  if spec.action_mask:
+    shape_dtype["action_mask_t"] = ((spec.num_actions,), np.bool_)
   if row_states:
     dtype = _row_carry_dtype(core_state.carry)
     num_bytes = sum(_row_carry_bytes(core_state.carry))
@@ -158,6 +163,7 @@ def as_sample(
         a_tm1=rows["a_tm1"],
         r_t=rows["r_t"],
         is_first_t=rows["is_first_t"],
+        action_mask_t=rows.get("action_mask_t"),
       ),
       a_t=rows["a_t"],
       discount_t=rows["discount_t"],
@@ -375,6 +381,8 @@ class SequenceBuilder:
       "num_updates": np.full(lanes.size, num_updates),
       "step": np.full(lanes.size, step),
     }
+    if "action_mask_t" in self._specs:
+      batch["action_mask_t"] = np.asarray(timestep.action_mask_t)
     if "row_carry" in self._specs:
       batch["row_carry"] = _join_carry(output.core_state.carry, lanes.size)
     items = []

@@ -52,7 +52,8 @@ class Moment(NamedTuple):
   score: float  # raw return up to it
   obs: np.ndarray  # [*obs_shape], what the agent sees
   screen: np.ndarray | None  # uint8 [H, W, 3], what a player sees, if known
-  q: np.ndarray  # float32 [A], in the unit of the rewards
+  q: np.ndarray  # float32 [A], in the unit of the rewards; -infinity where the
+  #                action may not be taken
   greedy: int  # the action with the highest value
   a: int | None  # the action that was taken; None in the last row
   ending: str  # why it is the last row; "" in all others
@@ -108,7 +109,8 @@ class Painter:
     )
     draw = ImageDraw.Draw(picture)
     self._max_q.append(float(moment.q.max()))
-    self._spread.append(float(moment.q.max() - moment.q.min()))
+    allowed = moment.q[~np.isneginf(moment.q)]
+    self._spread.append(float(allowed.max() - allowed.min()))
     x, right = self._left_width + _MARGIN, size[0] - _MARGIN
     if moment.screen is not None:
       self._draw_inset(picture, draw, moment.obs, right)
@@ -167,7 +169,9 @@ class Painter:
       top, bottom = _BARS_TOP + i * row + 1, _BARS_TOP + (i + 1) * row - 2
       middle = (top + bottom) / 2
       paint = _CHOSEN if a == moment.a else TEXT
-      length = (1 - (best - float(moment.q[a])) / scale) * (end - left)
+      masked = moment.q[a] == -np.inf
+      lack = 1.0 if masked else (best - float(moment.q[a])) / scale
+      length = (1 - lack) * (end - left)
       draw.rectangle((left, top, end, bottom), outline=_FRAME)
       draw.rectangle(
         (left, top, left + length, bottom),
@@ -179,9 +183,8 @@ class Painter:
         )
       name = _fitted(self._names[a], font, _NAME_WIDTH - 18)
       draw.text((x + 12, middle), name, paint, font, anchor="lm")
-      draw.text(
-        (right, middle), format_value(moment.q[a]), paint, font, anchor="rm"
-      )
+      value = "masked" if masked else format_value(moment.q[a])
+      draw.text((right, middle), value, paint, font, anchor="rm")
 
   def _draw_strip(self, draw, x: int, right: int) -> None:
     """Max Q over the last steps, the newest at the right edge."""

@@ -112,12 +112,15 @@ def play_game(
         ending = f"stopped after {max_steps} steps"
       state, output = actor(params, state, timestep, epsilon)
       if current == game:
+        q = np.asarray(values(output.q_t))[0]
+        if timestep.action_mask_t is not None:
+          q = np.where(timestep.action_mask_t[0], q, -np.inf)
         yield Moment(
           step=step,
           score=score,
           obs=timestep.obs_t[0],
           screen=screen(world),
-          q=np.asarray(values(output.q_t))[0],
+          q=q,
           greedy=int(np.argmax(output.q_t[0])),
           a=None if ending else int(output.a_t[0]),
           ending=ending,

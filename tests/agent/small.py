@@ -39,8 +39,14 @@ def random_inputs(
     obs_t = rng.integers(0, 256, full, np.uint8)
   else:
     obs_t = rng.normal(size=full).astype(np.float32)
+  action_mask_t = None
+  if spec.action_mask:
+    action_mask_t = rng.random((*shape, spec.num_actions)) < 0.4
+    allowed = rng.integers(spec.num_actions, size=(*shape, 1))
+    np.put_along_axis(action_mask_t, allowed, True, axis=-1)
   return AgentInputs(
     obs_t=obs_t,
+    action_mask_t=action_mask_t,
     a_tm1=rng.integers(spec.num_actions, size=shape).astype(np.int32),
     r_t=rng.normal(size=shape).astype(np.float32),
     is_first_t=rng.random(shape) < first_probability,
@@ -102,11 +108,10 @@ def pad(batch: ReplaySample, first_padding_row: int, seed: int) -> ReplaySample:
 
   noise = random_inputs(rng, shape, first_probability=0.3)
   sequence = s._replace(
-    inputs=AgentInputs(
-      *(
-        fill(x, 10 * y if x.dtype == np.float32 else y)
-        for x, y in zip(s.inputs, noise, strict=True)
-      )
+    inputs=jax.tree.map(
+      lambda x, y: fill(x, 10 * y if x.dtype == np.float32 else y),
+      s.inputs,
+      noise,
     ),
     a_t=fill(s.a_t, rng.integers(SPEC.num_actions, size=shape)),
     discount_t=fill(s.discount_t, rng.integers(2, size=shape)),

@@ -11,6 +11,7 @@ from r2d2_jax.config import EnvConfig
 from r2d2_jax.envs.child_world import ChildWorld
 from r2d2_jax.envs.envpool_world import EnvPoolWorld
 from r2d2_jax.envs.make import make_world
+from r2d2_jax.types import EnvSpec
 
 pytestmark = pytest.mark.envpool
 
@@ -79,7 +80,7 @@ def test_vizdoom(task, obs_shape, num_actions):
   except RuntimeError as error:
     pytest.skip(str(error))
   assert isinstance(world, ChildWorld)
-  assert world.spec == (obs_shape, np.uint8, num_actions, 4)
+  assert world.spec == EnvSpec(obs_shape, np.uint8, num_actions, 4)
   world.reset()
   for k in range(60):
     t = world.recv()

@@ -25,13 +25,13 @@ def _lanes(config, num_rows, pick=lambda lane, row, n: 0, *, seed=0):
     a_t = [pick(i, len(rows[i]), world.spec.num_actions) for i in t.env_id]
     world.send(np.array(a_t, np.int32), t.env_id)
     for row, lane in enumerate(t.env_id):
-      rows[lane].append([field[row] for field in t])
+      rows[lane].append([field[row] for field in t[:6]])
     reports += world.pop_episodes()
   world.close()
   return Timestep(
     *(
       np.stack([[lane[k][f] for lane in rows] for k in range(num_rows)])
-      for f in range(len(Timestep._fields))
+      for f in range(6)
     )
   ), reports
 

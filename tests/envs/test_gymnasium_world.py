@@ -5,6 +5,7 @@ import functools
 import gymnasium
 from gymnasium import vector
 from gymnasium.vector import AutoresetMode
+import jax
 import numpy as np
 import pytest
 
@@ -15,7 +16,7 @@ from r2d2_jax.envs.gymnasium_world import GymnasiumWorld
 from r2d2_jax.envs.make import make_world, world_spec
 from r2d2_jax.envs.screen import screen
 from r2d2_jax.envs.vector_calls import ProcessCalls, Processes, ThreadCalls
-from r2d2_jax.types import Timestep
+from r2d2_jax.types import EnvSpec, Timestep
 from tests.envs import stamped_gymnasium as stamped
 from tests.stamped import StampedWorld
 
@@ -31,11 +32,17 @@ def _play(world, num_rows, *, seed=0):
     rows.append(world.recv())
     a_t = chooser.integers(world.spec.num_actions, size=world.num_envs)
     world.send(a_t.astype(np.int32), rows[-1].env_id)
-  return Timestep(*(np.stack(x) for x in zip(*rows, strict=True)))
+  return _stacked(rows)
+
+
+def _stacked(rows):
+  return jax.tree.map(lambda *x: np.stack(x), *rows)
 
 
 def _assert_same(a, b):
   for name, x, y in zip(Timestep._fields, a, b, strict=True):
+    if x is None and y is None:  # no action mask
+      continue
     np.testing.assert_array_equal(x, y, err_msg=name)
     assert x.dtype == y.dtype, name
 
@@ -140,7 +147,7 @@ def test_a_lane_is_the_same_in_every_pool():
   assert np.abs(three.obs_t[0, 0] - three.obs_t[0, 1]).max() > 1e-3
   assert np.abs(three.obs_t[0] - three.obs_t[6]).max() > 1e-3  # the next game
   _assert_same(three, lanes())
-  _assert_same(three, Timestep(*(x[:, :3] for x in lanes(num_envs=5))))
+  _assert_same(three, jax.tree.map(lambda x: x[:, :3], lanes(num_envs=5)))
   _assert_same(three, lanes(vectorization="async"))
   assert np.abs(three.obs_t - lanes(seed=6).obs_t).max() > 1e-3
 
@@ -151,19 +158,18 @@ def _play_zeros(world, num_rows):
   for _ in range(num_rows):
     rows.append(world.recv())
     world.send(np.zeros(world.num_envs, np.int32), rows[-1].env_id)
-  return Timestep(*(np.stack(x) for x in zip(*rows, strict=True)))
+  return _stacked(rows)
 
 
 def test_rows_are_arrays_of_their_own():
   world = _world()
   world.reset()
   first = world.recv()
-  kept = [np.copy(x) for x in first]
+  kept = jax.tree.map(np.copy, first)
   for _ in range(7):
     world.send(np.zeros(3, np.int32), first.env_id)
     world.recv()
-  for x, y in zip(first, kept, strict=True):
-    np.testing.assert_array_equal(x, y)
+  _assert_same(first, kept)
 
 
 def test_a_registered_task_follows_the_settings():
@@ -171,7 +177,7 @@ def test_a_registered_task_follows_the_settings():
     task="gymnasium:CartPole-v1", num_envs=2, max_episode_frames=4
   )
   world = make_world(config, seed=0)
-  assert world.spec == ((4,), np.float32, 2, 1) == world_spec(config)
+  assert world.spec == EnvSpec((4,), np.float32, 2, 1) == world_spec(config)
   world.reset()
   for k in range(11):
     t = world.recv()
@@ -253,7 +259,7 @@ def test_a_process_that_dies_is_named():
 
 def test_a_package_registers_its_tasks_when_it_is_named():
   config = EnvConfig(task=f"gymnasium:{HERE}:stamped/Walk-v0", num_envs=1)
-  assert world_spec(config) == ((2,), np.float32, 2, 1)
+  assert world_spec(config) == EnvSpec((2,), np.float32, 2, 1)
   with pytest.raises(ConfigError, match=f"mean gymnasium:{HERE}:stamped/Walk"):
     world_spec(EnvConfig(task=f"gymnasium:{HERE}:stamped/Wlak-v0"))
 

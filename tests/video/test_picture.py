@@ -227,3 +227,11 @@ def test_a_blank_observation_of_plain_cells_is_dark_and_a_full_one_bright():
     image = draw_observation(obs, (640, 528), task="Catch-v0")
     assert isinstance(image, Image.Image) and image.size == (260, 520)
     assert (np.asarray(image) == 255 * value).all()
+
+
+def test_an_action_that_may_not_be_taken_has_no_bar(written, bars):
+  painter = _painter(["left", "right", "up"])
+  painter.draw(_moment([1.0, -np.inf, 3.0]))
+  assert "masked" in written and "max Q 3.000" in written
+  lengths = [length for length, _ in bars]
+  assert lengths[1] == 0 and 0 < lengths[0] < lengths[2]

@@ -22,7 +22,7 @@ from r2d2_jax.replay.sequences import (
 from r2d2_jax.system.loops.arrays import flat, nested
 from r2d2_jax.system.loops.parameters import Source
 from r2d2_jax.system.loops.timing import LegTimer
-from r2d2_jax.system.metrics.health import check_rows_are_finite
+from r2d2_jax.system.metrics.health import check_rows
 from r2d2_jax.system.metrics.probe import Probe
 
 # Items whose first priorities are computed in one call: as many as lanes,
@@ -116,8 +116,8 @@ class ActorLoop:
       episode completes none), and the episodes that ended.
 
     Raises:
-      BadRowsError: the world gave rows that are not finite; nothing of them was
-        stored.
+      BadRowsError: the world gave rows that cannot be used, see `check_rows`;
+        nothing of them was stored.
     """
     leg = self.timer.leg
     if self._num_calls % self._refresh_calls == 0:
@@ -126,7 +126,7 @@ class ActorLoop:
     with leg("environment"):
       timestep = self._world.recv()
     with leg("inference"):
-      check_rows_are_finite(timestep, task=self._task)
+      check_rows(timestep, task=self._task)
       with self._state_lock:
         self._state, output = self._actor(
           self._params,

@@ -33,6 +33,7 @@ def batch_shapes(
         a_tm1=rows(lead, jnp.int32),
         r_t=rows(lead, jnp.float32),
         is_first_t=rows(lead, jnp.bool_),
+        action_mask_t=action_mask_shape(spec, lead, sharding),
       ),
       a_t=rows(lead, jnp.int32),
       discount_t=rows(lead, jnp.float32),
@@ -41,4 +42,15 @@ def batch_shapes(
     ),
     probability=rows((batch_size,), jnp.float32),
     keys=None,
+  )
+
+
+def action_mask_shape(
+  spec: EnvSpec, lead: tuple[int, ...], sharding: Any = None
+) -> jax.ShapeDtypeStruct | None:
+  """Of rows with these leading axes; None where the world has no masks."""
+  if not spec.action_mask:
+    return None
+  return jax.ShapeDtypeStruct(
+    (*lead, spec.num_actions), jnp.bool_, sharding=sharding
   )

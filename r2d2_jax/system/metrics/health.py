@@ -14,20 +14,22 @@ class DivergedError(RuntimeError):
 
 
 class BadRowsError(RuntimeError):
-  """An environment gave numbers that are not finite: says which, and where."""
+  """An environment gave rows that cannot be used: says which, and where."""
 
 
-def check_rows_are_finite(timestep: Timestep, *, task: str) -> None:
+def check_rows(timestep: Timestep, *, task: str) -> None:
   """One row that is not finite would spoil all that is learned from it.
 
-  A pass over the rewards, and over the observations where they are floats.
+  A pass over the rewards, and over the observations where they are floats; and
+  over the action masks, where there are any.
 
   Args:
     timestep: rows as they came from the world.
     task: for the message.
 
   Raises:
-    BadRowsError: NaN or infinity in a reward, discount or observation.
+    BadRowsError: NaN or infinity in a reward, discount or observation, or a row
+      in which no action may be taken.
   """
   for field in ("r_t", "discount_t", "obs_t"):
     values = np.asarray(getattr(timestep, field))
@@ -40,6 +42,14 @@ def check_rows_are_finite(timestep: Timestep, *, task: str) -> None:
       f" numbers in {field}, got {values[row, place]}"
       + (f" at place {place}" if values.shape[1] > 1 else "")
       + "; mend the environment, or replace such numbers where it is wrapped"
+    )
+  mask_t = timestep.action_mask_t
+  if mask_t is not None and not mask_t.any(axis=1).all():
+    row = int(np.argmin(mask_t.any(axis=1)))
+    raise BadRowsError(
+      f"environment {task!r}, lane {timestep.env_id[row]}: expected an action"
+      " that may be taken in each row but those in which the game is over, got"
+      " an action mask of zeros; mend the environment, or end the game there"
     )
 
 

@@ -107,7 +107,7 @@ class Probe:
       return
     pick = lambda x: x[mine]
     items = self._builder.add(
-      Timestep(*map(pick, timestep))._replace(
+      jax.tree.map(pick, timestep)._replace(
         env_id=place[mine].astype(np.int32)
       ),
       jax.tree.map(pick, output),

@@ -87,6 +87,7 @@ def _kept_bytes(
     field(np.int32),
     field(np.float32),
     field(bool),
+    field(bool, (spec.num_actions,)) if spec.action_mask else None,
   )
   core_state = jax.eval_shape(lambda: agent.initial_core_state(items))
 

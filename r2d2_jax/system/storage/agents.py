@@ -64,7 +64,12 @@ class SavedAgent:
     return self.agent.initial_actor_state(jax.random.key(0), n)
 
   def step(
-    self, state: ActorState, obs: Any, reward: Any, is_first: Any
+    self,
+    state: ActorState,
+    obs: Any,
+    reward: Any,
+    is_first: Any,
+    action_mask: Any = None,
   ) -> tuple[np.ndarray, np.ndarray, ActorState]:
     """The greedy action for the next row of n lanes.
 
@@ -80,14 +85,19 @@ class SavedAgent:
         ignored where is_first.
       is_first: bool [n], or one for all: an episode begins with this row, and
         what was before it is forgotten.
+      action_mask: bool [n, A], the actions that may be taken, at least one of
+        each lane, where spec.action_mask says that the training's environments
+        gave it; else None.
 
     Returns:
       action: int32 [n].
-      q: float32 [n, A], the value of each action in the unit of the rewards.
+      q: float32 [n, A], the value of each action in the unit of the rewards;
+        -infinity where it may not be taken.
       state: for the next call.
 
     Raises:
-      ValueError: obs is not of that shape, or of a type that does not fit.
+      ValueError: obs is not of that shape, or of a type that does not fit;
+        action_mask is missing, of another shape or without any action.
     """
     n = len(state.a_tm1)
     obs = np.asarray(obs)
@@ -97,19 +107,41 @@ class SavedAgent:
         f"obs: expected {np.dtype(dtype)} {list(expected)}, an observation for"
         f" each lane of the state, got {obs.dtype} {list(obs.shape)}"
       )
+    mask = None if action_mask is None else np.asarray(action_mask, bool)
+    self._check_mask(mask, n)
     action, q, state = self._step(
       self.params,
       state,
       obs.astype(dtype),
       np.broadcast_to(np.asarray(reward, np.float32), n),
       np.broadcast_to(np.asarray(is_first, bool), n),
+      mask,
     )
     return np.asarray(action), np.asarray(q), state
+
+  def _check_mask(self, mask: np.ndarray | None, n: int) -> None:
+    expected = (n, self.spec.num_actions) if self.spec.action_mask else None
+    found = None if mask is None else mask.shape
+    if found != expected:
+      raise ValueError(
+        f"action_mask: expected {expected or 'none'}, as spec.action_mask of"
+        f" the agent says, got {found}"
+      )
+    if mask is not None and not mask.any(axis=1).all():
+      raise ValueError(
+        "action_mask: expected an action that may be taken in each lane, got"
+        f" none in lane {np.argmin(mask.any(axis=1))}"
+      )
 
   @functools.cached_property
   def _step(self):
     def step(
-      params: Params, state: ActorState, obs: Array, reward: Array, first: Array
+      params: Params,
+      state: ActorState,
+      obs: Array,
+      reward: Array,
+      first: Array,
+      mask: Array | None,
     ) -> tuple[Array, Array, ActorState]:
       n = len(state.a_tm1)
       timestep = Timestep(
@@ -119,10 +151,13 @@ class SavedAgent:
         is_first_t=first,
         is_last_t=jnp.zeros(n, bool),
         env_id=jnp.arange(n, dtype=jnp.int32),
+        action_mask_t=mask,
       )
       greedy = jnp.zeros(n, jnp.float32)
       state, output = self.agent.actor_step(params, state, timestep, greedy)
       q = unrescaled(output.q_t, config=self.config.agent)
+      if mask is not None:
+        q = jnp.where(mask, q, -jnp.inf)
       return output.a_t, q, state
 
     return jax.jit(step)

@@ -25,8 +25,9 @@ from r2d2_jax.system.storage.files import read_text, replace_file
 from r2d2_jax.system.storage.rundir import EXPORT_FILE, write_config
 from r2d2_jax.types import EnvSpec, Params
 
-# Raise it where an older reader would misunderstand.
-_FORMAT = 1
+# Raise it where an older reader would misunderstand. 2: with action masks; what
+# has none is still written as 1.
+_FORMAT = 2
 _PARAMS_FILE = "params.npz"
 
 
@@ -63,7 +64,7 @@ def write_exported(
   write_config(out, config.updated({"run.run_dir": ""}))
   save_arrays(out / _PARAMS_FILE, _by_path(jax.device_get(params)))
   record = {
-    "format": _FORMAT,
+    "format": _FORMAT if spec.action_mask else 1,
     "num_updates": num_updates,
     "steps": steps,
     "obs_shape": list(spec.obs_shape),
@@ -71,6 +72,8 @@ def write_exported(
     "num_actions": spec.num_actions,
     "frame_skip": spec.frame_skip,
   }
+  if spec.action_mask:
+    record["action_mask"] = True
   text = json.dumps(record, indent=1) + "\n"
   replace_file(out / EXPORT_FILE, text.encode())
 
@@ -86,10 +89,10 @@ def read_exported(directory: pathlib.Path) -> Exported | None:
     return None
   try:
     record = json.loads(read_text(path))
-    if record["format"] != _FORMAT:
+    if record["format"] not in range(1, _FORMAT + 1):
       raise CheckpointError(
-        f"{path}: expected format {_FORMAT}, got {record['format']!r}; it was"
-        " written by another version of this program: use that one"
+        f"{path}: expected format 1 to {_FORMAT}, got {record['format']!r}; it"
+        " was written by another version of this program: use that one"
       )
     numbers = [
       record[name]
@@ -105,7 +108,13 @@ def read_exported(directory: pathlib.Path) -> Exported | None:
   ) as error:  # fmt: skip
     raise _damaged(path, error) from error
   num_actions, frame_skip, num_updates, steps = numbers
-  spec = EnvSpec(tuple(shape), dtype, num_actions, frame_skip)
+  spec = EnvSpec(
+    tuple(shape),
+    dtype,
+    num_actions,
+    frame_skip,
+    action_mask=bool(record.get("action_mask", False)),
+  )
   return Exported(directory, spec, num_updates, steps)
 
 

@@ -15,7 +15,7 @@ from r2d2_jax.system.metrics.health import (
   DivergedError,
   Heartbeat,
   check_priorities_are_sane,
-  check_rows_are_finite,
+  check_rows,
 )
 from r2d2_jax.system.storage.checkpoints import list_checkpoints
 from r2d2_jax.system.train import RunError, train
@@ -53,17 +53,17 @@ def rows(obs_dtype=np.float32) -> Timestep:
 )
 def test_a_row_that_is_not_finite_is_named(field, place, words, bad):
   timestep = rows()
-  check_rows_are_finite(timestep, task="Odd-v0")
+  check_rows(timestep, task="Odd-v0")
   getattr(timestep, field)[place] = bad
   with pytest.raises(BadRowsError) as caught:
-    check_rows_are_finite(timestep, task="Odd-v0")
+    check_rows(timestep, task="Odd-v0")
   assert f"environment 'Odd-v0', {words}{bad}" in str(caught.value)
   assert (" at place 3;" in str(caught.value)) == (field == "obs_t")
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int32, bool])
 def test_whole_numbers_are_always_finite(dtype):
-  check_rows_are_finite(rows(dtype), task="Odd-v0")
+  check_rows(rows(dtype), task="Odd-v0")
 
 
 def test_three_heartbeats_in_a_row_must_be_missing():
