@@ -45,7 +45,9 @@ from r2d2_jax.types import (
 
 @dataclasses.dataclass(frozen=True)
 class SavedAgent:
-  """A trained agent: its parameters, and greedy steps of it for other programs.
+  """A trained agent: its parameters, and steps of it for other programs.
+
+  Greedy steps of an agent with values; one with a policy draws from it.
 
   agent = load_agent("pretrained/recall")
   state = agent.initial_state(1)
@@ -66,7 +68,7 @@ class SavedAgent:
   def step(
     self, state: ActorState, obs: Any, reward: Any, is_first: Any
   ) -> tuple[np.ndarray, np.ndarray, ActorState]:
-    """The greedy action for the next row of n lanes.
+    """The action for the next row of n lanes.
 
     The state holds what was seen so far, and the action that was chosen: that
     one has to be taken before the next call. The call keeps the given state as
@@ -82,8 +84,9 @@ class SavedAgent:
         what was before it is forgotten.
 
     Returns:
-      action: int32 [n].
-      q: float32 [n, A], the value of each action in the unit of the rewards.
+      action: int32 [n], the greedy one; of a policy, one drawn from it.
+      q: float32 [n, A], the value of each action in the unit of the rewards; of
+        a policy, its log-probabilities.
       state: for the next call.
 
     Raises:
