@@ -35,6 +35,7 @@ _HOMES = {
   "learner_step": "r2d2_jax.agent.learning",
   "load_agent": "r2d2_jax.system.storage.agents",
   "make_actor": "r2d2_jax.agent.acting",
+  "make_impala_agent": "r2d2_jax.agent.agent",
   "make_learner": "r2d2_jax.agent.learning",
   "make_networks": "r2d2_jax.agent.networks",
   "make_optimizer": "r2d2_jax.agent.learning",

@@ -1,4 +1,4 @@
-"""R2D2's family tree as presets: DQN to Ape-X, DRQN, R2D2; each in two sizes.
+"""R2D2's family tree as presets: DQN to Ape-X, DRQN, IMPALA; in two sizes.
 
 A member is a set of switches of the same code. NAME is the published agent on
 Atari; NAME-small has the same switches, the sizes of preset `smoke` and Catch
@@ -13,6 +13,7 @@ Sources
     PER      Schaul et al. 2016, sections 3 and 4, algorithm 1
     Ape-X    Horgan et al. 2018, sections 3 and 4, appendix C
     DRQN     Hausknecht & Stone 2015, sections 4 and 5, appendix A
+    IMPALA   Espeholt et al. 2018, section 4, figure 3, table G.1
     R2D2     Kapturowski et al. 2019: see `config/sections.py`
 """
 
@@ -76,6 +77,31 @@ _DRQN = _DQN | {
 }
 # DRQN, section 4.2: ten steps unrolled, from any row of an episode.
 _DRQN_RANDOM = _DRQN | {"agent.trace_length": 11, "agent.overlap": 10}
+_IMPALA: _Settings = {
+  "agent.algorithm": "impala",
+  # An unroll begins with the row in which the one before it ended.
+  "agent.burn_in": 0,
+  "agent.overlap": 1,
+  "agent.value_rescaling": False,
+  "agent.reward_clip": 1.0,  # IMPALA, table G.1, and all down to optimizer
+  "agent.discount": 0.99,
+  "agent.value_cost": 0.5,
+  "agent.entropy_cost": 0.01,
+  "agent.max_grad_norm": 40.0,
+  "agent.optimizer": "rmsprop",
+  "agent.rmsprop_centered": False,
+  "agent.rho_bar": 1.0,  # IMPALA, section 4.1
+  "agent.c_bar": 1.0,
+  # The policy's own: no lane takes other actions.
+  "agent.exploration": "linear",
+  "agent.epsilon_start": 0.0,
+  "agent.epsilon_end": 0.0,
+  "evaluation.epsilon": 0.0,
+  "network.core": "lstm",  # IMPALA, figure 3
+  "network.head_units": 0,  # IMPALA, figure 3
+  "replay.order": "fifo",  # IMPALA, section 3
+  "replay.replay_ratio": 1.0,
+}
 _R2D2: _Settings = {}
 _R2D2_FEEDFORWARD = {"network.core": "feedforward"}  # R2D2, figure 7
 
@@ -144,6 +170,27 @@ _DRQN_SEQUENTIAL_SIZE = _DRQN_SIZE | {
   "replay.min_sequences": 52,
 }
 
+_IMPALA_SIZE: _Settings = {
+  "env.num_envs": 48,  # IMPALA, table 1: of a single machine
+  "env.full_action_space": False,
+  "env.life_loss": "reset",  # IMPALA, table G.1
+  "network.torso": "impala",  # IMPALA, figure 3, and all down to core_units
+  "network.torso_channels": (16, 32, 32),
+  "network.torso_units": 256,
+  "network.core_units": 256,
+  "agent.trace_length": 21,  # IMPALA, table G.1: 20 steps; down to rmsprop
+  "agent.batch_size": 32,
+  "agent.learning_rate": 6e-4,
+  "agent.learning_rate_decay_updates": 78_125,  # the whole run: to 0
+  "agent.rmsprop_epsilon": 0.01,
+  "agent.rmsprop_decay": 0.99,  # its program
+  # A batch, and room for what the lanes may bring in a step.
+  "replay.min_sequences": 32,
+  "replay.capacity_sequences": 128,
+  "run.actor_refresh_steps": 20,  # IMPALA, section 3: before each unroll
+  "run.total_steps": 50_000_000,  # IMPALA, section 5.3.2: 200 million frames
+}
+
 # --- Sizes: small ------------------------------------------------------------
 
 _SMALL: _Settings = {
@@ -173,6 +220,16 @@ _SMALL_PRIORITIZED = _SMALL_TRANSITIONS | {
 _SMALL_RANDOM = _SMALL_TRANSITIONS | {
   "agent.batch_size": 16,
   "network.head_units": 0,
+}
+# An unroll is a whole episode, as with R2D2's small size.
+_SMALL_IMPALA = _SMALL | {
+  "agent.trace_length": 13,
+  "agent.batch_size": 8,
+  "agent.learning_rate": 5e-3,
+  "agent.rmsprop_decay": 0.99,
+  "agent.rmsprop_epsilon": 0.01,
+  "replay.min_sequences": 8,
+  "replay.capacity_sequences": 64,
 }
 # One item is one whole episode of recall (12 rows at most) or of Catch (10).
 _SMALL_SEQUENTIAL = _SMALL_RANDOM | {
@@ -231,6 +288,10 @@ _MEMBERS: dict[str, tuple[str, _Settings, _Settings, _Settings]] = {
   "drqn-random": (
     "The same on random pieces of episodes, from the zero state.",
     _DRQN_RANDOM, _DRQN_SIZE, _SMALL_RANDOM,
+  ),
+  "impala": (
+    "Espeholt et al. 2018: a policy and its value, by V-trace, from a queue.",
+    _IMPALA, _IMPALA_SIZE, _SMALL_IMPALA,
   ),
   "r2d2": (
     "Kapturowski et al. 2019: as preset paper.",

@@ -93,11 +93,15 @@ class ActorState(NamedTuple):
 class ActorOutput(NamedTuple):
   """What acting hands to the world and to replay, for B lanes that stepped."""
 
-  a_t: Array  # int32 [B], the action to take (epsilon-greedy)
+  a_t: Array  # int32 [B], the action to take (epsilon-greedy, or of a policy)
   a_tm1: Array  # int32 [B], the action before it: completes the row
-  q_t: Array  # float32 [B, A], for the initial priority; of masked actions
-  #             networks.MASKED_Q
+  # float32 [B, A], for the initial priority, networks.MASKED_Q where an action
+  # is masked; an agent without values gives its policy's log-probabilities
+  q_t: Array
   core_state: CoreState  # the state *before* this row, leading [B]
+  # float32 [B], log mu(a_t), the chance with which it was chosen; None where no
+  # learner asks
+  log_prob_t: Array | None = None
 
 
 class Sequence(NamedTuple):
@@ -108,6 +112,7 @@ class Sequence(NamedTuple):
   discount_t: Array  # float32 [..., L]
   valid_t: Array  # bool [..., L], False in padding
   core_state: CoreState  # before the first row, once per item: [...]
+  log_prob_t: Array | None = None  # float32 [..., L], as `ActorOutput` has it
 
 
 class Origin(NamedTuple):
@@ -138,7 +143,7 @@ class LearnerState(NamedTuple):
   """The learner's whole state: arrays alone, to be saved and donated."""
 
   params: Params
-  target_params: Params
+  target_params: Params  # () where an algorithm has no target network
   opt_state: Any
   num_updates: Array  # int32 []
 

@@ -1,11 +1,15 @@
 """The family's presets: as their papers have them, and small with the same
 switches."""
 
+import jax
+import numpy as np
 import pytest
 
+from r2d2_jax.agent.agent import make_agent
 from r2d2_jax.config import Config, from_dict, to_dict, validate
 from r2d2_jax.family import FAMILY, MEMBERS, switches
 from r2d2_jax.presets import PRESETS, paper, smoke
+from r2d2_jax.types import EnvSpec
 
 
 @pytest.mark.parametrize("name", FAMILY)
@@ -103,6 +107,37 @@ def test_ape_x_is_its_appendix():
         0.95, 1.5e-7, 40.0, "ladder", 0.4, 7.0, 2_000_000, 50_000)  # fmt: skip
 
 
+def test_impala_is_table_g1_of_its_paper():
+  assert _values(
+    "impala", "agent.batch_size", "agent.discount", "agent.value_cost",
+    "agent.entropy_cost", "agent.learning_rate", "agent.rmsprop_epsilon",
+    "agent.max_grad_norm", "agent.reward_clip", "env.frame_skip",
+    "network.frame_stack", "env.life_loss", "agent.optimizer",
+    "agent.rmsprop_centered", "agent.rho_bar", "agent.c_bar",
+  ) == (32, 0.99, 0.5, 0.01, 6e-4, 0.01, 40.0, 1.0, 4, 4, "reset", "rmsprop",
+        False, 1.0, 1.0)  # fmt: skip
+  config = FAMILY["impala"]()
+  # Twenty steps of every lane, each trained on once, and a rate that is 0 when
+  # the last of them are.
+  assert config.agent.trace_length - config.agent.overlap == 20
+  assert config.run.actor_refresh_steps == 20
+  assert (
+    config.agent.learning_rate_decay_updates * 32 * 20
+    == config.run.total_steps
+    == 200_000_000 / 4
+  )
+
+
+def test_impalas_large_network_has_the_papers_size():
+  """Figure 3: 1.6 million parameters."""
+  agent = make_agent(
+    EnvSpec((84, 84), np.dtype(np.uint8), 18, 4), FAMILY["impala"]()
+  )
+  params = jax.eval_shape(agent.init, jax.random.key(0)).params
+  num_params = sum(x.size for x in jax.tree.leaves(params))
+  assert round(num_params / 1e6, 1) == 1.6
+
+
 def test_no_return_of_a_single_transition_is_cut():
   for name in FAMILY:
     agent = FAMILY[name]().agent
@@ -115,5 +150,6 @@ def test_small_ones_are_smoke_with_other_switches():
   for name in MEMBERS:
     config = FAMILY[f"{name}-small"]()
     assert config.network.torso_channels == base.network.torso_channels
-    assert config.agent.learning_rate == base.agent.learning_rate
+    if not config.agent.has_policy:
+      assert config.agent.learning_rate == base.agent.learning_rate
     assert config.env.num_envs == base.env.num_envs

@@ -1,10 +1,10 @@
-"""The two functions of rlax that the agent uses, without rlax's own imports.
+"""The functions of rlax that the agent uses, without rlax's own imports.
 
 `import rlax` executes every module of the package. Some of those import
 distrax, distrax imports TensorFlow Probability's nightly build, and
 only some nights' builds work with a given JAX, and all of them import whatever
 TensorFlow they find (8 s, 500 MB) or raise ImportError where it is older than
-they like, which Reverb's is. The agent's two functions need none of it: their
+they like, which Reverb's is. The agent's functions need none of it: their
 modules import jax, chex and `rlax._src.base`.
 
 So these modules are executed here from rlax's own files, and by Python's own
@@ -59,3 +59,4 @@ def load(name: str) -> types.ModuleType:
 
 n_step_bootstrapped_returns = load("multistep").n_step_bootstrapped_returns
 signed_hyperbolic = load("transforms").signed_hyperbolic
+vtrace = load("vtrace").vtrace

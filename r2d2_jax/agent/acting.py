@@ -123,36 +123,78 @@ def actor_step(
     The state of all N lanes, and the output for the B lanes, in the order of
     `timestep`. Nothing carries a gradient.
   """
-  lane = timestep.env_id
-  before = jax.tree.map(lambda x: x[lane], state)
-  q_t, core_state = networks.step(
-    params,
-    AgentInputs(
-      timestep.obs_t,
-      before.a_tm1,
-      timestep.r_t,
-      timestep.is_first_t,
-      timestep.action_mask_t,
-    ),
-    before.core_state,
-  )
+  before, inputs = lanes_before(state, timestep)
+  q_t, core_state = networks.step(params, inputs, before.core_state)
   keys = jax.vmap(lambda k: jax.random.split(k, 3))(before.key)
+  a_t = explored(
+    keys[:, 1],
+    keys[:, 2],
+    jnp.argmax(q_t, axis=-1),
+    epsilon[timestep.env_id],
+    num_actions=q_t.shape[-1],
+    action_mask_t=timestep.action_mask_t,
+  )
+  after = ActorState(core_state, a_t, keys[:, 0])
+  return lanes_after(state, timestep, after), ActorOutput(
+    a_t, before.a_tm1, q_t, before.core_state
+  )
+
+
+def lanes_before(
+  state: ActorState, timestep: Timestep
+) -> tuple[ActorState, AgentInputs]:
+  """State of the lanes that `timestep` holds, and what the networks read."""
+  before = jax.tree.map(lambda x: x[timestep.env_id], state)
+  return before, AgentInputs(
+    timestep.obs_t,
+    before.a_tm1,
+    timestep.r_t,
+    timestep.is_first_t,
+    timestep.action_mask_t,
+  )
+
+
+def lanes_after(
+  state: ActorState, timestep: Timestep, after: ActorState
+) -> ActorState:
+  """State of all lanes, once those of `timestep` have their new one."""
+  return jax.tree.map(lambda x, y: x.at[timestep.env_id].set(y), state, after)
+
+
+def explored(
+  action_key: Array,
+  chance_key: Array,
+  a_t: Array,
+  epsilon: Array,
+  *,
+  num_actions: int,
+  action_mask_t: Array = None,
+) -> Array:
+  """The actions, or with chance epsilon uniformly random ones.
+
+  Args:
+    action_key: a key of each lane [B], for the random action.
+    chance_key: another one, for whether it is taken.
+    a_t: int [B], what would be done without exploration.
+    epsilon: float32 [B].
+    num_actions: of the world.
+    action_mask_t: bool [B, A], of which the random ones are; None allows all.
+
+  Returns:
+    int32 [B].
+  """
   # With their dtypes: in JAX's 64-bit mode the default ones draw other numbers.
-  if timestep.action_mask_t is None:
-    num_actions = q_t.shape[-1]
+  if action_mask_t is None:
     random_a = jax.vmap(
       lambda k: jax.random.randint(k, (), 0, num_actions, jnp.int32)
-    )(keys[:, 1])
+    )(action_key)
   else:
-    random_a = _random_allowed(keys[:, 1], timestep.action_mask_t)
+    random_a = _random_allowed(action_key, action_mask_t)
   chance = jax.vmap(lambda k: jax.random.uniform(k, (), jnp.float32))(
-    keys[:, 2]
+    chance_key
   )
-  explore = chance < epsilon[lane]
-  a_t = jnp.where(explore, random_a, jnp.argmax(q_t, axis=-1)).astype(jnp.int32)
-  after = ActorState(core_state, a_t, keys[:, 0])
-  new_state = jax.tree.map(lambda x, y: x.at[lane].set(y), state, after)
-  return new_state, ActorOutput(a_t, before.a_tm1, q_t, before.core_state)
+  chosen: Array = jnp.where(chance < epsilon, random_a, a_t)
+  return chosen.astype(jnp.int32)
 
 
 def _random_allowed(keys: Array, mask_t: Array) -> Array:

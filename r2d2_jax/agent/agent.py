@@ -11,6 +11,11 @@ from r2d2_jax.agent.acting import (
   init_actor_state,
   initial_priorities,
 )
+from r2d2_jax.agent.actor_critic import (
+  actor_critic_step,
+  init_policy_learner,
+  policy_step,
+)
 from r2d2_jax.agent.diagnostics import q_discrepancy
 from r2d2_jax.agent.learning import (
   LearnerStep,
@@ -57,9 +62,9 @@ class Agent(NamedTuple):
   learner_step: LearnerStep
   """state, batch, axis_name=None -> state, output: see
   `learning.learner_step`."""
-  initial_priorities: Callable[..., Array]
+  initial_priorities: Callable[..., Array] | None
   """q_t, a_t, r_t, discount_t, valid_t, each [B, L, ...] -> the priority of new
-  items, float32 [B], before the exponent."""
+  items, float32 [B], before the exponent; None for a queue."""
   q_discrepancy: Callable[..., tuple[Array, Array]] | None
   """params, sequence, row_carry, rows -> dQ and its mask, see `diagnostics`;
   None where an algorithm has no values to compare."""
@@ -108,6 +113,51 @@ def make_r2d2_agent(
   )
 
 
+def make_impala_agent(
+  spec: EnvSpec,
+  config: Config,
+  *,
+  networks: Networks | None = None,
+  optimizer: optax.GradientTransformation | None = None,
+) -> Agent:
+  """IMPALA's actor-critic (Espeholt et al. 2018), as the settings have it.
+
+  Args:
+    spec: what the world says of itself.
+    config: sections network and agent are read.
+    networks: None for those of `make_networks(spec, config=config.network,
+      policy=True)`.
+    optimizer: None for that of `make_optimizer(config.agent)`.
+
+  Raises:
+    ValueError: the network cannot read observations of this shape.
+  """
+  networks = networks or make_networks(spec, config=config.network, policy=True)
+  optimizer = optimizer or make_optimizer(config.agent)
+  bind: Any = functools.partial
+  return Agent(
+    init=bind(init_policy_learner, networks=networks, optimizer=optimizer),
+    initial_core_state=networks.initial_core_state,
+    initial_actor_state=bind(init_actor_state, networks=networks),
+    actor_step=bind(policy_step, networks=networks),
+    learner_step=bind(
+      actor_critic_step,
+      networks=networks,
+      optimizer=optimizer,
+      config=config.agent,
+    ),
+    initial_priorities=None,
+    q_discrepancy=None,
+    networks=networks,
+  )
+
+
+# By `agent.algorithm`.
+_ALGORITHMS: dict[str, Callable[[EnvSpec, Config], Agent]] = {
+  "r2d2": make_r2d2_agent,
+  "impala": make_impala_agent,
+}
+
 MakeAgent = Callable[[EnvSpec, Config], Agent]
 
 
@@ -122,7 +172,7 @@ def own_agent(make: MakeAgent) -> MakeAgent:
 
 
 def make_agent(spec: EnvSpec, config: Config) -> Agent:
-  """The agent that `config.agent.make_agent` names: R2D2 where it is empty.
+  """The agent of `config.agent.make_agent`, or of `agent.algorithm`.
 
   Raises:
     ConfigError: it names nothing that can be imported.
@@ -130,4 +180,4 @@ def make_agent(spec: EnvSpec, config: Config) -> Agent:
   """
   if path := config.agent.make_agent:
     return own_agent(load("agent.make_agent", path))(spec, config)
-  return make_r2d2_agent(spec, config)
+  return _ALGORITHMS[config.agent.algorithm](spec, config)

@@ -35,18 +35,23 @@ def make_optimizer(config: AgentConfig) -> optax.GradientTransformation:
 
       g / sqrt(mean(g^2) - mean(g)^2 + epsilon),
 
-  as DQN's own program and Ape-X (appendix C).
+  as DQN's own program and Ape-X (appendix C); not centred, as A3C and IMPALA,
+  it leaves mean(g)^2 out. The learning rate falls linearly to 0 within
+  `learning_rate_decay_updates`, if that is not 0.
   """
   check_config(config, AgentConfig)
+  rate = config.learning_rate
+  if config.learning_rate_decay_updates:
+    rate = optax.linear_schedule(rate, 0.0, config.learning_rate_decay_updates)
   if config.optimizer == "rmsprop":
     step = optax.rmsprop(
-      config.learning_rate,
+      rate,
       decay=config.rmsprop_decay,
       eps=config.rmsprop_epsilon,
-      centered=True,
+      centered=config.rmsprop_centered,
     )
   else:
-    step = optax.adam(config.learning_rate, eps=config.adam_epsilon)
+    step = optax.adam(rate, eps=config.adam_epsilon)
   return optax.chain(
     optax.clip_by_global_norm(config.max_grad_norm)
     if config.max_grad_norm

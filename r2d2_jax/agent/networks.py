@@ -1,4 +1,5 @@
-"""The recurrent Q-network: frame stack, torso, core, head, duelling or plain.
+"""The recurrent network: frame stack, torso, core, head of values or of a
+policy.
 
 `step` (acting, evaluation) is `unroll` (training) over one row, so that what
 the learner computes for a row is what the actor saw.
@@ -6,7 +7,7 @@ the learner computes for a row is what the actor saw.
 
 from collections.abc import Callable
 import dataclasses
-from typing import cast
+from typing import Any, NamedTuple, cast
 
 import flax.linen as nn
 import jax
@@ -20,7 +21,7 @@ from r2d2_jax.factories import factory
 from r2d2_jax.ops.convolution import even_chunk
 from r2d2_jax.types import AgentInputs, Array, CoreState, EnvSpec, Params
 
-_Apply = Callable[[Params, AgentInputs, CoreState], tuple[Array, CoreState]]
+_Apply = Callable[[Params, AgentInputs, CoreState], tuple[Any, CoreState]]
 
 # Rows of one pass through a torso whose activations nobody needs later: few
 # enough to be in the caches still when the next layer reads them.
@@ -29,6 +30,13 @@ _CHUNK_ROWS = 320
 # The value of an action that may not be taken: below all others, so that no
 # maximum is its, and finite, so that h^-1 and differences of it are.
 MASKED_Q = -1e9
+
+
+class PolicyOutput(NamedTuple):
+  """What a network with a policy says of a row, in the place of q."""
+
+  logits: Array  # float32 [..., A], of pi(a | x) = softmax(logits)[a]
+  value: Array  # float32 [...], V(x)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,25 +55,29 @@ class Networks:
     unroll_without_gradient: the same values, no gradient to the parameters, and
       on CPU less memory and time for long batches.
 
+  With a policy a `PolicyOutput` stands in the place of q.
+
   The last three raise ValueError where inputs and state don't fit together.
   """
 
   init: Callable[[Array], Params]
   initial_core_state: Callable[[int], CoreState]
-  step: Callable[[Params, AgentInputs, CoreState], tuple[Array, CoreState]]
-  unroll: Callable[[Params, AgentInputs, CoreState], tuple[Array, CoreState]]
-  unroll_without_gradient: Callable[
-    [Params, AgentInputs, CoreState], tuple[Array, CoreState]
-  ]
+  step: _Apply
+  unroll: _Apply
+  unroll_without_gradient: _Apply
 
 
-def make_networks(spec: EnvSpec, *, config: NetworkConfig) -> Networks:
+def make_networks(
+  spec: EnvSpec, *, config: NetworkConfig, policy: bool = False
+) -> Networks:
   """Builds the network for a world.
 
   Args:
     spec: shape and dtype of one observation, number of actions.
     config: what to build; the defaults are the paper's (appendix). Its torso
       and core are names in `TORSOS` and `CORES`, or "module:name" of one's own.
+    policy: whether its heads are a policy and a value, instead of values of the
+      actions; `dueling` is then not read.
 
   Returns:
     The four functions; none of them is jit-compiled.
@@ -90,12 +102,13 @@ def make_networks(spec: EnvSpec, *, config: NetworkConfig) -> Networks:
   torso.check(spec, config)
 
   def network(torso: Torso | OnCpu, in_chunks: bool) -> nn.Module:
-    return _RecurrentQNetwork(
+    return _RecurrentNetwork(
       spec.num_actions,
       config,
       torso.stack,
       torso.make(config),
       core.make(config),
+      policy=policy,
       in_chunks=in_chunks,
     )
 
@@ -135,10 +148,10 @@ def make_networks(spec: EnvSpec, *, config: NetworkConfig) -> Networks:
 
   def step(params, inputs, core_state):
     check(inputs, core_state, "B")
-    q, core_state = unroll(
+    output, core_state = unroll(
       params, jax.tree.map(lambda x: x[None], inputs), core_state
     )
-    return q[0], core_state
+    return jax.tree.map(lambda x: x[0], output), core_state
 
   def init(key):
     inputs = AgentInputs(
@@ -179,20 +192,22 @@ def _by_platform(cpu: nn.Module, other: nn.Module) -> _Apply:
   return apply
 
 
-class _RecurrentQNetwork(nn.Module):
-  """[T, B] rows -> q [T, B, A]; only the core's recurrence is sequential."""
+class _RecurrentNetwork(nn.Module):
+  """[T, B] rows -> q [T, B, A], or policy and value; only the core's recurrence
+  is sequential."""
 
   num_actions: int
   config: NetworkConfig
   stack: Callable[[Array, Array, Array], tuple[Array, Array]]
   torso: nn.Module
   core: nn.Module
+  policy: bool
   in_chunks: bool  # the torso's rows, one chunk after the other
 
   @nn.compact
   def __call__(
     self, inputs: AgentInputs, core_state: CoreState
-  ) -> tuple[Array, CoreState]:
+  ) -> tuple[Array | PolicyOutput, CoreState]:
     config = self.config
     dtype = jnp.dtype(config.compute_dtype)
     is_first_t = inputs.is_first_t
@@ -225,15 +240,22 @@ class _RecurrentQNetwork(nn.Module):
         y.astype(jnp.float32)
       )
 
+    mask_t = inputs.action_mask_t
+
+    def allowed(x):
+      return x if mask_t is None else jnp.where(mask_t, x, MASKED_Q)
+
+    if self.policy:
+      logits = allowed(stream("policy", self.num_actions))
+      value = stream("value", 1)[..., 0]
+      return PolicyOutput(logits, value), CoreState(frames, carry)
     if config.dueling:
       advantage = stream("advantage", self.num_actions)
       value = stream("value", 1)
       q = value + advantage - advantage.mean(axis=-1, keepdims=True)
     else:
       q = stream("q", self.num_actions)
-    if inputs.action_mask_t is not None:
-      q = jnp.where(inputs.action_mask_t, q, MASKED_Q)
-    return q, CoreState(frames, carry)
+    return allowed(q), CoreState(frames, carry)
 
 
 def _in_chunks(torso: nn.Module, x: Array) -> Array:

@@ -157,6 +157,13 @@ def check_cluster(config: Config, cluster: ClusterConfig) -> None:
     "an actor host does not know the largest priority of the learner",
   )
   need(
+    config.replay.order == "priority",
+    "replay.order",
+    "'priority' on a cluster",
+    config.replay.order,
+    "a queue's actors wait for its learner in one process; train there",
+  )
+  need(
     cluster.actors >= shards,
     "cluster.replay_shards",
     f"at most cluster.actors ({cluster.actors})",

@@ -1,5 +1,6 @@
 """What a configuration is refused for, before anything starts."""
 
+from collections.abc import Callable
 import dataclasses
 from typing import Any, Literal, get_args, get_origin
 
@@ -100,7 +101,7 @@ def validate(config: Config) -> None:
     f"less than agent.trace_length ({agent.trace_length})",
     "neighbouring items share this many trained rows",
   )
-  if not faults and config.block_rows < 4 and config.item_rows > 16:
+  if not faults and config.chunk_rows < 4 and config.item_rows > 16:
     ahead = agent.lookahead_rows
     faults.append(
       "agent.burn_in, agent.trace_length, agent.overlap"
@@ -119,6 +120,7 @@ def validate(config: Config) -> None:
     f"at least agent.batch_size ({agent.batch_size})",
     "a batch is drawn from that many items",
   )
+  _check_policy(config, need)
   need(
     replay.capacity_sequences >= replay.min_sequences,
     "replay.capacity_sequences",
@@ -138,6 +140,57 @@ def validate(config: Config) -> None:
   )
   if faults:
     raise ConfigError("\n".join(faults))
+
+
+def _check_policy(config: Config, need: Callable[..., None]) -> None:
+  """What an agent with a policy asks of items, and a queue of the replay."""
+  agent, replay = config.agent, config.replay
+  if agent.has_policy:
+    name = f"agent.algorithm '{agent.algorithm}'"
+    need(agent.burn_in == 0, "agent.burn_in", f"0 with {name}")
+    need(agent.lookahead_rows == 0, "agent.lookahead_rows", f"0 with {name}")
+    need(
+      not agent.value_rescaling,
+      "agent.value_rescaling",
+      f"false with {name}",
+      "its values are of the rewards themselves",
+    )
+    need(
+      replay.order == "fifo",
+      "replay.order",
+      f"'fifo' with {name}",
+      "it learns from each row once, soon after it was played",
+    )
+  elif replay.order == "fifo":
+    need(
+      bool(agent.make_agent),
+      "replay.order",
+      "'priority' with agent.algorithm 'r2d2'",
+      "a queue gives no priorities back",
+    )
+  if replay.order == "fifo":
+    need(agent.overlap == 1, "agent.overlap", "1 with replay.order 'fifo'")
+    need(
+      replay.replay_ratio == 1.0,
+      "replay.replay_ratio",
+      "1 with replay.order 'fifo'",
+      "each transition is trained on once",
+    )
+    need(
+      replay.initial_priority == "actor",
+      "replay.initial_priority",
+      "'actor' with replay.order 'fifo'",
+      "a queue has no priorities",
+    )
+    least = replay.min_sequences + config.most_new_items
+    need(
+      replay.capacity_sequences >= least,
+      "replay.capacity_sequences",
+      f"at least {least} with replay.order 'fifo': replay.min_sequences"
+      f" ({replay.min_sequences}), and {config.most_new_items} for a step of"
+      " all lanes",
+      "else the learner and the actors would wait for each other",
+    )
 
 
 def _most(field: dataclasses.Field) -> float:

@@ -77,9 +77,24 @@ class Config:
     return math.gcd(a.burn_in, a.trace_length, a.overlap, a.lookahead_rows)
 
   @property
+  def chunk_rows(self) -> int:
+    """Rows that Reverb stores as one: a block; in a queue, a whole item."""
+    is_queue = self.replay.order == "fifo"
+    return self.item_rows if is_queue else self.block_rows
+
+  @property
   def env_batch(self) -> int:
     """Lanes per step."""
     return self.env.batch_size or self.env.num_envs
+
+  @property
+  def most_new_items(self) -> int:
+    """Items that a step may complete, where neighbours share one row at most.
+
+    Two of a lane: one that is full and, of a row that ends one episode and
+    begins the next, the rest.
+    """
+    return 2 * self.env_batch
 
 
 # Section -> its dataclass.

@@ -107,7 +107,10 @@ class AgentConfig:
 
   make_agent: str = ""
   """'package.module:name' of a function of your own that makes the agent:
-  (EnvSpec, Config) -> Agent. Empty takes R2D2."""
+  (EnvSpec, Config) -> Agent. Empty takes that of `algorithm`."""
+  algorithm: Literal["r2d2", "impala"] = "r2d2"
+  """'r2d2', whose switches are below, and its value-based relatives; 'impala':
+  policy and value, V-trace (Espeholt et al. 2018)."""
   burn_in: int = setting(40, at_least=0)
   """Rows unrolled before the trained part, without gradient (table 2: 40)."""
   trace_length: int = setting(80, at_least=1)
@@ -160,6 +163,12 @@ class AgentConfig:
   0.95)."""
   rmsprop_epsilon: float = setting(0.01, above=0)
   """RMSProp's epsilon, inside the root (DQN: 0.01, Ape-X: 1.5e-7)."""
+  rmsprop_centered: bool = True
+  """RMSProp divides by the variance of gradients (DQN, Ape-X); false: by their
+  mean square (A3C, IMPALA)."""
+  learning_rate_decay_updates: int = setting(0, at_least=0)
+  """Updates in which the learning rate falls linearly to 0 (A3C, IMPALA: the
+  whole run); 0 keeps it."""
   max_grad_norm: float = setting(40.0, at_least=0)
   """Global norm to which gradients are clipped (Ape-X: 40); 0 leaves them."""
   exploration: Literal["ladder", "linear"] = "ladder"
@@ -176,6 +185,22 @@ class AgentConfig:
   epsilon_decay_steps: int = setting(1_000_000, at_least=1)
   """Linear exploration: agent steps, all lanes together, in which it falls
   (DQN: 1e6)."""
+
+  rho_bar: float = setting(1.0, at_least=0)
+  """V-trace: cut of the ratios pi / mu that weigh errors and policy gradient:
+  which policy's values are learned (IMPALA, section 4.1: 1)."""
+  c_bar: float = setting(1.0, at_least=0)
+  """V-trace: cut of the ratios that carry an error back in time: how fast they
+  are learned (IMPALA, section 4.1: 1)."""
+  value_cost: float = setting(0.5, at_least=0)
+  """Weight of the value's loss beside the policy's (IMPALA, table G.1: 0.5)."""
+  entropy_cost: float = setting(0.01, at_least=0)
+  """Reward for a policy's entropy, in nats (A3C, IMPALA, table G.1: 0.01)."""
+
+  @property
+  def has_policy(self) -> bool:
+    """Whether it draws actions from a policy, whose chances replay keeps."""
+    return self.algorithm != "r2d2"
 
   @property
   def unrolled_rows(self) -> int:
@@ -195,6 +220,10 @@ class ReplayConfig:
   backend: Literal["reverb", "local"] = "reverb"
   """'reverb': a Reverb server in this process; 'local': numpy in this process,
   the same interface, no server and no open port."""
+  order: Literal["priority", "fifo"] = "priority"
+  """'priority': items are drawn by their priority, again and again; 'fifo': a
+  queue, in which each is handed out once, in the order of arrival, and actors
+  wait where it is full (IMPALA, section 3)."""
   capacity_sequences: int = setting(100_000, at_least=1)
   """Items kept; the oldest leave first (table 2: 1e5 overlapping items, 4e6
   observations)."""

@@ -142,7 +142,7 @@ class _Audit:
     if self._last is not None:
       for name, x, kept in zip(Timestep._fields, *self._last, strict=True):
         _need(
-          np.array_equal(x, kept),
+          kept is None or np.array_equal(x, kept),
           f"{name} of the rows before",
           "as it was handed out",
           "changed since: hand out a copy",

@@ -18,7 +18,8 @@ class SampledReplay(Protocol):
     """Draws items independently, with replacement.
 
     While every priority is 0, all items are equally likely. Reverb prefetches:
-    its batches were drawn some calls ago.
+    its batches were drawn some calls ago. A queue hands out its oldest items,
+    which leave it, as soon as it has a batch of them; min_size is not read.
 
     Args:
       batch_size: B. With Reverb, another one than in the call before throws
@@ -51,17 +52,19 @@ class SampledReplay(Protocol):
 
 
 class Replay(SampledReplay, Protocol):
-  """FIFO memory of `capacity_sequences` items, drawn by priority.
+  """Memory of `capacity_sequences` items: drawn by priority, or a queue.
 
-  P(i) = p_i^exponent / sum_j p_j^exponent. All methods may be called from any
-  thread.
+  P(i) = p_i^exponent / sum_j p_j^exponent; with `replay.order` 'fifo' each item
+  is handed out once, in the order of arrival, with probability 1. All methods
+  may be called from any thread.
   """
 
   def insert(self, items: list[Item], priorities: np.ndarray) -> None:
     """Adds items, the oldest leaving where there is no room.
 
     Returns when the memory has them; a server with a limiter
-    (`samples_per_insert`) lets the caller wait until enough was sampled.
+    (`samples_per_insert`) lets the caller wait until enough was sampled, and a
+    queue until there is room.
 
     Args:
       items: from `SequenceBuilder.add`.

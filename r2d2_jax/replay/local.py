@@ -1,4 +1,4 @@
-"""Prioritised replay in this process: numpy, seeded, no server, no open port.
+"""Replay in this process: numpy, seeded, no server, no open port.
 
 One of the two memories behind `interface.Replay`. Nothing is compressed: a row
 costs its raw size (7 kB for an Atari frame), so it is the memory for tests, for
@@ -85,7 +85,8 @@ class LocalReplay:
   """A `Replay` of numpy arrays.
 
   Blocks are held by reference, so that rows shared by neighbouring items are
-  there once.
+  there once. As a queue (`replay.order`) it hands out the oldest items, gives
+  each the probability 1, and forgets it.
 
   Args:
     config: capacity, exponent, lengths of items.
@@ -107,13 +108,16 @@ class LocalReplay:
     seed: int = 0,
     restore_from: pathlib.Path | None = None,
   ):
+    self._is_queue = config.replay.order == "fifo"
     self._capacity = config.replay.capacity_sequences
     self._exponent = config.replay.priority_exponent
     self._item_rows = config.item_rows
     self._block_rows = config.block_rows
     self._item_blocks = config.item_rows // config.block_rows
     self._num_actions = spec.num_actions
-    self._specs = row_specs(spec, core_state, config.replay.row_states)
+    self._specs = row_specs(
+      spec, core_state, config.replay.row_states, config.agent.has_policy
+    )
     self._core_state = core_state
     self._leaf_specs = [(x.shape[1:], x.dtype) for x in core_leaves(core_state)]
     self._settings = settings_of("local", config, self._specs, core_state)
@@ -126,6 +130,7 @@ class LocalReplay:
     self._times_sampled = np.zeros(self._capacity, np.int32)
     self._num_inserted = 0
     self._num_draws = 0
+    self._num_taken = 0  # out of the queue
     self._closed = False
     self._changed = threading.Condition()
     if restore_from is not None:
@@ -134,8 +139,16 @@ class LocalReplay:
   def insert(self, items: list[Item], priorities: np.ndarray) -> None:
     """See `Replay`."""
     priorities = check_priorities(priorities, len(items), self._exponent)
+    if self._is_queue and len(items) > self._capacity:
+      raise ValueError(
+        f"expected at most replay.capacity_sequences ({self._capacity}) items"
+        f" at once, got {len(items)}"
+      )
     with self._changed:
       self._check_open()
+      while self._is_queue and self._size() + len(items) > self._capacity:
+        self._changed.wait()
+        self._check_open()
       slots = (self._num_inserted + np.arange(len(items))) % self._capacity
       for slot, item in zip(slots, items, strict=True):
         self._items[slot] = item
@@ -149,6 +162,8 @@ class LocalReplay:
   ) -> types.ReplaySample:
     """See `Replay`."""
     deadline = time.monotonic() + timeout_seconds
+    if self._is_queue:
+      min_size = batch_size
     with self._changed:
       self._check_open()
       while self._size() < min_size:
@@ -160,18 +175,9 @@ class LocalReplay:
             "longer."
           )
         self._check_open()
-      # One generator per draw: a count is then all that a checkpoint has to
-      # keep.
-      uniform = np.random.default_rng((self._seed, self._num_draws)).random(
-        batch_size
+      slots, probability = (
+        self._oldest(batch_size) if self._is_queue else self._drawn(batch_size)
       )
-      self._num_draws += 1
-      if self._tree.total > 0.0:
-        slots = self._tree.find(uniform)
-        probability = self._tree.get(slots) / self._tree.total
-      else:
-        slots = (uniform * self._size()).astype(np.int64)
-        probability = np.full(batch_size, 1.0 / self._size())
       items = [self._items[slot] for slot in slots]
       times_sampled = np.empty(batch_size, np.int32)
       # A batch may draw an item more than once.
@@ -181,12 +187,34 @@ class LocalReplay:
       # The newest number that lives in the slot.
       newest = self._num_inserted - 1
       keys = (newest - (newest - slots) % self._capacity + 1).astype(np.uint64)
+      if self._is_queue:
+        for slot in slots:
+          self._items[slot] = None
+        self._num_taken += batch_size
+        self._changed.notify_all()
     return as_sample(
       *self._stack(items),
       probability=probability,
       keys=keys,
       times_sampled=times_sampled,
     )
+
+  def _oldest(self, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Slots and probabilities of a queue's next batch."""
+    return self._held_slots()[:batch_size], np.ones(batch_size)
+
+  def _drawn(self, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Slots and probabilities of items drawn by priority."""
+    # One generator per draw: a count is then all that a checkpoint has to keep.
+    uniform = np.random.default_rng((self._seed, self._num_draws)).random(
+      batch_size
+    )
+    self._num_draws += 1
+    if self._tree.total > 0.0:
+      slots = self._tree.find(uniform)
+      return slots, self._tree.get(slots) / self._tree.total
+    slots = (uniform * self._size()).astype(np.int64)
+    return slots, np.full(batch_size, 1.0 / self._size())
 
   def update_priorities(self, keys: np.ndarray, priorities: np.ndarray) -> None:
     """See `Replay`."""
@@ -228,10 +256,10 @@ class LocalReplay:
     """See `Replay`."""
     with self._changed:
       self._check_open()
-      size = self._size()
-      items = self._items[:size]
-      weights = self._tree.get(np.arange(size))
-      times_sampled = self._times_sampled[:size].copy()
+      size, slots = self._size(), self._held_slots()
+      items = [self._items[slot] for slot in slots]
+      weights = self._tree.get(slots)
+      times_sampled = self._times_sampled[slots]
       counts = {
         "size": size,
         "num_inserted": self._num_inserted,
@@ -266,6 +294,8 @@ class LocalReplay:
       ("size", "num_inserted", "num_draws", "num_blocks"),
     )
     size = min(counts["num_inserted"], self._capacity)
+    if self._is_queue:  # which may have been read
+      size = min(counts["size"], size)
     if counts["size"] != size:
       raise unreadable(
         directory,
@@ -291,8 +321,15 @@ class LocalReplay:
       )
       for i in range(counts["num_blocks"])
     ]
-    for i, places in enumerate(saved["item_blocks"]):
-      self._items[i] = Item(
+    self._num_inserted = counts["num_inserted"]
+    self._num_draws = counts["num_draws"]
+    if self._is_queue:
+      self._num_taken = self._num_inserted - size
+    slots = self._held_slots()
+    for i, (slot, places) in enumerate(
+      zip(slots, saved["item_blocks"], strict=True)
+    ):
+      self._items[slot] = Item(
         tuple(blocks[j] for j in places),
         core_from_leaves(
           [
@@ -302,10 +339,8 @@ class LocalReplay:
           self._core_state,
         ),
       )
-    self._tree.set(np.arange(counts["size"]), saved["weights"])
-    self._times_sampled[: counts["size"]] = saved["times_sampled"]
-    self._num_inserted = counts["num_inserted"]
-    self._num_draws = counts["num_draws"]
+    self._tree.set(slots, saved["weights"])
+    self._times_sampled[slots] = saved["times_sampled"]
 
   def _check_saved(self, directory, saved, num_blocks):
     """Refuses contents that no replay writes, where they are small."""
@@ -359,7 +394,12 @@ class LocalReplay:
     )
 
   def _size(self):
-    return min(self._num_inserted, self._capacity)
+    return min(self._num_inserted - self._num_taken, self._capacity)
+
+  def _held_slots(self) -> np.ndarray:
+    """Where items are: of a queue, from the oldest to the newest."""
+    first = self._num_taken if self._is_queue else 0
+    return (first + np.arange(self._size())) % self._capacity
 
   def _check_open(self):
     if self._closed:

@@ -33,6 +33,7 @@ def settings_of(
   return (
     {
       "replay.backend": backend,
+      "replay.order": config.replay.order,
       "replay.capacity_sequences": config.replay.capacity_sequences,
       "replay.priority_exponent": config.replay.priority_exponent,
       "replay.row_states": config.replay.row_states,
@@ -90,8 +91,9 @@ def read_meta(
     saved, counts, file_bytes = (
       _plain(meta[key], key) for key in ("settings", "counts", "file_bytes")
     )
-    # What earlier versions saved has none.
-    saved = {"agent.lookahead_rows": 0} | with_new_names(saved)
+    # What earlier versions saved has none of these.
+    earlier = {"agent.lookahead_rows": 0, "replay.order": "priority"}
+    saved = earlier | with_new_names(saved)
     counts = {name: _count(counts[name], name) for name in names}
   except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
     raise unreadable(path, _told(error)) from error

@@ -48,6 +48,8 @@ def unpack_items(
   if not packed:
     return []
   packed = with_new_names(packed)
+  # What an earlier version packed may lack fields, which were not in use.
+  names = [name for name in _ROWS if f"rows/{name}" in packed]
   like = core_leaves(core_state)
   num_items, num_blocks = packed["rows/valid_t"].shape[:2]
   items = []
@@ -60,11 +62,7 @@ def unpack_items(
     )
     blocks = tuple(
       Block(
-        **{
-          name: packed[f"rows/{name}"][i, j]
-          for name in _ROWS
-          if f"rows/{name}" in packed
-        },
+        **{name: packed[f"rows/{name}"][i, j] for name in names},
         core_state=state if j == 0 else None,
         uid=new_uid(),
       )

@@ -1,4 +1,4 @@
-"""Prioritised replay in a Reverb server.
+"""Replay in a Reverb server, prioritised or a queue.
 
 Rows are written in blocks: one append of one writer per block, and an item
 refers to the blocks of its lane by the cells that the writer handed back. Rows
@@ -49,7 +49,12 @@ from r2d2_jax.replay.reverb_calls import (
   Connection,
 )
 from r2d2_jax.replay.reverb_server import ReverbServer
-from r2d2_jax.replay.reverb_streams import BlockWriter, Layout, Reader
+from r2d2_jax.replay.reverb_streams import (
+  BlockWriter,
+  Layout,
+  Reader,
+  joined,
+)
 from r2d2_jax.replay.sequences import Item
 
 _LEAST_PRIORITY = 1e-20
@@ -124,6 +129,8 @@ class ReverbReplay:
       config.agent.trace_length - config.agent.overlap
     )
     shared_blocks = config.env.num_envs * shared_rows // config.block_rows
+    if self._layout.is_queue:
+      shared_blocks = 0
     self._writer = BlockWriter(
       self._connection.client,
       self._layout,
@@ -139,7 +146,9 @@ class ReverbReplay:
     with self._write_lock:
       self._connection.check_open()
       for item, priority in zip(items, priorities, strict=True):
-        self._writer.write(item, priority)
+        self._writer.write(
+          joined(item) if self._layout.is_queue else item, priority
+        )
       if items:
         self._connection.wait(self._writer.wait_confirmed)
 
@@ -163,7 +172,7 @@ class ReverbReplay:
       except queue.Empty:
         pass
       else:
-        if size >= min_size:
+        if size >= min_size or self._layout.is_queue:
           return batch
         self._connection.pause(turn)
       if not remaining:
@@ -179,6 +188,8 @@ class ReverbReplay:
     keys = np.asarray(keys)
     priorities = self._raised(priorities, len(keys))
     self._connection.check_open()
+    if self._layout.is_queue:  # they are gone
+      return
     updates = dict(zip(keys.tolist(), priorities, strict=True))
     self._connection.call(
       lambda: self._connection.client.mutate_priorities(TABLE, updates)

@@ -75,17 +75,19 @@ class ReverbServer:
     restore_from: pathlib.Path | None = None,
     scratch: pathlib.Path | None = None,
   ):
-    self._item_blocks = config.item_rows // config.block_rows
-    rows = row_specs(spec, core_state, config.replay.row_states)
+    self._item_blocks = config.item_rows // config.chunk_rows
+    rows = row_specs(
+      spec, core_state, config.replay.row_states, config.agent.has_policy
+    )
     self._settings = settings_of("reverb", config, rows, core_state) | {
       "samples_per_insert": samples_per_insert,
       "error_buffer": error_buffer,
     }
-    limiter = _rate_limiter(samples_per_insert, error_buffer)
+    table = _table(config, _rate_limiter(samples_per_insert, error_buffer))
     counts = self._read_saved(restore_from) if restore_from else None
     self._scratch = pathlib.Path(scratch or tempfile.mkdtemp())
     self._server: reverb.Server | None = _start_server(
-      config, limiter, self._scratch, restore_from
+      config, table, self._scratch, restore_from
     )
     self.port: int = self._server.port
     self.connection = Connection(f"localhost:{self.port}")
@@ -193,7 +195,21 @@ def _rate_limiter(samples_per_insert, error_buffer):
   )
 
 
-def _start_server(config, rate_limiter, scratch, restore_from):
+def _table(config, rate_limiter):
+  capacity = config.replay.capacity_sequences
+  if config.replay.order == "fifo":
+    # Its limiter holds writers where it is full, readers where it is empty.
+    return reverb.Table.queue(TABLE, capacity)
+  return reverb.Table(
+    name=TABLE,
+    sampler=reverb.selectors.Prioritized(config.replay.priority_exponent),
+    remover=reverb.selectors.Fifo(),
+    max_size=capacity,
+    rate_limiter=rate_limiter,
+  )
+
+
+def _start_server(config, table, scratch, restore_from):
   _make_empty(scratch)
   restored = scratch / "restored"
   seconds = _START_SECONDS
@@ -208,17 +224,7 @@ def _start_server(config, rate_limiter, scratch, restore_from):
     check_port(config.replay.port)
     with interruptible(seconds):
       server = reverb.Server(
-        [
-          reverb.Table(
-            name=TABLE,
-            sampler=reverb.selectors.Prioritized(
-              config.replay.priority_exponent
-            ),
-            remover=reverb.selectors.Fifo(),
-            max_size=config.replay.capacity_sequences,
-            rate_limiter=rate_limiter,
-          )
-        ],
+        [table],
         port=config.replay.port or None,
         checkpointer=DefaultCheckpointer(str(scratch)),
       )

@@ -20,6 +20,7 @@ from r2d2_jax.replay.sequences import (
   as_sample,
   core_from_leaves,
   core_leaves,
+  new_uid,
   row_specs,
 )
 
@@ -37,7 +38,9 @@ class Layout:
   def __init__(
     self, config: Config, spec: types.EnvSpec, core_state: types.CoreState
   ):
-    self.row_specs = row_specs(spec, core_state, config.replay.row_states)
+    self.row_specs = row_specs(
+      spec, core_state, config.replay.row_states, config.agent.has_policy
+    )
     self._row = np.dtype(
       [(name, dtype, shape) for name, (shape, dtype) in self.row_specs.items()]
     )
@@ -49,8 +52,9 @@ class Layout:
     )
     self._core_state = core_state
     self._num_actions = spec.num_actions
-    self._block_rows = config.block_rows
-    self.item_blocks = config.item_rows // config.block_rows
+    self._block_rows = config.chunk_rows
+    self.item_blocks = config.item_rows // config.chunk_rows
+    self.is_queue = config.replay.order == "fifo"
 
   def encode(self, block: Block) -> dict[str, np.ndarray]:
     rows = np.empty(self._block_rows, self._row)
@@ -109,6 +113,17 @@ def _empty_fields(lead, dtype: np.dtype) -> dict[str, np.ndarray]:
     name: np.empty(lead + dtype[name].shape, dtype[name].base)
     for name in dtype.names or ()
   }
+
+
+def joined(item: Item) -> Item:
+  """The same item as one block of its own, for a queue: nothing is shared."""
+  rows = {
+    name: np.concatenate([getattr(block, name) for block in item.blocks])
+    for name in Block._fields
+    if name not in ("core_state", "uid")
+  }
+  block = Block(**rows, core_state=item.core_state, uid=new_uid())
+  return Item((block,), item.core_state)
 
 
 class BlockWriter:
@@ -187,7 +202,8 @@ class Reader:
       table=TABLE,
       dtypes=dict.fromkeys(shapes, tf.uint8),
       shapes={name: tf.TensorShape(shape) for name, shape in shapes.items()},
-      num_workers_per_iterator=2,
+      # One keeps a queue's order.
+      num_workers_per_iterator=1 if layout.is_queue else 2,
       max_in_flight_samples_per_worker=max(1, batch_size // 2),
       # The dataset ends where it would wait, so that this thread can stop.
       rate_limiter_timeout_ms=int(1000 * POLL_SECONDS),

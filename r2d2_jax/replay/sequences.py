@@ -68,6 +68,8 @@ class Block(NamedTuple):
   # bool [R, A]: the actions that each row allows; of size 0 where worlds do
   # not say
   action_mask_t: np.ndarray = np.zeros(0, np.bool_)
+  # float32 [R]; of size 0 where no learner asks
+  log_prob_t: np.ndarray = np.zeros(0, np.float32)
 
 
 class Item(NamedTuple):
@@ -88,7 +90,10 @@ class ItemRows(NamedTuple):
 
 
 def row_specs(
-  spec: types.EnvSpec, core_state: types.CoreState, row_states: bool
+  spec: types.EnvSpec,
+  core_state: types.CoreState,
+  row_states: bool,
+  log_prob: bool = False,
 ) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
   """Shape and dtype of one row's fields, as replay stores them.
 
@@ -96,6 +101,7 @@ def row_specs(
     spec: what the world says of itself.
     core_state: an example, with one leading dimension.
     row_states: whether each row keeps the core's carry.
+    log_prob: whether each row keeps the log-probability of its action.
   """
   shape_dtype = {
     "obs_t": (tuple(spec.obs_shape), spec.obs_dtype),
@@ -115,6 +121,8 @@ def row_specs(
     dtype = _row_carry_dtype(core_state.carry)
     num_bytes = sum(_row_carry_bytes(core_state.carry))
     shape_dtype["row_carry"] = ((num_bytes // dtype.itemsize,), dtype)
+  if log_prob:
+    shape_dtype["log_prob_t"] = ((), np.float32)
   return {k: (s, np.dtype(d)) for k, (s, d) in shape_dtype.items()}
 
 
@@ -169,6 +177,7 @@ def as_sample(
       discount_t=rows["discount_t"],
       valid_t=rows["valid_t"],
       core_state=core_state,
+      log_prob_t=rows.get("log_prob_t"),
     ),
     probability=probability,
     keys=keys,
@@ -261,6 +270,7 @@ class SequenceBuilder:
     lane_ids: int32 [N], the `env_id` under which each lane's rows are stored;
       None stores a lane's own number.
     row_states: keep the carry of every row, not only of items' first rows.
+    log_prob: keep the log-probability of every action.
 
   Raises:
     ValueError: lengths that leave transitions out or make no progress; lane_ids
@@ -279,6 +289,7 @@ class SequenceBuilder:
     lookahead_rows: int = 0,
     lane_ids: np.ndarray | None = None,
     row_states: bool = False,
+    log_prob: bool = False,
   ):
     if min(burn_in, lookahead_rows) < 0 or not 1 <= overlap < trace_length:
       raise ValueError(
@@ -303,7 +314,7 @@ class SequenceBuilder:
     self._item_blocks = self._item_rows // self._block_rows
 
     # The block that each lane is filling. valid_t is made when a block is cut.
-    self._specs = row_specs(spec, core_state, row_states) | {
+    self._specs = row_specs(spec, core_state, row_states, log_prob) | {
       "q_t": ((spec.num_actions,), np.dtype(np.float32))
     }
     lead = (num_envs, self._block_rows)
@@ -385,6 +396,8 @@ class SequenceBuilder:
       batch["action_mask_t"] = np.asarray(timestep.action_mask_t)
     if "row_carry" in self._specs:
       batch["row_carry"] = _join_carry(output.core_state.carry, lanes.size)
+    if "log_prob_t" in self._specs:
+      batch["log_prob_t"] = np.asarray(output.log_prob_t)
     items = []
     was_open = self._open[lanes]
     closing = np.flatnonzero(is_first & is_last & was_open)

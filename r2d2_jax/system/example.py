@@ -60,7 +60,9 @@ def example_batch(config: Config, *, params: Params | None = None) -> Example:
     params_key, actor_key = jax.random.split(jax.random.key(config.run.seed))
     state = jax.jit(agent.init)(params_key)
     if params is not None:
-      state = state._replace(params=params, target_params=params)
+      state = state._replace(params=params)
+      if state.target_params:
+        state = state._replace(target_params=params)
     core_state = jax.device_get(agent.initial_core_state(1))
     builder = SequenceBuilder(
       world.num_envs,
@@ -69,7 +71,9 @@ def example_batch(config: Config, *, params: Params | None = None) -> Example:
       burn_in=config.agent.burn_in,
       trace_length=config.agent.trace_length,
       overlap=config.agent.overlap,
+      lookahead_rows=config.agent.lookahead_rows,
       row_states=config.replay.row_states,
+      log_prob=config.agent.has_policy,
     )
     replay = LocalReplay(config, world.spec, core_state, seed=config.run.seed)
     act = compile_actor(agent.actor_step)
@@ -88,9 +92,11 @@ def example_batch(config: Config, *, params: Params | None = None) -> Example:
       items += builder.add(timestep, jax.device_get(output))
     items = items[:num_items]
     rows = stack_items(items)
-    priorities = jax.jit(agent.initial_priorities)(
-      rows.q_t, rows.a_t, rows.r_t, rows.discount_t, rows.valid_t
-    )
+    priorities = np.ones(len(items), np.float32)
+    if agent.initial_priorities is not None:
+      priorities = jax.jit(agent.initial_priorities)(
+        rows.q_t, rows.a_t, rows.r_t, rows.discount_t, rows.valid_t
+      )
     replay.insert(items, np.asarray(priorities))
     batch = replay.sample(config.agent.batch_size, timeout_seconds=1.0)
   finally:

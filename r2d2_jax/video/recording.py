@@ -210,6 +210,8 @@ def record(
 
 def value_unit(config: AgentConfig) -> str:
   """What `Moment.q` is, in words for the picture."""
+  if config.has_policy:
+    return "log pi, the policy's log-probabilities"
   reward = "clipped reward" if config.reward_clip else "reward"
   if config.value_rescaling:
     return f"Q = h^-1(network's output), unit: {reward}"

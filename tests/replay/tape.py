@@ -51,7 +51,8 @@ class StampingActor:
 
   q_t = (lane, episode, step, action + 0.5); c = (lane, episode, step) just
   before the row, h = -c; frames = the last 3 frames before the row, by the
-  stack rule. `make_carry` makes another carry of c, zeros of zeros.
+  stack rule; log_prob_t = -step - 0.5. `make_carry` makes another carry of c,
+  zeros of zeros.
   """
 
   def __init__(
@@ -85,7 +86,11 @@ class StampingActor:
     q_t = np.concatenate([c, a_t[:, None] + 0.5], axis=1, dtype=np.float32)
     before = self._frames[lanes]
     output = types.ActorOutput(
-      a_t, self._a_tm1[lanes], q_t, types.CoreState(before, self._make_carry(c))
+      a_t,
+      self._a_tm1[lanes],
+      q_t,
+      types.CoreState(before, self._make_carry(c)),
+      -c[:, 2] - 0.5,
     )
     seen = before.copy()
     seen[timestep.is_first_t] = timestep.obs_t[timestep.is_first_t, None]

@@ -1,13 +1,21 @@
 """A member of the family trains, and goes on after a stop as if it had not."""
 
+import time
+import warnings
+
 import jax
 import numpy as np
 import pytest
 
 from r2d2_jax.config import Config, to_dict
 from r2d2_jax.family import FAMILY
+from r2d2_jax.system.loops.actor import ActorLoop
+from r2d2_jax.system.loops.learner import LearnerLoop
+from r2d2_jax.system.metrics.columns import warnings as warnings_of
 from r2d2_jax.system.run.resumed import _changed_settings
+from r2d2_jax.system.storage.agents import load_agent
 from r2d2_jax.system.train import train
+from r2d2_jax.video.recording import value_unit
 
 # All that the family adds to R2D2's machinery: transitions with a lookahead,
 # first priorities and exponents that change, exploration that falls.
@@ -23,14 +31,98 @@ _TINY = {
 }  # fmt: skip
 
 
-def test_a_member_goes_on_exactly(tmp_path):
-  config = FAMILY["prioritized-small"]().updated(_TINY)
+# Unrolls of recall's episodes, from a queue.
+_TINY_IMPALA = _TINY | {
+  "agent.n_step": 1, "agent.lookahead_rows": 0, "agent.batch_size": 4,
+  "agent.trace_length": 6, "network.core_units": 4,
+  "replay.capacity_sequences": 16, "replay.min_sequences": 4,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("member", ["prioritized", "impala"])
+def test_a_member_goes_on_exactly(member, tmp_path):
+  config = FAMILY[f"{member}-small"]().updated(
+    _TINY_IMPALA if member == "impala" else _TINY
+  )
   longer = config.updated({"run.total_steps": 480})
   whole = train(longer, run_dir=tmp_path / "whole")
   train(config, run_dir=tmp_path / "parts")
   parts = train(longer, run_dir=tmp_path / "parts")
-  assert whole.steps == parts.steps and int(whole.state.num_updates) > 40
+  assert whole.steps == parts.steps and int(whole.state.num_updates) > 20
+  assert whole.replay_ratio == parts.replay_ratio
   jax.tree.map(np.testing.assert_array_equal, whole.state, parts.state)
+
+
+@pytest.mark.parametrize(
+  "slow, backend",
+  [
+    ("learner", "local"),
+    pytest.param("learner", "reverb", marks=pytest.mark.reverb),
+    ("actors", "local"),
+  ],
+)
+def test_a_queue_keeps_actors_and_learner_together(
+  slow, backend, tmp_path, monkeypatch
+):
+  """With threads, whoever is slow: each transition is trained on once, and none
+  is older than the queue, what is on its way and a refresh make it."""
+  if backend == "reverb":
+    pytest.importorskip("reverb")
+  loop, name = {
+    "actors": (ActorLoop, "step"),
+    "learner": (LearnerLoop, "step"),
+  }[slow]
+  step = getattr(loop, name)
+
+  def slowly(*args):
+    time.sleep(0.01 if slow == "actors" else 0.05)
+    return step(*args)
+
+  monkeypatch.setattr(loop, name, slowly)
+  rows, run_dir = [], tmp_path / "run"
+  config = FAMILY["impala-small"]().updated(
+    _TINY_IMPALA
+    | {
+      "run.lockstep": False,
+      "run.total_steps": 1_500,
+      "run.actor_refresh_steps": 5,
+      "replay.backend": backend,
+      "log.period_updates": 5,
+    }
+  )
+  with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # Reverb's open port
+    result = train(config, run_dir=run_dir, on_row=rows.append)
+  trained = [row for row in rows if np.isfinite(row["lag_p90"])]
+  assert abs(result.replay_ratio - 1) < 0.3 and len(trained) > 3
+  assert {row["reuse_mean"] for row in trained} == {1.0}
+  assert max(row["replay_size"] for row in rows) <= 16
+  # A full queue is 4 batches; 8 are on their way at most; a refresh is each
+  # 20 steps, an unroll 20 more: 2 batches.
+  assert max(row["lag_p90"] for row in trained) <= 4 + 8 + 2
+  for row in trained:
+    assert not set(warnings_of(row, config)) & {"lag_p50", "q_max_mean"}
+    assert 0 < row["policy_entropy"] <= np.log(4) + 1e-5
+    assert 0 <= row["rho_clipped"] <= 1 and np.isfinite(row["value_mean"])
+    assert np.isnan(row["q_max_mean"]) and np.isnan(row["dq_first"])
+
+
+def test_a_policy_is_read_back_and_draws_its_actions(tmp_path):
+  config = FAMILY["impala-small"]().updated(_TINY_IMPALA)
+  trained = train(config, run_dir=tmp_path / "run")
+  agent = load_agent(tmp_path / "run")
+  jax.tree.map(
+    np.testing.assert_array_equal, agent.params, trained.state.params
+  )
+  n = 300
+  obs = np.zeros((n, *agent.spec.obs_shape), np.float32)
+  a, log_pi, state = agent.step(agent.initial_state(n), obs, 0.0, True)
+  pi = np.exp(log_pi[0])
+  assert abs(pi.sum() - 1) < 1e-5
+  np.testing.assert_allclose(
+    np.bincount(a, minlength=4) / n, pi, atol=4 * 0.5 / n**0.5
+  )
+  assert value_unit(config.agent).startswith("log pi")
 
 
 def test_settings_that_came_later_had_their_defaults():
@@ -39,6 +131,7 @@ def test_settings_that_came_later_had_their_defaults():
   for section, field in (
     ("agent", "double_q"), ("agent", "lookahead_rows"), ("agent", "optimizer"),
     ("network", "dueling"), ("replay", "initial_priority"),
+    ("agent", "algorithm"), ("replay", "order"),
   ):  # fmt: skip
     del before[section][field]
   before["network"]["torso_channels"] = [32, 64, 64]  # JSON has no tuples

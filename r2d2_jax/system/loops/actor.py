@@ -81,11 +81,13 @@ class ActorLoop:
     self._state = agent.initial_actor_state(key, world.num_envs)
     # The state is donated to the next step: nobody may look at it meanwhile.
     self._state_lock = threading.Lock()
-    self._priorities = jax.jit(
-      lambda rows: agent.initial_priorities(
-        rows.q_t, rows.a_t, rows.r_t, rows.discount_t, rows.valid_t
+    self._priorities = None
+    if initial_priorities := agent.initial_priorities:
+      self._priorities = jax.jit(
+        lambda rows: initial_priorities(
+          rows.q_t, rows.a_t, rows.r_t, rows.discount_t, rows.valid_t
+        )
       )
-    )
     self._core_state = jax.device_get(agent.initial_core_state(1))
     self._builder = SequenceBuilder(
       world.num_envs,
@@ -97,6 +99,7 @@ class ActorLoop:
       lookahead_rows=config.agent.lookahead_rows,
       lane_ids=lanes,
       row_states=config.replay.row_states,
+      log_prob=config.agent.has_policy,
     )
     low, high = _PRIORITY_BATCH
     self._priority_batch = max(low, min(world.num_envs, high))
@@ -148,8 +151,7 @@ class ActorLoop:
       )
       if self._probe is not None:
         self._probe.add(timestep, output)
-      while len(self._pending) >= self._priority_batch:
-        self._insert_batch()
+      self._insert_pending()
     completed = np.logical_or(~timestep.is_first_t, timestep.is_last_t)
     return int(np.count_nonzero(completed)), self._world.pop_episodes()
 
@@ -207,10 +209,17 @@ class ActorLoop:
     assert isinstance(self._world, RestorableWorld)
     return self._world
 
-  def _insert_batch(self) -> None:
-    items = self._pending[: self._priority_batch]
-    del self._pending[: self._priority_batch]
-    self._insert(items, np.asarray(self._priorities(stack_items(items))))
+  def _insert_pending(self) -> None:
+    """Hands over whole batches; to a queue, without priorities, at once."""
+    if self._priorities is None:
+      if self._pending:
+        self._insert(self._pending, np.ones(len(self._pending), np.float32))
+        self._pending = []
+      return
+    while len(self._pending) >= self._priority_batch:
+      items = self._pending[: self._priority_batch]
+      del self._pending[: self._priority_batch]
+      self._insert(items, np.asarray(self._priorities(stack_items(items))))
 
 
 def _to_arrays(tree: Any) -> dict[str, np.ndarray]:

@@ -39,6 +39,7 @@ def batch_shapes(
       discount_t=rows(lead, jnp.float32),
       valid_t=rows(lead, jnp.bool_),
       core_state=jax.tree.map(lambda x: rows(x.shape, x.dtype), core_state),
+      log_prob_t=rows(lead, jnp.float32) if config.agent.has_policy else None,
     ),
     probability=rows((batch_size,), jnp.float32),
     keys=None,

@@ -33,6 +33,7 @@ _RATIO_MIN_UPDATES = 1_000
 _RATIO_TOLERANCE = 0.02
 _MIN_EFFECTIVE_SAMPLE_SIZE = 0.25
 _MAX_REUSE_FACTOR = 10.0
+_QUEUE_BATCHES_AHEAD = 8
 _MAX_DQ_FIRST = 1.0
 _MAX_DQ_LAST = 0.5
 # dQ is relative to the largest value: it says nothing while that is near 0, nor
@@ -65,7 +66,8 @@ def _number(row: Row, name: str) -> float:
 
 def _not_finite(name: str) -> Unhealthy:
   def is_unhealthy(row: Row, config: Config) -> str | None:
-    del config
+    if name == "q_max_mean" and config.agent.has_policy:
+      return None  # which has no q
     # The weights are never NaN in a row with an update, whatever diverges.
     has_updated = not math.isnan(_number(row, "importance_weight_mean"))
     if has_updated and not math.isfinite(_number(row, name)):
@@ -110,6 +112,17 @@ def _reuse(row: Row, config: Config) -> str | None:
 
 
 def _lag(row: Row, config: Config) -> str | None:
+  replay, run, batch = config.replay, config.run, config.agent.batch_size
+  if replay.order == "fifo":
+    # The rows between two refreshes, a full queue, and what is on its way to
+    # the learner.
+    rows = config.env.num_envs * (run.actor_refresh_steps + config.item_rows)
+    most = (
+      rows / (batch * (config.agent.trace_length - 1))
+      + replay.capacity_sequences / batch
+      + _QUEUE_BATCHES_AHEAD
+    )
+    return "stale actors" if _number(row, "lag_p50") > most else None
   # Every item in the replay once, at the asked ratio: as many updates as the
   # oldest row can be old if the actors' parameters are the learner's.
   most = (
@@ -174,6 +187,13 @@ COLUMNS: dict[str, Column] = {
         Column(
             "q_max_mean", "learner", "mean of the highest q", _RESCALED,
             is_unhealthy=_not_finite("q_max_mean"),
+        ),
+        Column("value_mean", "learner", "mean value"),
+        Column(
+            "policy_entropy", "learner", "entropy of the policy", "nats"
+        ),
+        Column(
+            "rho_clipped", "learner", "share of ratios pi / mu that are cut"
         ),
         Column("importance_weight_mean", "replay", "mean importance weight"),
         Column(

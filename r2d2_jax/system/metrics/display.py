@@ -184,6 +184,15 @@ class RunPanel:
         value("q_max_mean", f"max q {_number(row['q_max_mean'])}"),
       ),
     )
+    if config.agent.has_policy:
+      yield (
+        "policy",
+        _join(
+          f"entropy {_number(row['policy_entropy'])}",
+          f"value {_number(row['value_mean'])}",
+          f"{_percent(row['rho_clipped'])} of ratios cut",
+        ),
+      )
     yield (
       "states",
       _join(

@@ -81,11 +81,16 @@ class Probe:
       lookahead_rows=config.agent.lookahead_rows,
       lane_ids=self._lanes,
       row_states=True,
+      log_prob=config.agent.has_policy,
     )
     try:
       self._memory = LocalReplay(
         config.updated(
-          {"replay.capacity_sequences": PROBE_ITEMS, "replay.row_states": True}
+          {
+            "replay.capacity_sequences": PROBE_ITEMS,
+            "replay.row_states": True,
+            "replay.order": "priority",
+          }
         ),
         spec,
         core_state,
@@ -101,6 +106,8 @@ class Probe:
 
   def add(self, timestep: Timestep, output: ActorOutput) -> None:
     """Takes what the actors just did (numpy), as `SequenceBuilder.add`."""
+    if not self._is_on:
+      return
     place = np.searchsorted(self._lanes, timestep.env_id)
     mine = self._lanes[place % len(self._lanes)] == timestep.env_id
     if not mine.any():

@@ -7,7 +7,7 @@ here, in `sizes` and in docs/planning.md.
 import pathlib
 from typing import NamedTuple
 
-from r2d2_jax.agent.agent import Agent, make_r2d2_agent
+from r2d2_jax.agent.agent import Agent, make_agent
 from r2d2_jax.config import Config, ConfigError
 from r2d2_jax.system.planning.limits import free_disk_bytes, free_memory_bytes
 from r2d2_jax.system.planning.sizes import (
@@ -131,7 +131,7 @@ def make_plan(
   Args:
     config: validated.
     spec: from `world_spec`, or of the world.
-    agent: made for these two; None for R2D2's.
+    agent: made for these two; None for that of `agent.algorithm`.
     host_limit_bytes: memory to plan with; None takes `limits.memory_gib`, and
       where that is 0 what is free now.
     disk_limit_bytes: None: what is free where `run.run_dir` is, its own
@@ -146,7 +146,10 @@ def make_plan(
   lengths, replay, run = config.agent, config.replay, config.run
   lanes, evaluation = config.env.num_envs, config.evaluation
   size = agent_size(
-    agent or make_r2d2_agent(spec, config), config, spec, num_devices
+    agent or make_agent(spec, config.updated({"agent.make_agent": ""})),
+    config,
+    spec,
+    num_devices,
   )
   item = item_size(config, spec, size.core_state)
   held = min(replay.capacity_sequences, _items_after(run.total_steps, config))

@@ -206,7 +206,9 @@ def item_size(config: Config, spec: EnvSpec, core_state: CoreState) -> ItemSize:
     core_state: of one lane, leading [1]; arrays or shapes.
   """
   agent = config.agent
-  specs = row_specs(spec, core_state, config.replay.row_states)
+  specs = row_specs(
+    spec, core_state, config.replay.row_states, agent.has_policy
+  )
   fields = {
     name: math.prod(shape) * dtype.itemsize
     for name, (shape, dtype) in specs.items()
@@ -218,12 +220,14 @@ def item_size(config: Config, spec: EnvSpec, core_state: CoreState) -> ItemSize:
   )
 
   if config.replay.backend == "local":
+    block_rows = config.block_rows
     stored_row = row_bytes + _FLOAT_BYTES * spec.num_actions
     stored_state = state_bytes
     arrays = len(fields) + 1  # of a block: the values too
     per_block = _LOCAL_BLOCK_BYTES + _LOCAL_ARRAY_BYTES * arrays
     per_item = _LOCAL_ITEM_BYTES
   else:
+    block_rows = config.chunk_rows
     share = _COMPRESSION if spec.obs_dtype.itemsize == 1 else _INCOMPRESSIBLE
     as_stored = lambda whole, frames: (
       share * frames + _INCOMPRESSIBLE * (whole - frames)
@@ -233,7 +237,7 @@ def item_size(config: Config, spec: EnvSpec, core_state: CoreState) -> ItemSize:
     per_block, per_item = _REVERB_BLOCK_BYTES, _REVERB_ITEM_BYTES
 
   def stored(own_rows: int) -> float:
-    blocks = own_rows / config.block_rows
+    blocks = own_rows / block_rows
     return own_rows * stored_row + stored_state + blocks * per_block + per_item
 
   return ItemSize(

@@ -4,7 +4,13 @@ from r2d2_jax.system.loops.learner import Batch
 from r2d2_jax.system.run.build import Parts
 from r2d2_jax.system.run.monitor import Monitor
 from r2d2_jax.system.run.stop import Stop
-from r2d2_jax.system.run.turns import act, is_over, learn, replay_is_filled
+from r2d2_jax.system.run.turns import (
+  act,
+  is_over,
+  learn,
+  learner_may_train,
+  replay_is_filled,
+)
 
 
 def run_lockstep(parts: Parts, monitor: Monitor, stop: Stop) -> None:
@@ -12,7 +18,7 @@ def run_lockstep(parts: Parts, monitor: Monitor, stop: Stop) -> None:
   agent = parts.config.agent
   chores = monitor.chores()
   while not (is_over(parts) or stop.asked):
-    if replay_is_filled(parts) and parts.ratio.learner_may_train():
+    if replay_is_filled(parts) and learner_may_train(parts):
       sample = parts.replay.sample(agent.batch_size, timeout_seconds=10.0)
       batch = Batch(
         sample,

@@ -15,7 +15,7 @@ from r2d2_jax.system.run.background import Background
 from r2d2_jax.system.run.build import Parts
 from r2d2_jax.system.run.chores import Chores
 from r2d2_jax.system.run.stop import Stop
-from r2d2_jax.system.run.turns import is_over
+from r2d2_jax.system.run.turns import actors_may_step, is_over
 from r2d2_jax.system.run.watchdog import watchdog
 from r2d2_jax.system.storage.checkpoints import list_checkpoints
 from r2d2_jax.system.storage.rundir import checkpoints_dir
@@ -110,7 +110,7 @@ class Monitor:
         f"warning: no step for {minutes:.0f} minutes: "
         + (
           f"the environments of {self._config.env.task!r} give no rows"
-          if ratio.actors_may_step()
+          if actors_may_step(self._parts)
           else "the learner, for which the actors wait, does not move"
         )
         + ". If that lasts, stop the run and start it again: it goes on from"

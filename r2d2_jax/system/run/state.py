@@ -145,7 +145,10 @@ class RunState:
     record = resumed.record
     steps, updates = resumed.checkpoint.steps, resumed.checkpoint.num_updates
     ratio = record["ratio"]
-    if self._replay.size() < self._config.replay.min_sequences:
+    if (
+      self._replay.size() < self._config.replay.min_sequences
+      and not resumed.exact  # a queue is not full, nor was it then
+    ):
       # As at the first start: steps that fill the replay don't count.
       ratio = RatioState(env_steps=steps, trained_rows=0, start_steps=None)
     elif (

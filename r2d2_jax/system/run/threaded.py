@@ -10,7 +10,14 @@ from r2d2_jax.system.run.build import Parts
 from r2d2_jax.system.run.errors import EXPLAINED
 from r2d2_jax.system.run.monitor import Monitor
 from r2d2_jax.system.run.stop import Stop
-from r2d2_jax.system.run.turns import act, is_over, learn, replay_is_filled
+from r2d2_jax.system.run.turns import (
+  act,
+  is_over,
+  learn,
+  replay_is_filled,
+  wait_for_actors_turn,
+  wait_for_learners_turn,
+)
 
 # How long a blocked thread waits before it looks whether the run has stopped.
 _TURN_SECONDS = 0.2
@@ -92,7 +99,7 @@ def _actor_thread(parts: Parts, stop: Stop) -> None:
       stop.ended.set()
       return
     with parts.actors.timer.leg("wait_for_learner"):
-      may_step = parts.ratio.wait_for_actors_turn(_TURN_SECONDS)
+      may_step = wait_for_actors_turn(parts, _TURN_SECONDS)
     if may_step:
       act(parts)
 
@@ -113,7 +120,7 @@ def _learner_thread(parts: Parts, stop: Stop) -> None:
       if batch is None:
         continue
     with parts.learner.timer.leg("wait_for_actors"):
-      may_train = parts.ratio.wait_for_learner_turn(_TURN_SECONDS)
+      may_train = wait_for_learners_turn(parts, _TURN_SECONDS)
     if may_train:
       learn(parts, batch)
       batch = None

@@ -1,7 +1,18 @@
-"""One step of each side, the same in threads and in lock-step."""
+"""One step of each side, in threads and in lock-step, and whose turn it is.
+
+With a replay that is drawn from, the replay ratio decides. With a queue its
+content does: the learner trains on what is there, and the actors step while
+there is room for what a step may bring, so that no item is older than a queue
+is long.
+"""
+
+import time
 
 from r2d2_jax.system.loops.learner import Batch
 from r2d2_jax.system.run.build import Parts
+
+# How often a full queue is looked at: a fraction of an update.
+_POLL_SECONDS = 0.002
 
 
 def act(parts: Parts) -> None:
@@ -24,6 +35,43 @@ def learn(parts: Parts, batch: Batch) -> None:
     steps=parts.ratio.env_steps,
   )
   parts.learner.step(batch)
+
+
+def learner_may_train(parts: Parts) -> bool:
+  """Whether the learner may train on a batch that it has or can have."""
+  return _has_queue(parts) or parts.ratio.learner_may_train()
+
+
+def wait_for_learners_turn(parts: Parts, timeout_seconds: float) -> bool:
+  """Blocks until the learner may train, at most so long; whether it may."""
+  if _has_queue(parts):
+    return True
+  return parts.ratio.wait_for_learner_turn(timeout_seconds)
+
+
+def actors_may_step(parts: Parts) -> bool:
+  """Whether the actors may step, and store what that brings."""
+  if not _has_queue(parts):
+    return parts.ratio.actors_may_step()
+  config = parts.config
+  room = config.replay.capacity_sequences - parts.replay.size()
+  return room >= config.most_new_items
+
+
+def wait_for_actors_turn(parts: Parts, timeout_seconds: float) -> bool:
+  """Blocks until the actors may step, at most so long; whether they may."""
+  if not _has_queue(parts):
+    return parts.ratio.wait_for_actors_turn(timeout_seconds)
+  end = time.monotonic() + timeout_seconds
+  while not actors_may_step(parts):
+    if time.monotonic() > end:
+      return False
+    time.sleep(_POLL_SECONDS)
+  return True
+
+
+def _has_queue(parts: Parts) -> bool:
+  return parts.config.replay.order == "fifo"
 
 
 def replay_is_filled(parts: Parts) -> bool:

@@ -45,7 +45,9 @@ from r2d2_jax.types import (
 
 @dataclasses.dataclass(frozen=True)
 class SavedAgent:
-  """A trained agent: its parameters, and greedy steps of it for other programs.
+  """A trained agent: its parameters, and steps of it for other programs.
+
+  Greedy steps of an agent with values; one with a policy draws from it.
 
   agent = load_agent("pretrained/recall")
   state = agent.initial_state(1)
@@ -71,7 +73,7 @@ class SavedAgent:
     is_first: Any,
     action_mask: Any = None,
   ) -> tuple[np.ndarray, np.ndarray, ActorState]:
-    """The greedy action for the next row of n lanes.
+    """The action for the next row of n lanes.
 
     The state holds what was seen so far, and the action that was chosen: that
     one has to be taken before the next call. The call keeps the given state as
@@ -90,9 +92,9 @@ class SavedAgent:
         gave it; else None.
 
     Returns:
-      action: int32 [n].
-      q: float32 [n, A], the value of each action in the unit of the rewards;
-        -infinity where it may not be taken.
+      action: int32 [n], the greedy one; of a policy, one drawn from it.
+      q: float32 [n, A], the value of each action in the unit of the rewards,
+        -infinity where it may not be taken; of a policy, its log-probabilities.
       state: for the next call.
 
     Raises:

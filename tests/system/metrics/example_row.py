@@ -13,6 +13,7 @@ def example_row(**changes) -> dict[str, float | int | str]:
       "replay_size": 40_000, "replay_ratio": 2.003, "loss": 0.0215,
       "grad_norm": 0.128, "update_norm": 0.0021, "params_norm": 31.2,
       "td_abs_mean": 0.0543, "td_abs_max": 0.334, "q_max_mean": 1.5,
+      "value_mean": NAN, "policy_entropy": NAN, "rho_clipped": NAN,
       "importance_weight_mean": 0.486, "effective_sample_size": 0.71,
       "td_first": 0.061, "td_last": 0.048, "dq_first": 0.12, "dq_last": 0.043,
       "lag_p10": 210, "lag_p50": 1_302, "lag_p90": 2_411,

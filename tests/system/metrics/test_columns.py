@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pytest
 
+from r2d2_jax.family import FAMILY
 from r2d2_jax.presets import laptop
 from r2d2_jax.system.metrics.columns import (
   COLUMNS,
@@ -136,6 +137,16 @@ def test_dq_is_judged_when_values_have_left_zero():
     row = example_row(q_max_mean=value, **changes)
     assert set(warnings(row, laptop())) == set(changes)
   assert not warnings(example_row(q_max_mean=-0.09, **changes), laptop())
+
+
+def test_a_queue_has_a_lag_of_its_own_and_a_policy_no_q():
+  """16 lanes x (10 steps to a refresh + 13 rows) / (8 x 12 rows of a batch) =
+  3.8, a queue of 8 batches, and 8 on their way."""
+  config = FAMILY["impala-small"]()
+  row = example_row(replay_ratio=1.0, reuse_mean=1.0, q_max_mean=NAN)
+  assert not warnings({**row, "lag_p50": 19}, config)
+  assert list(warnings({**row, "lag_p50": 20}, config)) == ["lag_p50"]
+  assert "q_max_mean" in warnings({**row, "lag_p50": 1}, laptop())
 
 
 # docs/metrics.md.

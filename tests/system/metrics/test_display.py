@@ -5,6 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
+from r2d2_jax.family import FAMILY
 from r2d2_jax.presets import PRESETS, laptop
 from r2d2_jax.system.metrics.display import RunPanel, progress_line, run_display
 from tests.system.metrics.example_row import example_row, first_row
@@ -68,6 +69,15 @@ def test_every_preset_fits_every_terminal(preset, width):
   )  # fmt: skip
   text = drawn(row, width=width, panel=RunPanel(PRESETS[preset]()))
   assert max(len(x) for x in text.splitlines()) <= width
+
+
+def test_a_policy_has_a_line_of_its_own():
+  row = example_row(value_mean=0.5, policy_entropy=1.02, rho_clipped=0.25)
+  text = drawn(row, panel=RunPanel(FAMILY["impala-small"]()))
+  assert line_with(text, "policy").split()[2:] == (
+    "entropy 1.02 value 0.5 25% of ratios cut │".split()
+  )
+  assert "ratios" not in drawn(row)
 
 
 def test_the_last_and_the_best_evaluation_stay():

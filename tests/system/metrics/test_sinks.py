@@ -62,8 +62,9 @@ def test_a_row_can_be_read_as_soon_as_it_is_written(tmp_path):
 
 
 def test_names_begin_with_their_group(tmp_path):
+  policy = {"value_mean": 0.5, "policy_entropy": 1.0, "rho_clipped": 0.3}
   TensorBoardSink(tmp_path, steps=0).write(
-    example_row(eval_return=1.0), _HISTOGRAMS
+    example_row(eval_return=1.0, **policy), _HISTOGRAMS
   )
   tags = read(tmp_path).Tags()
   names = {tag.split("/")[1] for tag in tags["scalars"]}
