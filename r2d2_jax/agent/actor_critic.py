@@ -66,7 +66,8 @@ def policy_step(
       mu(a | x) = (1 - epsilon) pi(a | x) + epsilon / A,
 
   A being the number of actions that the row allows; so what is stored as its
-  log-probability holds for any epsilon; A3C and IMPALA have none. All else is as in `acting.actor_step`.
+  log-probability holds for any epsilon; A3C and IMPALA have none. All else is
+  as in `acting.actor_step`.
 
   Args:
     params: the actors' parameters.
