@@ -109,6 +109,7 @@ _NEEDS_AN_EXTRA = {
   "r2d2_jax.envs.vector_calls",
   "r2d2_jax.replay.reverb",
   "r2d2_jax.replay.reverb_calls",
+  "r2d2_jax.replay.reverb_parts",
   "r2d2_jax.replay.reverb_server",
   "r2d2_jax.replay.reverb_streams",
 }

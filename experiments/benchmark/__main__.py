@@ -17,7 +17,7 @@ import time
 
 import tyro
 
-from experiments.benchmark.legs import LEGS, Leg, Settings, measure_leg
+from experiments.benchmark.legs import USUAL_LEGS, Leg, Settings, measure_leg
 from r2d2_jax.cli.command import check_number
 from r2d2_jax.config import ConfigError
 
@@ -25,7 +25,7 @@ from r2d2_jax.config import ConfigError
 
 
 def benchmark(
-  legs: tuple[Leg, ...] = LEGS,
+  legs: tuple[Leg, ...] = USUAL_LEGS,
   toy: bool = False,
   output: pathlib.Path | None = None,
   torch_python: str = sys.executable,
@@ -38,7 +38,7 @@ def benchmark(
   Every aim is a ratio within the run. Nothing fails because of a number.
 
   Args:
-    legs: what to measure.
+    legs: what to measure; `cluster`, which starts Ray, only where it is named.
     toy: smallest sizes: shows that everything runs, measures nothing.
     output: directory for benchmark.json and benchmark.md; left out, it is
       runs/benchmark-<date>.

@@ -42,12 +42,14 @@ srun --nodes=$((SLURM_JOB_NUM_NODES - 1)) \
   --cluster.actors=32 --cluster.replay-cpus=4 --cluster.learner-cpus=8 "$@" &
 command=$!
 trap 'kill -USR1 "$command"' USR1 TERM
-# The first wait ends with the signal, the second one with the command.
+# A wait may end with the signal; the next one then ends with the command. Where it
+# was the command's own code, there is nothing left to wait for: 127.
 wait "$command"
 code=$?
 if [ "$code" -gt 128 ]; then
   wait "$command"
-  code=$?
+  again=$?
+  [ "$again" -ne 127 ] && code=$again
 fi
 [ "$code" -eq 130 ] && scontrol requeue "$SLURM_JOB_ID"
 exit "$code"

@@ -26,12 +26,14 @@ set -u
 "$VENV/bin/python" -m experiments.sweep "$@" --only "$SLURM_ARRAY_TASK_ID" &
 command=$!
 trap 'kill -USR1 "$command"' USR1 TERM
-# The first wait ends with the signal, the second one with the command.
+# A wait may end with the signal; the next one then ends with the command. Where it
+# was the command's own code, there is nothing left to wait for: 127.
 wait "$command"
 code=$?
-if [ "$code" -gt 128 ] && kill -0 "$command" 2>/dev/null; then
+if [ "$code" -gt 128 ]; then
   wait "$command"
-  code=$?
+  again=$?
+  [ "$again" -ne 127 ] && code=$again
 fi
 [ "$code" -eq 130 ] &&
   scontrol requeue "${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}"

@@ -112,20 +112,21 @@ def build(
     report=report,
     say=say,
   )
+  processes = Starts(
+    config,
+    cluster,
+    fleet=fleet,
+    newest=newest,
+    replay=replay,
+    run_dir=run_dir,
+    starts=starts,
+    replay_dir=resumed.replay_dir if resumed else None,
+    say=say,
+  )
   conductor = Conductor(
     run_dir,
     fleet=fleet,
-    starts=Starts(
-      config,
-      cluster,
-      fleet=fleet,
-      newest=newest,
-      replay=replay,
-      run_dir=run_dir,
-      starts=starts,
-      replay_dir=resumed.replay_dir if resumed else None,
-      say=say,
-    ),
+    starts=processes,
     work=work,
     newest=newest,
     governor=governor,
@@ -136,6 +137,11 @@ def build(
     f"starting {topology.shards} replay shard(s), {topology.learners} learner"
     f" host(s), {topology.actors} actor host(s) of {host.env.num_envs} lanes"
   )
+  if (saved := len(processes.saved_shards())) not in (0, topology.shards):
+    say(
+      f"the replay was saved in {saved} shard(s): its items are dealt out to"
+      f" {topology.shards}"
+    )
   conductor.start(stop)
   samples, probe = FarSamples(learner, topology.num_lanes), NoProbe()
   far = cast(Any, None)

@@ -10,7 +10,7 @@ import pathlib
 import threading
 import time
 
-from r2d2_jax.cluster.facades import FarLearner, shard_name
+from r2d2_jax.cluster.facades import FarLearner
 from r2d2_jax.cluster.fleet import Fleet
 from r2d2_jax.cluster.governor import Governor
 from r2d2_jax.cluster.members import HostDied
@@ -123,10 +123,8 @@ class Conductor:
 
   def _shard_died(self, died: HostDied) -> None:
     saved = list_checkpoints(checkpoints_dir(self._run_dir))
-    replay_dir = saved[-1].path / "replay" if saved else None
-    self._starts.replay_dir = replay_dir
-    name = shard_name(died.member.place.index)
-    has_saved = replay_dir and (replay_dir / name).exists()
+    self._starts.replay_dir = saved[-1].path / "replay" if saved else None
+    has_saved = bool(self._starts.saved_shards())
     self._say(
       f"{died}; it is started again,"
       f" {f'with what {saved[-1].path} has' if has_saved else 'empty'}; its"

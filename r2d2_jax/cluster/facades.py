@@ -152,7 +152,7 @@ class FarReplay:
         raise ReplayError(f"{member.words} could not be saved") from error
 
 
-def shard_name(shard: int) -> str:
+def shard_name(shard: int | str) -> str:
   """The directory of a shard, within a saved replay."""
   return f"shard-{shard}"
 

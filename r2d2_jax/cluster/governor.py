@@ -7,10 +7,16 @@ way, so that nobody waits for an answer between two batches.
 
 Let r be the ratio asked for, s the steps reported and t the rows trained since
 the count began, l the steps in leases that are out, g the rows in grants that
-are out. A grant covers updates only while r s - t - g >= 0; a lease is given
-only while r (s + l) - t < slack. So trained rows never run ahead of the steps
-by more than one batch, whatever dies; and the steps run ahead of the trained
-rows by slack and one lease at most, be the learner compiling, saving or dead.
+are out, and d half of the slack. A grant covers updates only while
+r s - t - g >= -d after them; a lease is given only while r (s + l) - t < d. So
+whatever dies, compiles or is saved, and whichever side is the slower one,
+
+    -d <= r s - t <= d + r c,    c the steps of one call.
+
+The slack is what both sides have on the way, so that the slower one never
+waits, but no more than a small share of the rows due so far, r s: the measured
+ratio, t / s, is near r from the beginning. At least it is what lets both sides
+take a step (two batches and two vector steps).
 """
 
 import threading
@@ -24,6 +30,9 @@ ON_THE_WAY = 2
 # The first lease is one call, which compiles; then as many as this times more
 # until the rate is known.
 _GROWTH = 8
+# The slack as a share of the rows that are due: the measured ratio is off by
+# half of it at most, once that is more than `min_slack_rows`.
+_SLACK_SHARE = 0.04
 _MAX_CALLS = 100_000
 
 
@@ -33,6 +42,7 @@ class Lease(NamedTuple):
   actor: int
   calls: int  # steps of its world
   steps: int  # environment steps that these are at most
+  is_filling: bool = False  # given while the replay was being filled
 
 
 class _Pace:
@@ -73,7 +83,8 @@ class Governor:
       update_rows: rows that an update trains on at most; measured from then on.
       lease_seconds: how long a lease should last.
       total_steps: of the run; leases end there.
-      min_slack_rows: what the steps may always be ahead, in rows.
+      min_slack_rows: how far both sides may always be apart, in rows; two
+        updates at least.
     """
     self._lock = threading.RLock()
     self._asked = ratio
@@ -99,11 +110,12 @@ class Governor:
       left = self._total_steps - self._counts.env_steps - self._steps_out()
       calls = min(self._paces[actor].calls, -(-left // steps))
       if self._is_filled:
-        room = (self._slack() - self._ahead()) / self._asked
-        calls = min(calls, int(-(-room // steps)))
+        room = (self._slack() / 2 - self._ahead()) / self._asked
+        fair = self._piece() / self._asked / len(self._call_steps)
+        calls = min(calls, max(1, int(fair / steps)), int(-(-room // steps)))
       if calls <= 0:
         return None
-      lease = Lease(actor, calls, calls * steps)
+      lease = Lease(actor, calls, calls * steps, not self._is_filled)
       self._out[actor].append(lease)
       return lease
 
@@ -119,7 +131,7 @@ class Governor:
     with self._lock:
       if not self._take_back(lease):
         return
-      self._counts.add_steps(steps)
+      self._counts.add_steps(steps, is_filling=lease.is_filling)
       self._paces[lease.actor].measured(calls, seconds)
 
   def lost(self, actor: int) -> None:
@@ -141,10 +153,11 @@ class Governor:
       if not self._is_filled or len(self._grants) >= ON_THE_WAY:
         return 0
       rows = self._rows_per_update
-      covered = self._credit() - sum(self._grants) * rows
-      if covered < 0:
-        return 0
-      updates = min(1 + int(covered / rows), self._learner_pace.calls, at_most)
+      covered = self._credit() + self._slack() / 2 - sum(self._grants) * rows
+      fair = max(1, int(self._piece() / rows))
+      updates = min(
+        int(covered / rows), fair, self._learner_pace.calls, at_most
+      )
       if updates > 0:
         self._grants.append(updates)
       return max(0, updates)
@@ -220,14 +233,19 @@ class Governor:
     """Environment steps reported so far."""
     return self._counts.env_steps
 
+  @property
+  def counted_steps(self) -> int:
+    """Those of them that rows are due for."""
+    return self._counts.counted_steps
+
   def measured(self) -> float:
     """Trained rows per environment step since the count began; 0 before it."""
     return self._counts.measured()
 
   def actors_may_step(self) -> bool:
-    """Whether the learner is less than the slack behind."""
+    """Whether the learner is less than half of the slack behind."""
     with self._lock:
-      return not self._is_filled or self._ahead() < self._slack()
+      return not self._is_filled or self._ahead() < self._slack() / 2
 
   def state_dict(self) -> RatioState:
     """The counts (JSON)."""
@@ -247,17 +265,31 @@ class Governor:
 
   def _ahead(self) -> float:
     """Rows that the steps are ahead, once all leases are used up."""
-    return self._credit() + self._asked * self._steps_out()
+    out = sum(
+      lease.steps
+      for leases in self._out
+      for lease in leases
+      if not lease.is_filling
+    )
+    return self._credit() + self._asked * out
 
   def _slack(self) -> float:
-    """Room for what the slower side has on the way, so that it never waits."""
+    """How far both sides may be apart, see the module."""
     steps = sum(
       pace.calls * steps
       for pace, steps in zip(self._paces, self._call_steps, strict=True)
     )
     rows = self._learner_pace.calls * self._rows_per_update
     on_both_sides = 2 * ON_THE_WAY * min(self._asked * steps, rows)
-    return max(self._min_slack, on_both_sides)
+    due = self._asked * self._counts.counted_steps
+    return max(self._min_slack, min(on_both_sides, _SLACK_SHARE * due))
+
+  def _piece(self) -> float:
+    """Rows of a lease of all actors, or of a grant, at most.
+
+    Then both sides have theirs on the way, and the slack is divided among them.
+    """
+    return self._slack() / (2 * ON_THE_WAY)
 
   def _take_back(self, lease: Lease) -> bool:
     """Whether the lease was out; it no longer is."""

@@ -10,6 +10,7 @@ import importlib.metadata
 import os
 import pathlib
 import platform
+import shutil
 import socket
 from typing import Any, NamedTuple
 
@@ -30,7 +31,7 @@ _SAME = ("jax", "jaxlib", "numpy", "flax", "optax")
 class Greeting(NamedTuple):
   """Who a process is."""
 
-  node: str
+  node: str  # name and address, for people
   host: str  # the node's address for the others
   pid: int
   log: str  # file that it prints into; "" where it could not open one
@@ -59,9 +60,10 @@ class Host:
       printed = str(log)
     except OSError:
       sees_run_dir, printed = False, ""
+    address = ray.util.get_node_ip_address()
     return Greeting(
-      socket.gethostname(),
-      ray.util.get_node_ip_address(),
+      f"{socket.gethostname()} {address}",
+      address,
       os.getpid(),
       printed,
       versions(),
@@ -108,7 +110,8 @@ class ReplayHost(Host):
     config: Config,
     cluster: ClusterConfig,
     host: str,
-    restore_from: str | None,
+    shard: int,
+    restore_from: list[str],
     scratch: str,
   ) -> tuple[str, int]:
     """Starts the server.
@@ -117,7 +120,9 @@ class ReplayHost(Host):
       config: of the run.
       cluster: of the cluster.
       host: this node's address for the others.
-      restore_from: directory of a saved shard; None begins empty.
+      shard: number of this one.
+      restore_from: directories of all saved shards, in order; where there are
+        more or fewer than now their items are dealt out. [] begins empty.
       scratch: where the server writes what is then moved to its place.
 
     Returns:
@@ -126,16 +131,37 @@ class ReplayHost(Host):
     Raises:
       ReplayError: what is in restore_from does not fit or is not whole.
     """
+    from r2d2_jax.replay.reverb_parts import deal_out
     from r2d2_jax.replay.reverb_server import ReverbServer
 
     spec, _, core_state = interface(config)
-    self._server = ReverbServer(
-      shard_config(config, cluster),
-      spec,
-      core_state,
-      restore_from=pathlib.Path(restore_from) if restore_from else None,
-      scratch=pathlib.Path(scratch),
-    )
+    saved = [pathlib.Path(path) for path in restore_from]
+    dealt = pathlib.Path(f"{scratch}.dealt")
+    restored = None
+    try:
+      if len(saved) == cluster.replay_shards:
+        restored = saved[shard]
+      elif saved:
+        restored = dealt
+        shutil.rmtree(dealt, ignore_errors=True)
+        deal_out(
+          saved,
+          dealt,
+          part=shard,
+          parts=cluster.replay_shards,
+          config=config,
+          spec=spec,
+          core_state=core_state,
+        )
+      self._server = ReverbServer(
+        shard_config(config, cluster),
+        spec,
+        core_state,
+        restore_from=restored,
+        scratch=pathlib.Path(scratch),
+      )
+    finally:
+      shutil.rmtree(dealt, ignore_errors=True)
     return f"{host}:{self._server.port}", self.size()
 
   def size(self) -> int:

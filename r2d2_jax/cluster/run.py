@@ -54,8 +54,8 @@ def train_on_cluster(
   commands; besides, cluster.json and the processes' logs. This process is the
   coordinator: it counts, logs, saves and watches, and ends all others when it
     ends. A second start in the same directory goes on from the last checkpoint,
-    with any number of actor hosts and learner hosts; with another number of
-    shards the replay is filled anew.
+    with any number of actor hosts, learner hosts and shards: what the shards
+    have saved is dealt out to the new ones.
 
   Args:
     config: all settings, with `env.num_envs` as `topology.with_lanes` gives it.

@@ -15,6 +15,9 @@ from r2d2_jax.cluster.settings import ClusterConfig
 from r2d2_jax.cluster.topology import shard_config, topology_of
 from r2d2_jax.config import Config, first_line
 from r2d2_jax.replay.checks import ReplayError
+from r2d2_jax.replay.meta import META_FILE
+
+_RESTORE_BYTES_PER_SECOND = 1e6  # a hundredth of what is usual
 
 
 class Starts:
@@ -112,9 +115,7 @@ class Starts:
 
   def _start_shard(self, member: Member, *, empty: bool = False) -> None:
     shard = member.place.index
-    saved = self.replay_dir and self.replay_dir / shard_name(shard)
-    if empty or (saved and not saved.exists()):
-      saved = None
+    saved = [] if empty else self.saved_shards()
     assert member.greeting is not None
 
     def done(started: tuple[str, int]) -> None:
@@ -126,13 +127,26 @@ class Starts:
       member,
       "start",
       done,
-      self._cluster.start_seconds,
+      self._cluster.start_seconds + _restore_seconds(saved),
       self._config,
       self._cluster,
       member.greeting.host,
-      str(saved.absolute()) if saved else None,
+      shard,
+      [str(path.absolute()) for path in saved],
       str((self._run_dir / f".replay-{shard}").absolute()),
     )
+
+  def saved_shards(self) -> list[pathlib.Path]:
+    """Their directories, in order; [] where nothing was saved.
+
+    A run in one process has saved one, in the directory itself.
+    """
+    if self.replay_dir is None:
+      return []
+    if (self.replay_dir / META_FILE).exists():
+      return [self.replay_dir]
+    count = sum(1 for _ in self.replay_dir.glob(shard_name("*")))
+    return [self.replay_dir / shard_name(i) for i in range(count)]
 
   def _shard_is_there(self, shard: int, size: int) -> None:
     """Tells those that had its predecessor, and those that waited for one."""
@@ -250,3 +264,12 @@ class Starts:
       addresses=self._addresses,
       state=self._newest.state,
     )
+
+
+def _restore_seconds(saved: list[pathlib.Path]) -> float:
+  """What reading them may take."""
+  return sum(
+    path.stat().st_size / _RESTORE_BYTES_PER_SECOND
+    for directory in saved
+    for path in directory.rglob("*")
+  )

@@ -21,6 +21,8 @@ from r2d2_jax.config import Config
 from r2d2_jax.system.metrics.report import RunReport
 
 _SIZES_SECONDS = 1.0
+# The same while shards are filled, which then are to stop being filled.
+_FILLING_SECONDS = 0.1
 # A piece of work that takes so many leases' time ends before it is done.
 _LONGEST = 4
 
@@ -227,7 +229,8 @@ class Work:
   def _ask_sizes(self) -> None:
     now = time.monotonic()
     shards = self._fleet.of("replay")
-    if now - self._sizes_at >= _SIZES_SECONDS:
+    period = _SIZES_SECONDS if self._governor.is_filled else _FILLING_SECONDS
+    if now - self._sizes_at >= period:
       self._sizes_at = now
       for member in shards:
         if member.is_ready and not self._fleet.is_called(member, "size"):

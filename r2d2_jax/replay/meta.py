@@ -11,7 +11,7 @@ from r2d2_jax.config import Config
 from r2d2_jax.replay.checks import ReplayError
 from r2d2_jax.replay.sequences import core_leaves, with_new_names
 
-_NAME = "meta.json"
+META_FILE = "meta.json"
 _MAX_COUNT = 10**15  # items or draws: thousands of years of them
 
 
@@ -65,7 +65,7 @@ def write_meta(
     "counts": counts,
     "file_bytes": _sizes(directory),
   }
-  (directory / _NAME).write_text(json.dumps(meta, indent=2) + "\n")
+  (directory / META_FILE).write_text(json.dumps(meta, indent=2) + "\n")
 
 
 def read_meta(
@@ -82,7 +82,7 @@ def read_meta(
     ReplayError: no saved replay, one with other settings, or one whose files
       are missing or of another size than when they were saved.
   """
-  path = directory / _NAME
+  path = directory / META_FILE
   try:
     if not path.is_file():  # opening a pipe would wait for its writer
       raise FileNotFoundError("no such file")
@@ -157,5 +157,5 @@ def _sizes(directory):
   return {
     str(path.relative_to(directory)): path.stat().st_size
     for path in sorted(directory.rglob("*"))
-    if path.is_file() and path.name != _NAME
+    if path.is_file() and path.name != META_FILE
   }

@@ -7,6 +7,7 @@ import pathlib
 import shutil
 import tempfile
 import threading
+from typing import Any
 import warnings
 import zlib
 
@@ -38,7 +39,7 @@ from r2d2_jax.replay.reverb_calls import (
 )
 from r2d2_jax.replay.sequences import row_specs
 
-_SAVED = "reverb"  # Reverb's files within a saved replay
+SAVED = "reverb"  # directory of Reverb's files within a saved replay
 _START_SECONDS = 60.0  # for a server, which starts in a tenth of a second
 _RESTORE_BYTES_PER_SECOND = 1e6  # a hundredth of what is usual
 
@@ -76,10 +77,7 @@ class ReverbServer:
     scratch: pathlib.Path | None = None,
   ):
     self._item_blocks = config.item_rows // config.chunk_rows
-    rows = row_specs(
-      spec, core_state, config.replay.row_states, config.agent.has_policy
-    )
-    self._settings = settings_of("reverb", config, rows, core_state) | {
+    self._settings = server_settings(config, spec, core_state) | {
       "samples_per_insert": samples_per_insert,
       "error_buffer": error_buffer,
     }
@@ -121,17 +119,17 @@ class ReverbServer:
         raise
       counts = _read_counts(path.result())
       # A rename, unless `scratch` is a temporary directory elsewhere.
-      shutil.move(path.result(), directory / _SAVED)
+      shutil.move(path.result(), directory / SAVED)
     write_meta(directory, self._settings, counts)
 
   def _read_saved(self, directory):
     """The counts of a saved replay, once it has been looked through."""
     counts = read_meta(directory, self._settings, ("size", "num_inserted"))
     try:
-      self._check_items(directory / _SAVED)
+      self._check_items(directory / SAVED)
     # What TensorFlow and protobuf raise on damaged files.
     except (ReplayError, tf.errors.OpError, DecodeError) as error:
-      raise unreadable(directory / _SAVED, error) from error
+      raise unreadable(directory / SAVED, error) from error
     return counts
 
   def _check_items(self, checkpoint):
@@ -162,7 +160,7 @@ class ReverbServer:
     }
     if got != expected:
       self._stop()
-      raise unreadable(restore_from / _SAVED, f"expected {expected}, got {got}")
+      raise unreadable(restore_from / SAVED, f"expected {expected}, got {got}")
 
   def close(self) -> None:
     """Stops the server. Close its writers and readers first: they would block.
@@ -179,6 +177,22 @@ class ReverbServer:
       self._server.stop()
       self._server = None  # else its destructor complains at interpreter exit
       shutil.rmtree(self._scratch, ignore_errors=True)
+
+
+def server_settings(
+  config: Config, spec: types.EnvSpec, core_state: types.CoreState
+) -> dict[str, Any]:
+  """What must be the same where a server saves and where one is restored.
+
+  Of one whose limiter lets everybody go on.
+  """
+  rows = row_specs(
+    spec, core_state, config.replay.row_states, config.agent.has_policy
+  )
+  return settings_of("reverb", config, rows, core_state) | {
+    "samples_per_insert": None,
+    "error_buffer": None,
+  }
 
 
 def _rate_limiter(samples_per_insert, error_buffer):
@@ -215,7 +229,7 @@ def _start_server(config, table, scratch, restore_from):
   seconds = _START_SECONDS
   try:
     if restore_from is not None:
-      shutil.copytree(restore_from / _SAVED, restored, copy_function=_link)
+      shutil.copytree(restore_from / SAVED, restored, copy_function=_link)
       seconds += (
         sum(x.stat().st_size for x in restored.iterdir())
         / _RESTORE_BYTES_PER_SECOND
@@ -232,7 +246,7 @@ def _start_server(config, table, scratch, restore_from):
     raise
   except (OSError, RuntimeError, ValueError) as error:
     if restore_from is not None:
-      raise unreadable(restore_from / _SAVED, error) from error
+      raise unreadable(restore_from / SAVED, error) from error
     raise ReplayError(
       f"the Reverb server does not start: {error}. Is its port taken "
       f"(replay.port {config.replay.port}, 0 is any), or are memory or threads "

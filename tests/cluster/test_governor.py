@@ -4,7 +4,7 @@ import collections
 import heapq
 import itertools
 
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 import pytest
 
@@ -12,6 +12,7 @@ from r2d2_jax.cluster.governor import Governor
 
 _LANES = 4
 _ROWS = 40  # of an update
+_MIN_SLACK = 4 * _ROWS
 
 
 class Fleet:
@@ -24,9 +25,11 @@ class Fleet:
       update_rows=2 * _ROWS,  # some of it is padding: the governor measures
       lease_seconds=0.25,
       total_steps=total,
-      min_slack_rows=4 * _ROWS,
+      min_slack_rows=_MIN_SLACK,
     )
     self.governor.set_filled(True)
+    self.ratio = ratio
+    self.worst = 0.0  # share of what rows and steps may be apart
     self.call_seconds = call_seconds
     self.update_seconds = update_seconds
     self.now = 0.0
@@ -49,6 +52,14 @@ class Fleet:
         return
       self.now, _, happen = heapq.heappop(self._events)
       happen()
+      self._measure()
+
+  def _measure(self):
+    """See the governor's module: half of the slack, and a call."""
+    due = self.ratio * self.governor.counted_steps
+    trained = self.governor.state_dict()["trained_rows"]
+    allowed = max(_MIN_SLACK, 0.04 * due) / 2 + self.ratio * _LANES
+    self.worst = max(self.worst, abs(due - trained) / allowed)
 
   def kill(self, actor):
     """The host dies: what it was doing is never reported."""
@@ -123,6 +134,40 @@ def test_ratio_is_kept_whoever_is_slower(ratio, call_seconds, update_seconds):
   fleet.run(40.0)
   assert fleet.updates > 0
   assert abs(fleet.governor.measured() / ratio - 1) < 0.05
+
+
+# Minutes of simulation are not worth to be made smaller by repeating them.
+@settings(max_examples=25, phases=[Phase.generate])
+@given(data=st.data())
+def test_rows_and_steps_are_never_further_apart_than_half_the_slack(data):
+  """Whatever happens, at every moment: so the ratio is right early."""
+  num_actors = data.draw(st.integers(1, 4))
+  fleet = Fleet(
+    ratio=data.draw(st.sampled_from([0.25, 1.0, 4.0])),
+    call_seconds=data.draw(
+      st.lists(_SPEEDS, min_size=num_actors, max_size=num_actors)
+    ),
+    update_seconds=data.draw(st.floats(0.001, 0.2)),
+  )
+  fleet.governor.set_filled(False)
+  fleet.run(data.draw(st.floats(0.1, 3.0)))
+  fleet.governor.set_filled(True)
+  fleet.learner_waits_until = fleet.now + data.draw(st.floats(0.0, 20.0))
+  for _ in range(data.draw(st.integers(0, 4))):
+    actor = data.draw(st.integers(0, num_actors - 1))
+    fleet.run(data.draw(st.floats(0.0, 3.0)))
+    fleet.kill(actor)
+    fleet.run(data.draw(st.floats(0.0, 3.0)))
+    fleet.revive(actor)
+  fleet.run(20.0)
+  assert 0 < fleet.worst <= 1
+
+
+def test_keeping_the_ratio_early_costs_the_learner_nothing():
+  """Also while the slack is a fraction of what both have on the way later."""
+  fleet = Fleet(ratio=1.0, call_seconds=[0.002, 0.002], update_seconds=0.02)
+  fleet.run(5.0)
+  assert fleet.updates > 0.97 * 5.0 / 0.02
 
 
 @settings(max_examples=10)

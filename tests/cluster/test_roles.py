@@ -36,7 +36,7 @@ def shards(tmp_path_factory):
     shard = ReplayHost()
     scratch = tmp_path_factory.mktemp("shard") / str(i)
     address, size = shard.start(
-      CONFIG, CLUSTER, "localhost", None, str(scratch)
+      CONFIG, CLUSTER, "localhost", i, [], str(scratch)
     )
     assert size == 0
     started.append((shard, address))
@@ -122,21 +122,37 @@ def test_a_learner_host_trains_on_both_shards(shards, hosts, state):
 
 def test_a_shard_comes_back_from_what_was_saved(shards, hosts, tmp_path):
   del hosts
-  shard, _ = shards[0]
-  shard.save(str(tmp_path / "saved"))
+  saved = [str(tmp_path / f"shard-{i}") for i in range(2)]
+  sizes = []
+  for (shard, _), path in zip(shards, saved, strict=True):
+    shard.save(path)
+    sizes.append(shard.size())
   again = ReplayHost()
   _, size = again.start(
-    CONFIG, CLUSTER, "localhost", str(tmp_path / "saved"), str(tmp_path / "s")
+    CONFIG, CLUSTER, "localhost", 1, saved, str(tmp_path / "s")
   )
-  assert size == shard.size() > 50
+  assert size == sizes[1] > 50
   again._server.close()
+  # Where there were others, their items are dealt out.
+  alone = ReplayHost()
+  _, size = alone.start(
+    CONFIG,
+    ClusterConfig(actors=2),
+    "localhost",
+    0,
+    saved,
+    str(tmp_path / "alone"),
+  )
+  assert size == sum(sizes)
+  alone._server.close()
+  assert not (tmp_path / "alone.dealt").exists()
 
 
 def test_an_actor_host_goes_on_with_another_server(hosts, shards, tmp_path):
   host, _ = hosts[1]
   other = ReplayHost()
   address, _ = other.start(
-    CONFIG, CLUSTER, "localhost", None, str(tmp_path / "s")
+    CONFIG, CLUSTER, "localhost", 1, [], str(tmp_path / "s")
   )
   before = shards[1][0].size()
   host.connect(address)

@@ -1,7 +1,10 @@
 """Runs in processes of their own, on this machine."""
 
+import io
+import json
 import os
 import pathlib
+import re
 import signal
 import time
 
@@ -98,3 +101,41 @@ def test_an_address_without_a_cluster_is_one_message(tmp_path):
     train_on_cluster(
       CONFIG, ClusterConfig(address="127.0.0.1:1"), run_dir=tmp_path
     )
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_other_numbers_of_everything(tmp_path):
+  from rich.console import Console
+
+  from r2d2_jax.cluster.run import train_on_cluster
+
+  config = CONFIG.updated({"run.total_steps": 8_000})
+  before = train_on_cluster(
+    config.updated({"checkpoint.max_to_keep": 1}),
+    ClusterConfig(actors=2, replay_shards=2, evaluators=0),
+    run_dir=tmp_path,
+  )
+  saved = [
+    json.loads(path.read_text())["counts"]["size"]
+    for path in tmp_path.glob("checkpoints/*/replay/shard-*/meta.json")
+  ]
+  assert len(saved) == 2
+  said, rows = io.StringIO(), []
+  after = train_on_cluster(
+    config.updated({"run.total_steps": 16_000}),
+    ClusterConfig(actors=4, learner_hosts=2, evaluators=0),
+    run_dir=tmp_path,
+    console=Console(file=said, width=200),
+    on_row=rows.append,
+  )
+  text = said.getvalue()
+  assert "the replay was saved in 2 shard(s): its items are dealt out to 1" in (
+    text
+  )
+  items = re.search(r"(\d+) items in the replay", text)
+  assert items and int(items[1]) == sum(saved) > 500
+  assert "filled anew" not in text
+  assert after.steps >= 16_000 > before.steps
+  assert int(after.state.num_updates) > int(before.state.num_updates)
+  assert rows[0]["steps"] >= before.steps
+  assert after.replay_ratio == pytest.approx(1.0, abs=0.05)

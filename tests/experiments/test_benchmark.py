@@ -220,6 +220,23 @@ def test_what_is_no_benchmark_is_refused(text, tmp_path, capsys):
   assert not output.exists()
 
 
+def test_ray_is_started_only_when_asked_for(tmp_path, monkeypatch):
+  measured = []
+
+  def note(function, name, settings):
+    measured.append(name)
+    raise RuntimeError("measures nothing")
+
+  monkeypatch.setattr(children, "in_child", note)
+  assert command.main(["--output", str(tmp_path)]) == 1
+  assert measured == [
+    "learner", "acting", "replay", "end_to_end", "start_up", "growth",
+  ]  # fmt: skip
+  measured.clear()
+  command.main(["--legs", "cluster", "--output", str(tmp_path)])
+  assert measured == ["cluster"]
+
+
 def test_reference_work():
   # Convolutions 3 276 800 + 2 654 208 + 1 806 336 products per row, linear
   # 1 605 632, LSTM (512 + 7 + 512) 2048 = 2 111 488, heads 527 872: 11 982 336.

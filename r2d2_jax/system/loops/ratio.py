@@ -43,10 +43,18 @@ class ReplayRatio:
     self._trained_rows = 0
     self._start_steps: int | None = None
 
-  def add_steps(self, num_steps: int) -> None:
-    """Counts environment steps."""
+  def add_steps(self, num_steps: int, *, is_filling: bool = False) -> None:
+    """Counts environment steps.
+
+    Args:
+      num_steps: how many.
+      is_filling: they belong to the filling of the replay, though they are
+        reported after the first update: nothing is to be trained on for them.
+    """
     with self._condition:
       self._env_steps += num_steps
+      if is_filling and self._start_steps is not None:
+        self._start_steps += num_steps
       self._condition.notify_all()
 
   def add_trained_rows(self, num_rows: int) -> None:
@@ -96,6 +104,14 @@ class ReplayRatio:
     """Environment steps so far, the filling of the replay included."""
     with self._condition:
       return self._env_steps
+
+  @property
+  def counted_steps(self) -> int:
+    """Those of them that count: since the first update; 0 before it."""
+    with self._condition:
+      if self._start_steps is None:
+        return 0
+      return self._env_steps - self._start_steps
 
   def measured(self) -> float:
     """Trained rows per environment step since the count began; 0 before it."""
