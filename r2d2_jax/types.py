@@ -156,6 +156,13 @@ class LearnerOutput(NamedTuple):
   td_abs_by_row: Array  # float32 [T-1], mean |td| at each trained position
 
 
+class ObsPart(NamedTuple):
+  """One array of an observation that has several."""
+
+  shape: tuple[int, ...]  # an image's [H, W] or [H, W, C]; [n] of n numbers
+  dtype: np.dtype
+
+
 class EnvSpec(NamedTuple):
   """What a world says of itself; all that the agent and replay need to know."""
 
@@ -164,3 +171,6 @@ class EnvSpec(NamedTuple):
   num_actions: int
   frame_skip: int  # raw frames per agent step: frames = steps * frame_skip
   action_mask: bool = False  # whether rows say which actions may be taken
+  # Of an observation of several arrays, images first, which obs_t then has as
+  # bytes, uint8 [bytes], one after the other (`parts`); else empty
+  obs_parts: tuple[ObsPart, ...] = ()

@@ -9,13 +9,14 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
-_BOTTOM = {"config", "types", "factories"}
+_BOTTOM = {"config", "types", "factories", "parts"}
 # What the modules of a room may import from r2d2_jax, beside their own room.
 # experiments/ may import all of it.
 _BELOW = {
   "config": set(),
   "types": set(),
   "factories": {"config"},
+  "parts": {"types"},
   "presets": {"config"},
   "family": {"config", "presets"},
   "ops": {"config", "types"},
@@ -92,6 +93,7 @@ _NEVER = {
   "config": _JAX,
   "types": _JAX,
   "factories": _JAX,
+  "parts": _JAX,
   "envs": _JAX,
   "agent": _CLOCKS_THREADS_FILES,
   "system/metrics": {"threading"},
@@ -101,6 +103,7 @@ _NEVER = {
 
 # The doors themselves; every other module below system/ does without.
 _NEEDS_AN_EXTRA = {
+  "r2d2_jax.envs.action_spaces",
   "r2d2_jax.envs.envpool_world",
   "r2d2_jax.envs.gymnasium_lanes",
   "r2d2_jax.envs.gymnasium_make",

@@ -1,10 +1,15 @@
 """The frame stack: the last k frames of every row, from single frames."""
 
+from collections.abc import Callable
+import itertools
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from r2d2_jax.ops.convolution import from_blocks, to_blocks
-from r2d2_jax.types import Array
+from r2d2_jax.parts import num_bytes
+from r2d2_jax.types import Array, ObsPart
 
 
 def stack_frames(
@@ -37,6 +42,43 @@ def stack_frames(
   if obs_t.ndim >= 5:  # [T, B, H, W, C]
     return jnp.concatenate(slots, axis=-1), new_frames
   return jnp.stack(slots, axis=-1), new_frames
+
+
+def stack_parts(
+  obs_t: Array,
+  is_first_t: Array,
+  frames: Array,
+  *,
+  parts: tuple[ObsPart, ...],
+  stacks: tuple[Callable[..., tuple[Array, Array]], ...],
+) -> tuple[tuple[Array, ...], Array]:
+  """`stack_frames` of observations packed by `parts.join_parts`.
+
+  Args:
+    obs_t: uint8 [T, B, bytes].
+    is_first_t: bool [T, B].
+    frames: uint8 [B, k - 1, bytes].
+    parts: what the bytes are.
+    stacks: how each part is stacked, as `stack_frames`.
+
+  Returns:
+    The stacks of each part, and the packed frames after the last row.
+  """
+  ends = itertools.accumulate(map(num_bytes, parts))
+  stacked = tuple(
+    stack(_part(obs_t, end, part), is_first_t, _part(frames, end, part))[0]
+    for end, part, stack in zip(ends, parts, stacks, strict=True)
+  )
+  return stacked, stack_frames(obs_t, is_first_t, frames)[1]
+
+
+def _part(packed: Array, end: int, part: ObsPart) -> Array:
+  """The part [..., *shape] whose last byte is before `end`."""
+  x = packed[..., end - num_bytes(part) : end]
+  x = x.reshape(*packed.shape[:-1], *part.shape, part.dtype.itemsize)
+  if part.dtype == np.uint8:
+    return x[..., 0]
+  return jax.lax.bitcast_convert_type(x, part.dtype)
 
 
 def stack_blocks(

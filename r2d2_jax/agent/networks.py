@@ -15,7 +15,13 @@ import jax.numpy as jnp
 
 from r2d2_jax.agent.arguments import check_config, check_inputs
 from r2d2_jax.agent.cores import CORES
-from r2d2_jax.agent.torsos import TORSOS, OnCpu, Torso, chosen_torso
+from r2d2_jax.agent.joined_torso import joined_torso
+from r2d2_jax.agent.torsos import (
+  TORSOS,
+  OnCpu,
+  Torso,
+  chosen_torso,
+)
 from r2d2_jax.config import ConfigError, NetworkConfig
 from r2d2_jax.factories import factory
 from r2d2_jax.ops.convolution import even_chunk
@@ -93,11 +99,13 @@ def make_networks(
     raise ConfigError(
       "expected observations of one array, spec.obs_shape a tuple of sizes,"
       f" got {spec.obs_shape!r}; a world whose observations have several parts"
-      " (a Dict) has to join them, or leave out all but one"
+      " (a Dict) has to join them (r2d2_jax.parts), or leave out all but one"
     )
   torso = factory("network.torso", chosen_torso(config.torso, spec), TORSOS)
   if not isinstance(torso, Torso):
     torso = Torso(torso)
+  if spec.obs_parts:
+    torso = joined_torso(torso, spec.obs_parts)
   core = factory("network.core", config.core, CORES)
   torso.check(spec, config)
 
@@ -214,7 +222,9 @@ class _RecurrentNetwork(nn.Module):
     num_steps, batch_size = is_first_t.shape
 
     x, frames = self.stack(inputs.obs_t, is_first_t, core_state.frames)
-    x = x.reshape(num_steps * batch_size, *x.shape[2:])
+    x = jax.tree.map(  # a tuple where observations have several parts
+      lambda x: x.reshape(num_steps * batch_size, *x.shape[2:]), x
+    )
     x = _in_chunks(self.torso, x) if self.in_chunks else self.torso(x)
     x = x.reshape(num_steps, batch_size, -1)
 
@@ -260,7 +270,7 @@ class _RecurrentNetwork(nn.Module):
 
 def _in_chunks(torso: nn.Module, x: Array) -> Array:
   """torso(x), some rows after the other, as far as their number allows."""
-  rows = x.shape[0]
+  rows = jax.tree.leaves(x)[0].shape[0]
   size = even_chunk(rows, _CHUNK_ROWS)
   if size in (0, rows):
     return torso(x)
@@ -268,5 +278,5 @@ def _in_chunks(torso: nn.Module, x: Array) -> Array:
     lambda torso, carry, x: (carry, torso(x)),
     variable_broadcast="params",
     split_rngs={"params": False},
-  )(torso, (), x.reshape(-1, size, *x.shape[1:]))
+  )(torso, (), jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), x))
   return y.reshape(rows, -1)

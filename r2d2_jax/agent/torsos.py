@@ -207,11 +207,12 @@ class _Layers(nn.Module):
 def chosen_torso(name: str, spec: EnvSpec) -> str:
   """The name of a torso; of 'auto' the one that suits the observations.
 
-  'nature' for images of at least 36x36, 'mlp' for all else.
+  'nature' for images of at least 36x36, 'mlp' for all else. Of an observation
+  of several parts it is that of the images.
   """
   if name != "auto":
     return name
-  return "nature" if _is_image(spec) else "mlp"
+  return "nature" if spec.obs_parts or _is_image(spec) else "mlp"
 
 
 def _is_image(spec: EnvSpec) -> bool:

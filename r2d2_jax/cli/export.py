@@ -133,6 +133,9 @@ def model_card(agent, *, out: pathlib.Path, score: str) -> str:
   import jax
 
   config = agent.config
+  obs = "[1, *agent.spec.obs_shape]"
+  if agent.spec.obs_parts:
+    obs = "a tuple, [1, *part.shape] for each part of agent.spec.obs_parts"
   mask = ", action_mask" if agent.spec.action_mask else ""
   num_params = sum(x.size for x in jax.tree.leaves(agent.params))
   network = (
@@ -173,7 +176,7 @@ from r2d2_jax import load_agent
 
 agent = load_agent("{out}")
 state = agent.initial_state(1)
-# obs: [1, *agent.spec.obs_shape]
+# obs: {obs}
 action, q, state = agent.step(state, obs, reward, is_first{mask})
 ```
 

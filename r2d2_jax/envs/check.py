@@ -1,9 +1,12 @@
 """Whether a world keeps the rows' contract, for authors of worlds."""
 
+from typing import Any
+
 import numpy as np
 
 from r2d2_jax.config import UserError
 from r2d2_jax.envs.world import World
+from r2d2_jax.parts import num_bytes, split_parts
 from r2d2_jax.types import EnvSpec, Timestep
 
 
@@ -76,6 +79,14 @@ def _check_spec(spec: EnvSpec) -> None:
     "np.dtype(np.uint8) or np.dtype(np.float32)",
     repr(spec.obs_dtype),
   )
+  if spec.obs_parts:
+    _need(
+      (shape, spec.obs_dtype)
+      == ((sum(map(num_bytes, spec.obs_parts)),), np.uint8),
+      "spec.obs_shape, spec.obs_dtype",
+      "the bytes of spec.obs_parts, uint8",
+      (shape, spec.obs_dtype),
+    )
   for name in ("num_actions", "frame_skip"):
     value = getattr(spec, name)
     _need(
@@ -134,7 +145,7 @@ class _Audit:
     lanes = world.num_envs
     self._begins = np.ones(lanes, bool)  # the next row has to be a first one
     self._steps = np.zeros(lanes, np.int64)  # of the game under way
-    self._last: tuple[Timestep, list[np.ndarray | None]] | None = None
+    self._last: tuple[Timestep, list[Any]] | None = None
     self._ended: list[tuple[int, int, bool]] = []  # lane, steps, terminated
 
   def rows(self, t: Timestep) -> None:
@@ -221,9 +232,12 @@ class _Audit:
         "an action that may be taken in each row",
         "a row without",
       )
-    for name in ("obs_t", "r_t"):
-      x = getattr(t, name)
-      _need(np.isfinite(x).all(), name, "finite numbers", "NaN or infinity")
+    for name, arrays in (
+      ("obs_t", split_parts(t.obs_t, self._world.spec)),
+      ("r_t", [t.r_t]),
+    ):
+      finite = all(np.isfinite(x).all() for x in arrays)
+      _need(finite, name, "finite numbers", "NaN or infinity")
     _need(
       np.isin(t.discount_t, (0, 1)).all(),
       "discount_t",

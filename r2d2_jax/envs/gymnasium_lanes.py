@@ -17,7 +17,8 @@ from gymnasium.envs import registration
 import numpy as np
 
 from r2d2_jax.config import ConfigError, MissingPackageError, first_line
-from r2d2_jax.envs.spaces import action_mask_of, actions_of, fault
+from r2d2_jax.envs.action_spaces import action_mask_of, actions_of
+from r2d2_jax.envs.spaces import fault
 from r2d2_jax.factories import import_module, load
 
 ACTION_MASK = "action_mask"  # of an info: which actions may be taken

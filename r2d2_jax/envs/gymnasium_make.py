@@ -7,9 +7,10 @@ import gymnasium
 from gymnasium import vector
 
 from r2d2_jax.config import ConfigError, EnvConfig
+from r2d2_jax.envs.action_spaces import actions_of
 from r2d2_jax.envs.gymnasium_lanes import make_lane, task_name
 from r2d2_jax.envs.gymnasium_world import GymnasiumWorld, spec_of
-from r2d2_jax.envs.spaces import actions_of, observations_of
+from r2d2_jax.envs.spaces import observations_of
 from r2d2_jax.envs.vector_calls import ProcessCalls, Processes, ThreadCalls
 from r2d2_jax.types import EnvSpec
 

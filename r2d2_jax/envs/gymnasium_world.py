@@ -22,14 +22,10 @@ from gymnasium import vector
 import numpy as np
 
 from r2d2_jax.config import ConfigError
+from r2d2_jax.envs.action_spaces import Actions, actions_of
 from r2d2_jax.envs.gymnasium_lanes import ACTION_MASK, LaneError
 from r2d2_jax.envs.lane_random import lane_uniform
-from r2d2_jax.envs.spaces import (
-  Actions,
-  Observations,
-  actions_of,
-  observations_of,
-)
+from r2d2_jax.envs.spaces import Observations, observations_of
 from r2d2_jax.envs.vector_calls import Calls
 from r2d2_jax.envs.world import EpisodeLog, EpisodeReport, check_actions
 from r2d2_jax.types import Array, EnvSpec, Timestep
@@ -258,6 +254,7 @@ def spec_of(
     actions.num_actions,
     frame_skip=1,
     action_mask=action_mask,
+    obs_parts=obs.parts,
   )
 
 

@@ -1,4 +1,4 @@
-"""Gymnasium's spaces as the agent meets them: one array in, one number out.
+"""Gymnasium's spaces of observations as the agent meets them: one array.
 
 | observation space | the agent sees |
 |---|---|
@@ -8,11 +8,7 @@
 | MultiDiscrete | a one-hot for each number, side by side |
 | MultiBinary | float32 zeros and ones |
 | Dict, Tuple | one vector of all the parts, in the space's own order |
-
-| action space | the agent chooses among |
-|---|---|
-| Discrete | its n actions; `start` is added on the way out |
-| MultiDiscrete, MultiBinary | all combinations, if there are at most 1024 |
+| the same with images of at least 36x36 | these, and one vector of the rest |
 """
 
 from collections.abc import Callable
@@ -23,9 +19,9 @@ from gymnasium import spaces
 import numpy as np
 
 from r2d2_jax.config import ConfigError
+from r2d2_jax.parts import join_parts, num_bytes
+from r2d2_jax.types import ObsPart
 
-# A product of action sets above this is no set that a Q-network should list.
-MAX_ACTIONS = 1024
 # As in `families`: a larger one-hot would be no observation, but a mistake.
 _MAX_ONE_HOT = 2**16
 # More channels are planes of a grid, whose two sides are then equal.
@@ -41,16 +37,7 @@ class Observations(NamedTuple):
   dtype: np.dtype
   convert: Callable[[Any], np.ndarray]  # batched by Gymnasium -> [B, *shape],
   # an array of its own
-
-
-class Actions(NamedTuple):
-  """What becomes of the agent's actions."""
-
-  num_actions: int
-  convert: Callable[
-    [np.ndarray], np.ndarray
-  ]  # int [B] -> as the space has them
-  factors: tuple[int, ...]  # sizes of the sets of which they are the product
+  parts: tuple[ObsPart, ...] = ()  # as EnvSpec.obs_parts
 
 
 def observations_of(task: str, space: spaces.Space) -> Observations:
@@ -61,24 +48,70 @@ def observations_of(task: str, space: spaces.Space) -> Observations:
     space: of one environment.
 
   Raises:
-    ConfigError: the space has no fixed size (Text, Sequence, Graph, OneOf), or
-      an image among other parts.
+    ConfigError: the space has no fixed size (Text, Sequence, Graph, OneOf).
   """
-  if isinstance(space, spaces.Dict | spaces.Tuple) and len(space.spaces) == 1:
-    ((key, only),) = _parts(space)
-    inside = observations_of(task, only)
-    return inside._replace(convert=lambda batch: inside.convert(batch[key]))
-  if isinstance(space, spaces.Box):
-    return _box(space)
-  size, flatten = _vector(task, "", space)
+  leaves = _leaves(space)
+  if len(leaves) == 1 and isinstance(leaves[0].space, spaces.Box):
+    return _image(leaves[0])
+  images = [_image(leaf) for leaf in leaves if _is_image(leaf.space)]
+  rest = [_vector(task, leaf) for leaf in leaves if not _is_image(leaf.space)]
+  size = sum(size for size, _ in rest)
+
+  def vector(batch: Any) -> np.ndarray:
+    return np.concatenate(
+      [flatten(batch) for _, flatten in rest], axis=1, dtype=np.float32
+    )
+
+  numbers = ObsPart((size,), np.dtype(np.float32))
+  if not images:
+    return Observations(*numbers, vector)
+  found = [*images, Observations(*numbers, vector)] if size else images
+  parts = tuple(ObsPart(x.shape, x.dtype) for x in found)
   return Observations(
-    (size,),
-    np.dtype(np.float32),
-    lambda batch: np.ascontiguousarray(flatten(batch), np.float32),
+    (sum(map(num_bytes, parts)),),
+    np.dtype(np.uint8),
+    lambda batch: join_parts([x.convert(batch) for x in found]),
+    parts,
   )
 
 
-def _box(space: spaces.Box) -> Observations:
+class _Leaf(NamedTuple):
+  """A space within Dicts and Tuples, and what gives its part of a batch."""
+
+  name: str  # "['camera']"; "" of the whole
+  space: spaces.Space
+  pick: Callable[[Any], Any]
+
+
+def _leaves(space: spaces.Space) -> list[_Leaf]:
+  """All of them, in the space's own order."""
+  if not isinstance(space, spaces.Dict | spaces.Tuple):
+    return [_Leaf("", space, lambda batch: batch)]
+  return [
+    _Leaf(
+      f"[{key!r}]{leaf.name}",
+      leaf.space,
+      lambda batch, key=key, leaf=leaf: leaf.pick(batch[key]),
+    )
+    for key, part in _parts(space)
+    for leaf in _leaves(part)
+  ]
+
+
+def _is_image(space: spaces.Space) -> bool:
+  return (
+    isinstance(space, spaces.Box)
+    and len(space.shape) in (2, 3)
+    and sorted(space.shape)[-2] >= _IMAGE_SIDE
+  )
+
+
+def _image(leaf: _Leaf) -> Observations:
+  box = _box(leaf.space)
+  return box._replace(convert=lambda batch: box.convert(leaf.pick(batch)))
+
+
+def _box(space: Any) -> Observations:
   dtype = np.dtype(np.uint8 if space.dtype == np.uint8 else np.float32)
   shape = space.shape or (1,)
   first = len(shape) == 3 and _has_channels_first(*shape)
@@ -109,39 +142,30 @@ def _parts(space: spaces.Dict | spaces.Tuple) -> list[tuple[Any, spaces.Space]]:
   return list(enumerate(space.spaces))
 
 
-def _vector(
-  task: str, name: str, space: spaces.Space
-) -> tuple[int, Callable[[Any], np.ndarray]]:
-  """Size of a part as numbers in a row, and how a batch of it becomes them."""
-  if isinstance(space, spaces.Dict | spaces.Tuple):
-    named = [(key, f"{name}[{key!r}]", part) for key, part in _parts(space)]
-    inside = [(key, *_vector(task, n, part)) for key, n, part in named]
-    return sum(size for _, size, _ in inside), lambda batch: np.concatenate(
-      [flatten(batch[key]) for key, _, flatten in inside], axis=1
-    )
+def _vector(task: str, leaf: _Leaf) -> tuple[int, Callable[[Any], np.ndarray]]:
+  """Size of a part as numbers in a row, and how a batch becomes them."""
+  space = leaf.space
   if isinstance(space, spaces.Discrete):
-    return _one_hots(task, np.array([space.n]), np.array([space.start]))
-  if isinstance(space, spaces.MultiDiscrete):
-    return _one_hots(task, space.nvec.ravel(), space.start.ravel())
-  if isinstance(space, spaces.MultiBinary):
-    return math.prod(space.shape), _flat
-  if isinstance(space, spaces.Box):
-    if len(space.shape) in (2, 3) and sorted(space.shape)[-2] >= _IMAGE_SIDE:
-      raise ConfigError(
-        f"{task}: observations have an image {space.shape} at {name} among"
-        " other parts, which the networks here don't read together: leave"
-        " the other parts out, or draw them into the image, in a wrapper"
-      )
+    size, convert = _one_hots(
+      task, np.array([space.n]), np.array([space.start])
+    )
+  elif isinstance(space, spaces.MultiDiscrete):
+    size, convert = _one_hots(task, space.nvec.ravel(), space.start.ravel())
+  elif isinstance(space, spaces.MultiBinary):
+    size, convert = math.prod(space.shape), _flat
+  elif isinstance(space, spaces.Box):
+    size, convert = math.prod(space.shape), _flat
     if space.dtype == np.uint8:  # as the torsos scale bytes
-      return math.prod(space.shape), lambda batch: _flat(batch) / 255
-    return math.prod(space.shape), _flat
-  raise ConfigError(
-    f"{task}: observations of the space {type(space).__name__}"
-    + (f" at {name}" if name else "")
-    + " have no fixed size: expected Box, Discrete, MultiDiscrete,"
-    " MultiBinary, or a Dict or Tuple of these; turn them into one of these in"
-    " a wrapper"
-  )
+      convert = lambda batch: _flat(batch) / 255
+  else:
+    raise ConfigError(
+      f"{task}: observations of the space {type(space).__name__}"
+      + (f" at {leaf.name}" if leaf.name else "")
+      + " have no fixed size: expected Box, Discrete, MultiDiscrete,"
+      " MultiBinary, or a Dict or Tuple of these; turn them into one of these"
+      " in a wrapper"
+    )
+  return size, lambda batch: convert(leaf.pick(batch))
 
 
 def _flat(batch: np.ndarray) -> np.ndarray:
@@ -166,70 +190,6 @@ def _one_hots(
     return out
 
   return total, convert
-
-
-def actions_of(task: str, space: spaces.Space) -> Actions:
-  """How the agent acts in a Gymnasium space.
-
-  Raises:
-    ConfigError: the actions are not a discrete set, or too large a product.
-  """
-  if isinstance(space, spaces.Discrete):
-    start = int(space.start)
-    n = int(space.n)
-    return Actions(n, lambda a: a.astype(np.int64) + start, (n,))
-  if isinstance(space, spaces.MultiDiscrete):
-    sizes, starts = space.nvec, space.start
-  elif isinstance(space, spaces.MultiBinary):
-    sizes = np.full(space.shape, 2)
-    starts = np.zeros(space.shape, np.int64)
-  else:
-    raise ConfigError(
-      f"{task} has actions of the space {_described(space)}: R2D2 chooses"
-      " one of a discrete set (Discrete, MultiDiscrete, MultiBinary); take"
-      " another task, or let a wrapper offer some of the actions by number"
-    )
-  factors = tuple(int(n) for n in sizes.ravel())
-  num_actions = math.prod(factors)
-  if num_actions > MAX_ACTIONS:
-    raise ConfigError(
-      f"{task} has {num_actions} combinations of actions ({_described(space)}):"
-      f" expected at most {MAX_ACTIONS}; let a wrapper offer fewer"
-    )
-
-  def convert(a: np.ndarray) -> np.ndarray:
-    numbers = np.stack(np.unravel_index(a, factors), axis=-1)
-    return (numbers.reshape(len(a), *sizes.shape) + starts).astype(space.dtype)
-
-  return Actions(num_actions, convert, factors)
-
-
-def action_mask_of(actions: Actions, given: Any) -> np.ndarray:
-  """The actions that an environment allows, bool [A].
-
-  Args:
-    actions: from `actions_of`.
-    given: what it says, zeros and ones: an array of one for each action, in the
-      agent's order; or, of MultiDiscrete, a tuple of arrays as its own `sample`
-      takes it, one for each number, of which the combinations are allowed.
-
-  Raises:
-    ValueError: it is something else; says what was expected.
-  """
-  parts = given if isinstance(given, tuple | list) else (given,)
-  shapes = [np.shape(part) for part in parts]
-  of_factors = [(n,) for n in actions.factors]
-  if shapes not in ([(actions.num_actions,)], of_factors) or not all(
-    np.isin(part, (0, 1)).all() for part in parts
-  ):
-    sizes = f"{actions.num_actions} zeros and ones, one for each action"
-    if len(of_factors) > 1:
-      sizes += f", or a tuple of as many as {list(actions.factors)}"
-    raise ValueError(f"expected {sizes}, got {given!r:.80}")
-  mask = np.ones(1, np.bool_)
-  for part in parts:
-    mask = np.logical_and.outer(mask, np.asarray(part) == 1).ravel()
-  return mask
 
 
 def fault(space: spaces.Space, x: Any) -> str:
@@ -261,9 +221,3 @@ def fault(space: spaces.Space, x: Any) -> str:
     if wrong := fault(part, x[key]):
       return f"at {key!r} {wrong}"
   return ""
-
-
-def _described(space: spaces.Space) -> str:
-  if isinstance(space, spaces.Box):
-    return f"Box {space.dtype} {list(space.shape)}"
-  return f"{space!r:.80}"

@@ -50,7 +50,7 @@ class Moment(NamedTuple):
 
   step: int  # agent steps before it
   score: float  # raw return up to it
-  obs: np.ndarray  # [*obs_shape], what the agent sees
+  obs: np.ndarray  # [*obs_shape], what the agent sees; of parts the first
   screen: np.ndarray | None  # uint8 [H, W, 3], what a player sees, if known
   q: np.ndarray  # float32 [A], in the unit of the rewards; -infinity where the
   #                action may not be taken

@@ -27,6 +27,7 @@ from r2d2_jax.envs.action_names import action_names
 from r2d2_jax.envs.make import MakeWorld
 from r2d2_jax.envs.make import make_world as make_usual_world
 from r2d2_jax.envs.screen import screen
+from r2d2_jax.parts import split_parts
 from r2d2_jax.system.storage.agents import SavedAgent
 from r2d2_jax.types import Params
 from r2d2_jax.video.picture import Moment, Painter
@@ -118,7 +119,7 @@ def play_game(
         yield Moment(
           step=step,
           score=score,
-          obs=timestep.obs_t[0],
+          obs=split_parts(timestep.obs_t, world.spec)[0][0],
           screen=screen(world),
           q=q,
           greedy=int(np.argmax(output.q_t[0])),

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from r2d2_jax.config import ConfigError, EnvConfig
+from r2d2_jax.envs.action_spaces import action_mask_of, actions_of
 from r2d2_jax.envs.check import WorldError, check_world
 from r2d2_jax.envs.gymnasium_lanes import LaneError
 from r2d2_jax.envs.gymnasium_make import vector_world
 from r2d2_jax.envs.make import make_world, world_spec
-from r2d2_jax.envs.spaces import action_mask_of, actions_of
 from tests.envs.masked_gymnasium import Doors
 from tests.stamped import StampedWorld
 

@@ -129,7 +129,7 @@ class ActorLoop:
     with leg("environment"):
       timestep = self._world.recv()
     with leg("inference"):
-      check_rows(timestep, task=self._task)
+      check_rows(timestep, spec=self._world.spec, task=self._task)
       with self._state_lock:
         self._state, output = self._actor(
           self._params,

@@ -5,8 +5,9 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
+from r2d2_jax.parts import split_parts
 from r2d2_jax.replay.checks import ReplayError
-from r2d2_jax.types import LearnerState, ReplaySample, Timestep
+from r2d2_jax.types import EnvSpec, LearnerState, ReplaySample, Timestep
 
 
 class DivergedError(RuntimeError):
@@ -17,7 +18,7 @@ class BadRowsError(RuntimeError):
   """An environment gave rows that cannot be used: says which, and where."""
 
 
-def check_rows(timestep: Timestep, *, task: str) -> None:
+def check_rows(timestep: Timestep, *, spec: EnvSpec, task: str) -> None:
   """One row that is not finite would spoil all that is learned from it.
 
   A pass over the rewards, and over the observations where they are floats; and
@@ -25,14 +26,16 @@ def check_rows(timestep: Timestep, *, task: str) -> None:
 
   Args:
     timestep: rows as they came from the world.
+    spec: of the world.
     task: for the message.
 
   Raises:
     BadRowsError: NaN or infinity in a reward, discount or observation, or a row
       in which no action may be taken.
   """
-  for field in ("r_t", "discount_t", "obs_t"):
-    values = np.asarray(getattr(timestep, field))
+  fields = [("r_t", timestep.r_t), ("discount_t", timestep.discount_t)]
+  fields += [("obs_t", part) for part in split_parts(timestep.obs_t, spec)]
+  for field, values in fields:
     if values.dtype.kind != "f" or np.isfinite(values).all():
       continue
     values = values.reshape(len(values), -1)

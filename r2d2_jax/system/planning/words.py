@@ -4,6 +4,7 @@ from rich.console import Console
 from rich.table import Table
 
 from r2d2_jax.agent.torsos import chosen_torso
+from r2d2_jax.parts import obs_in_words
 from r2d2_jax.system.planning.plan import Need, Plan
 from r2d2_jax.system.planning.sizes import size_in_words, table_bytes
 
@@ -44,7 +45,7 @@ def plan_rows(plan: Plan) -> list[tuple[str, str]]:
     (
       "world",
       f"{config.env.task}: {config.env.num_envs} lanes,"
-      f" {'x'.join(map(str, spec.obs_shape))} {spec.obs_dtype},"
+      f" {obs_in_words(spec)},"
       f" {spec.num_actions} actions",
     ),
     ("network", f"{plan.agent.num_params:,} parameters{_torso(plan)}"),

@@ -20,6 +20,7 @@ from r2d2_jax.agent.agent import (
 from r2d2_jax.agent.targets import unrescaled
 from r2d2_jax.config import Config, ConfigError
 from r2d2_jax.envs.make import MakeWorld, own_world, world_spec
+from r2d2_jax.parts import join_parts
 from r2d2_jax.system.devices import find_devices
 from r2d2_jax.system.storage.checkpoints import (
   SavedCheckpoint,
@@ -38,6 +39,7 @@ from r2d2_jax.types import (
   Array,
   EnvSpec,
   LearnerState,
+  ObsPart,
   Params,
   Timestep,
 )
@@ -82,7 +84,9 @@ class SavedAgent:
     Args:
       state: from `initial_state(n)`, or from the call before.
       obs: [n, *spec.obs_shape] of spec.obs_dtype, one observation for each lane
-        as the training's environments gave it, without a frame stack.
+        as the training's environments gave it, without a frame stack. Where
+        they have several parts, an array [n, *part.shape] for each of
+        spec.obs_parts, in a tuple.
       reward: float [n], or one number for all: what the last action brought;
         ignored where is_first.
       is_first: bool [n], or one for all: an episode begins with this row, and
@@ -102,19 +106,23 @@ class SavedAgent:
         action_mask is missing, of another shape or without any action.
     """
     n = len(state.a_tm1)
-    obs = np.asarray(obs)
-    expected, dtype = (n, *self.spec.obs_shape), self.spec.obs_dtype
-    if obs.shape != expected or not np.can_cast(obs.dtype, dtype, "same_kind"):
-      raise ValueError(
-        f"obs: expected {np.dtype(dtype)} {list(expected)}, an observation for"
-        f" each lane of the state, got {obs.dtype} {list(obs.shape)}"
+    if parts := self.spec.obs_parts:
+      if not isinstance(obs, tuple | list) or len(obs) != len(parts):
+        raise ValueError(
+          f"obs: expected a tuple of {len(parts)} arrays, spec.obs_parts of the"
+          f" agent, got {type(obs).__name__}"
+        )
+      obs = join_parts(
+        [_as_observed(x, n, part) for x, part in zip(obs, parts, strict=True)]
       )
+    else:
+      obs = _as_observed(obs, n, ObsPart(*self.spec[:2]))
     mask = None if action_mask is None else np.asarray(action_mask, bool)
     self._check_mask(mask, n)
     action, q, state = self._step(
       self.params,
       state,
-      obs.astype(dtype),
+      obs,
       np.broadcast_to(np.asarray(reward, np.float32), n),
       np.broadcast_to(np.asarray(is_first, bool), n),
       mask,
@@ -163,6 +171,19 @@ class SavedAgent:
       return output.a_t, q, state
 
     return jax.jit(step)
+
+
+def _as_observed(obs: Any, n: int, part: ObsPart) -> np.ndarray:
+  """An array of one observation for each of n lanes, in its own type."""
+  obs, expected = np.asarray(obs), (n, *part.shape)
+  if obs.shape != expected or not np.can_cast(
+    obs.dtype, part.dtype, "same_kind"
+  ):
+    raise ValueError(
+      f"obs: expected {np.dtype(part.dtype)} {list(expected)}, an observation"
+      f" for each lane of the state, got {obs.dtype} {list(obs.shape)}"
+    )
+  return obs.astype(part.dtype)
 
 
 def load_agent(

@@ -23,10 +23,10 @@ from r2d2_jax.system.storage.arrays import load_arrays, save_arrays
 from r2d2_jax.system.storage.checkpoints import CheckpointError
 from r2d2_jax.system.storage.files import read_text, replace_file
 from r2d2_jax.system.storage.rundir import EXPORT_FILE, write_config
-from r2d2_jax.types import EnvSpec, Params
+from r2d2_jax.types import EnvSpec, ObsPart, Params
 
-# Raise it where an older reader would misunderstand. 2: with action masks; what
-# has none is still written as 1.
+# Raise it where an older reader would misunderstand. 2: with action masks or
+# observations of several parts; what has neither is still written as 1.
 _FORMAT = 2
 _PARAMS_FILE = "params.npz"
 
@@ -64,7 +64,7 @@ def write_exported(
   write_config(out, config.updated({"run.run_dir": ""}))
   save_arrays(out / _PARAMS_FILE, _by_path(jax.device_get(params)))
   record = {
-    "format": _FORMAT if spec.action_mask else 1,
+    "format": _FORMAT if spec.action_mask or spec.obs_parts else 1,
     "num_updates": num_updates,
     "steps": steps,
     "obs_shape": list(spec.obs_shape),
@@ -74,6 +74,11 @@ def write_exported(
   }
   if spec.action_mask:
     record["action_mask"] = True
+  if spec.obs_parts:
+    record["obs_parts"] = [
+      {"shape": list(part.shape), "dtype": np.dtype(part.dtype).name}
+      for part in spec.obs_parts
+    ]
   text = json.dumps(record, indent=1) + "\n"
   replace_file(out / EXPORT_FILE, text.encode())
 
@@ -99,7 +104,11 @@ def read_exported(directory: pathlib.Path) -> Exported | None:
       for name in ("num_actions", "frame_skip", "num_updates", "steps")
     ]
     shape, dtype = record["obs_shape"], np.dtype(record["obs_dtype"])
-    for number in (*numbers, *shape):
+    parts = tuple(
+      ObsPart(tuple(part["shape"]), np.dtype(part["dtype"]))
+      for part in record.get("obs_parts", ())
+    )
+    for number in (*numbers, *shape, *(n for part in parts for n in part[0])):
       if type(number) is not int or number < 0:
         raise ValueError(f"expected whole numbers, got {number!r}")
   # RecursionError: JSON of a thousand brackets.
@@ -114,6 +123,7 @@ def read_exported(directory: pathlib.Path) -> Exported | None:
     num_actions,
     frame_skip,
     action_mask=bool(record.get("action_mask", False)),
+    obs_parts=parts,
   )
   return Exported(directory, spec, num_updates, steps)
 

@@ -19,7 +19,7 @@ from r2d2_jax.system.metrics.health import (
 )
 from r2d2_jax.system.storage.checkpoints import list_checkpoints
 from r2d2_jax.system.train import RunError, train
-from r2d2_jax.types import Timestep
+from r2d2_jax.types import EnvSpec, Timestep
 from tests.system.test_train import small
 
 
@@ -28,6 +28,9 @@ def test_what_is_sane(bad):
   check_priorities_are_sane(np.array([0.0, 1e6]), max_td_error=1e6)
   with pytest.raises(DivergedError, match="limits.max_td_error is 1e"):
     check_priorities_are_sane(np.array([0.0, bad]), max_td_error=1e6)
+
+
+SPEC = EnvSpec((2, 2), np.dtype(np.float32), 4, 1)
 
 
 def rows(obs_dtype=np.float32) -> Timestep:
@@ -53,17 +56,17 @@ def rows(obs_dtype=np.float32) -> Timestep:
 )
 def test_a_row_that_is_not_finite_is_named(field, place, words, bad):
   timestep = rows()
-  check_rows(timestep, task="Odd-v0")
+  check_rows(timestep, spec=SPEC, task="Odd-v0")
   getattr(timestep, field)[place] = bad
   with pytest.raises(BadRowsError) as caught:
-    check_rows(timestep, task="Odd-v0")
+    check_rows(timestep, spec=SPEC, task="Odd-v0")
   assert f"environment 'Odd-v0', {words}{bad}" in str(caught.value)
   assert (" at place 3;" in str(caught.value)) == (field == "obs_t")
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int32, bool])
 def test_whole_numbers_are_always_finite(dtype):
-  check_rows(rows(dtype), task="Odd-v0")
+  check_rows(rows(dtype), spec=SPEC, task="Odd-v0")
 
 
 def test_three_heartbeats_in_a_row_must_be_missing():
