@@ -15,14 +15,18 @@ from typing import Annotated
 
 import tyro
 
-from experiments.studies.bases import Size, base_config, usual_seeds
+from experiments.studies.bases import (
+  EPISODE_ROWS,
+  Size,
+  base_config,
+  usual_seeds,
+)
 from experiments.studies.command import Options, run_study
 from experiments.studies.study import Arm, Study
 from r2d2_jax.cli.command import run_command
 from r2d2_jax.config import Config
 
-# First to last row of the longest episode: an item of that many rows holds any.
-_EPISODE_ROWS = {"recall": 12, "Catch-v0": 10}
+# An item of that many rows holds any of them.
 _WHOLE_EPISODE_ROWS = 12
 _RANDOM_ROWS = 10  # DRQN's number of steps unrolled
 
@@ -85,7 +89,7 @@ ARMS = (
   Arm(
     "drqn_sequential_flicker",
     _SEQUENTIAL | _BLANK,
-    suits=lambda base: base.env.task in _EPISODE_ROWS,
+    suits=lambda base: base.env.task in EPISODE_ROWS,
   ),
 )
 TASKS = {

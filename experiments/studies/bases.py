@@ -17,6 +17,9 @@ from r2d2_jax.presets import laptop, memory, paper, smoke
 
 Size = Literal["small", "paper"]
 
+# First to last row of the longest episode, where items can hold a whole one.
+EPISODE_ROWS = {"recall": 12, "Catch-v0": 10}
+
 # One thread, rows of the log and checkpoints by count: a study that was
 # interrupted gives the same table to the last digit.
 _REPEATABLE = {"run.lockstep": True, "replay.backend": "local"}

@@ -17,6 +17,7 @@ import pytest
 from experiments import (
   ablations,
   archive,
+  family,
   flicker,
   parameter_lag,
   start_state,
@@ -24,7 +25,7 @@ from experiments import (
 from experiments.drills.drill import KILLED
 from experiments.drills.drill import command as drill_command
 from experiments.studies import command, results, runner
-from experiments.studies.bases import base_config, is_atari
+from experiments.studies.bases import EPISODE_ROWS, base_config, is_atari
 from experiments.studies.command import Options, run_study
 from experiments.studies.study import Arm, Study, arm_of, changed, make_runs
 from r2d2_jax.analysis.comparison import differing_settings, settings_of
@@ -32,6 +33,7 @@ from r2d2_jax.cli.command import exit_code
 from r2d2_jax.config import ConfigError, from_dict, to_dict, validate
 from r2d2_jax.envs.make import world_spec
 from r2d2_jax.envs.recall import DELAYS
+from r2d2_jax.family import FAMILY, MEMBERS
 from r2d2_jax.system.planning.plan import check_plan, make_plan
 from r2d2_jax.system.planning.words import plan_warnings
 from r2d2_jax.system.storage.checkpoints import list_checkpoints
@@ -40,7 +42,7 @@ from r2d2_jax.system.storage.rundir import checkpoints_dir, write_config
 from tests.help import help_of
 
 ROOT = pathlib.Path(__file__).parents[2]
-MODULES = (start_state, ablations, parameter_lag, flicker)
+MODULES = (start_state, ablations, parameter_lag, flicker, family)
 SIZES = ("small", "paper")
 EVERY = pytest.mark.parametrize("module", MODULES, ids=lambda m: m.__name__)
 
@@ -99,7 +101,9 @@ def test_every_arm_can_work(module, size):
 @pytest.mark.envpool
 def test_small_fits_into_8_gib(module):
   pytest.importorskip("envpool")
-  for run in _runs(module, "small"):
+  # Of the family's small tasks one is as large as the other.
+  tasks = ("recall", "MsPacman") if module is family else ()
+  for run in _runs(module, "small", tasks=tasks):
     plan = make_plan(
       run.config, world_spec(run.config.env), host_limit_bytes=8 * 2**30
     )
@@ -162,9 +166,72 @@ def test_sequential_updates_hold_whole_episodes():
   whole = {r.task: r.config for r in runs if r.arm == "drqn_sequential_flicker"}
   assert set(whole) == {"recall", "Catch-v0"}
   for task, config in whole.items():
-    assert config.agent.trace_length >= flicker._EPISODE_ROWS[task]
+    assert config.agent.trace_length >= EPISODE_ROWS[task]
   # Cue, distractors, hush, query, the last row.
-  assert flicker._EPISODE_ROWS["recall"] == 1 + DELAYS["recall"][1] + 3
+  assert EPISODE_ROWS["recall"] == 1 + DELAYS["recall"][1] + 3
+
+
+@pytest.mark.parametrize("task", ["Catch-v0", "recall"])
+def test_small_arms_of_the_family_are_its_presets(task):
+  """What a run of the study is, `--preset NAME-small --env.task TASK` is."""
+  runs = {r.arm: r.config for r in _runs(family, "small", tasks=(task,))}
+  assert tuple(runs) == family.ROAD
+  for name, config in runs.items():
+    preset = changed(FAMILY[f"{name}-small"](), {"env.task": task})
+    for section in ("env", "network", "agent", "replay"):
+      assert getattr(config, section) == getattr(preset, section), name
+
+
+def test_published_arms_of_the_family_are_its_presets_but_for_frames_and_cap():
+  for run in _runs(family, "paper", tasks=("Pong",), arms=family.ROAD):
+    preset = changed(
+      FAMILY[run.arm](),
+      {"env.task": "Pong", "env.max_episode_frames": 108_000},
+    )
+    for section in ("env", "network", "agent", "replay"):
+      assert getattr(run.config, section) == getattr(preset, section), run.arm
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_family_has_the_same_frames_and_the_same_games_at_the_end(size):
+  tasks: dict[str, set] = {}
+  for run in _runs(family, size):
+    config = run.config
+    tasks.setdefault(run.task, set()).add(
+      (config.run.total_steps, config.env.frame_skip, config.evaluation)
+    )
+  assert all(len(same) == 1 for same in tasks.values())
+
+
+def test_the_road_has_every_member_once_as_the_talk_tells_it():
+  assert sorted(family.ROAD) == sorted(MEMBERS)
+  talk = [
+    "dqn", "double-dqn", "dueling", "n-step", "prioritized",
+    "drqn-sequential", "drqn-random", "ape-x", "r2d2-feedforward", "r2d2",
+  ]  # fmt: skip
+  assert [name for name in family.ROAD if name in talk] == talk
+
+
+def test_arms_of_the_family_suit_the_length_of_episodes():
+  arms = lambda size, task: {r.arm for r in _runs(family, size, tasks=(task,))}
+  assert arms("small", "recall") == set(MEMBERS)
+  # No item holds an episode: nothing to train whole, but returns to complete.
+  longer = set(MEMBERS) - {"drqn-sequential"} | {"r2d2-lookahead"}
+  assert arms("small", "stateless-cartpole") == longer
+  assert arms("paper", "Pong") == set(MEMBERS) | {"r2d2-lookahead"}
+  for size in SIZES:
+    (run,) = _runs(family, size, tasks=("Pong",), arms=("r2d2-lookahead",))
+    assert run.config.agent.lookahead_rows == run.config.agent.n_step - 1 > 0
+
+
+def test_an_image_has_its_torso_and_drqn_one_frame_of_it():
+  runs = {r.arm: r.config for r in _runs(family, "small", tasks=("Pong",))}
+  base = base_config("Pong", "small").network
+  for name, config in runs.items():
+    assert config.network.torso_channels == base.torso_channels
+    assert config.network.frame_stack == (
+      1 if name.startswith("drqn") else base.frame_stack
+    )
 
 
 @pytest.mark.envpool
@@ -179,7 +246,7 @@ def test_catch_is_as_long_as_thought():
     world.send(np.zeros(len(timestep.env_id), np.int32), timestep.env_id)
   world.close()
   rows = {episode.episode_steps + 1 for episode in episodes}
-  assert rows == {flicker._EPISODE_ROWS["Catch-v0"]}
+  assert rows == {EPISODE_ROWS["Catch-v0"]}
 
 
 def test_random_updates_begin_in_any_row_and_train_as_many():
@@ -660,7 +727,7 @@ def test_an_archive_does_not_go_on_until_it_is_unpacked(
   assert len(_table(out / "results.csv")) == 4
 
 
-@EVERY
+@pytest.mark.parametrize("module", MODULES[:-1], ids=lambda m: m.__name__)
 @pytest.mark.envpool
 def test_results_of_the_repository_are_made_of_its_archives(module, tmp_path):
   pytest.importorskip("envpool")
