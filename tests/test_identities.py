@@ -26,8 +26,9 @@ from r2d2_jax.agent.priorities import sequence_priorities
 from r2d2_jax.agent.targets import n_step_td_error, rescale
 from r2d2_jax.config import AgentConfig, Config, NetworkConfig, ReplayConfig
 from r2d2_jax.envs.recall import RecallWorld
+from r2d2_jax.replay.items import stack_items
 from r2d2_jax.replay.local import LocalReplay
-from r2d2_jax.replay.sequences import SequenceBuilder, stack_items
+from r2d2_jax.replay.sequences import SequenceBuilder
 from r2d2_jax.types import CoreState
 from tests.stamped import StampedWorld, stamped_reward
 

@@ -33,8 +33,8 @@ from r2d2_jax.config import Config
 from r2d2_jax.envs.make import make_world
 from r2d2_jax.envs.world import World
 from r2d2_jax.presets import laptop
+from r2d2_jax.replay.items import Item
 from r2d2_jax.replay.make import make_replay
-from r2d2_jax.replay.sequences import Item
 from r2d2_jax.system.loops.actor import ActorLoop
 from r2d2_jax.system.loops.parameters import ParameterStore
 from r2d2_jax.types import EnvSpec, Params, Timestep

@@ -23,7 +23,7 @@ from experiments.benchmark.workload import PONG
 from r2d2_jax.config import Config, EnvConfig
 from r2d2_jax.envs.make import make_world
 from r2d2_jax.presets import paper
-from r2d2_jax.replay.sequences import Item, new_uid
+from r2d2_jax.replay.items import Item, new_uid
 from r2d2_jax.types import EnvSpec, Timestep
 
 

@@ -8,8 +8,9 @@ import numpy as np
 
 from experiments.benchmark.rates import units_per_second
 from r2d2_jax.config import Config
+from r2d2_jax.replay.items import Item
 from r2d2_jax.replay.make import make_replay
-from r2d2_jax.replay.sequences import Item, SequenceBuilder
+from r2d2_jax.replay.sequences import SequenceBuilder
 from r2d2_jax.types import ActorOutput, CoreState, EnvSpec, Timestep
 
 # Items that go to the replay in one call: the fewest that the actor loop hands

@@ -5,7 +5,7 @@ from typing import Protocol
 
 import numpy as np
 
-from r2d2_jax.replay.sequences import Item
+from r2d2_jax.replay.items import Item
 from r2d2_jax.types import ReplaySample
 
 

@@ -12,8 +12,8 @@ import pathlib
 import numpy as np
 
 from r2d2_jax.replay.interface import Replay
+from r2d2_jax.replay.items import Item
 from r2d2_jax.replay.meta import unreadable
-from r2d2_jax.replay.sequences import Item
 from r2d2_jax.types import ReplaySample
 
 _NAME = "largest_priority.json"

@@ -10,75 +10,20 @@ import threading
 import time
 from typing import Any
 
-import jax
 import numpy as np
 
 from r2d2_jax import types
 from r2d2_jax.config import Config
-from r2d2_jax.replay.checks import (
-  MAX_WEIGHT,
-  ReplayError,
-  check_priorities,
-  wrong_rows,
-)
-from r2d2_jax.replay.meta import read_meta, settings_of, unreadable, write_meta
-from r2d2_jax.replay.sequences import (
-  Block,
+from r2d2_jax.replay.checks import ReplayError, check_priorities
+from r2d2_jax.replay.items import (
   Item,
   as_sample,
   core_from_leaves,
   core_leaves,
-  new_uid,
   row_specs,
-  with_dtype,
 )
-
-
-class SumTree:
-  """Weights in the leaves of a binary tree, partial sums above them.
-
-  Sums are recomputed from the children, never adjusted by differences: they
-  don't drift.
-
-  Args:
-    size: leaves asked for; all weights start at 0.
-  """
-
-  def __init__(self, size: int):
-    self._depth = max(size - 1, 1).bit_length()
-    self._first_leaf = 1 << self._depth
-    # nodes[1] is the root, the children of i are 2 i and 2 i + 1.
-    self._nodes = np.zeros(2 * self._first_leaf, np.float64)
-
-  @property
-  def total(self) -> float:
-    """The sum of all weights."""
-    return float(self._nodes[1])
-
-  def get(self, index: np.ndarray) -> np.ndarray:
-    """Weights of the leaves `index`."""
-    return self._nodes[self._first_leaf + index]
-
-  def set(self, index: np.ndarray, weights: np.ndarray) -> None:
-    """Sets the leaves `index` (int [B]); of equal indices the last counts."""
-    node = self._first_leaf + index
-    self._nodes[node] = weights
-    for _ in range(self._depth):
-      node = np.unique(node >> 1)
-      self._nodes[node] = self._nodes[2 * node] + self._nodes[2 * node + 1]
-
-  def find(self, uniform: np.ndarray) -> np.ndarray:
-    """Leaves drawn with probability weight / total, by `uniform` [B] < 1."""
-    target = uniform * self._nodes[1]
-    node = np.ones(target.shape, np.int64)
-    for _ in range(self._depth):
-      left = self._nodes[2 * node]
-      # Rounding can carry a target past the last weight: never into an empty
-      # side.
-      right = (target >= left) & (self._nodes[2 * node + 1] > 0.0)
-      target = np.where(right, target - left, target)
-      node = 2 * node + right
-    return node - self._first_leaf
+from r2d2_jax.replay.local_files import Contents, LocalFiles
+from r2d2_jax.replay.sum_tree import SumTree
 
 
 class LocalReplay:
@@ -114,13 +59,12 @@ class LocalReplay:
     self._item_rows = config.item_rows
     self._block_rows = config.block_rows
     self._item_blocks = config.item_rows // config.block_rows
-    self._num_actions = spec.num_actions
     self._specs = row_specs(
       spec, core_state, config.replay.row_states, config.agent.has_policy
     )
     self._core_state = core_state
     self._leaf_specs = [(x.shape[1:], x.dtype) for x in core_leaves(core_state)]
-    self._settings = settings_of("local", config, self._specs, core_state)
+    self._files = LocalFiles(config, spec, core_state)
     self._seed = seed
 
     # Items are numbered from 0 as they come; item i lives in slot i % capacity
@@ -134,7 +78,7 @@ class LocalReplay:
     self._closed = False
     self._changed = threading.Condition()
     if restore_from is not None:
-      self._restore(restore_from)
+      self._restore(self._files.read(restore_from))
 
   def insert(self, items: list[Item], priorities: np.ndarray) -> None:
     """See `Replay`."""
@@ -256,142 +200,27 @@ class LocalReplay:
     """See `Replay`."""
     with self._changed:
       self._check_open()
-      size, slots = self._size(), self._held_slots()
-      items = [self._items[slot] for slot in slots]
-      weights = self._tree.get(slots)
-      times_sampled = self._times_sampled[slots]
-      counts = {
-        "size": size,
-        "num_inserted": self._num_inserted,
-        "num_draws": self._num_draws,
-      }
-    blocks = {block.uid: block for item in items for block in item.blocks}
-    place = {uid: i for i, uid in enumerate(blocks)}
-    counts["num_blocks"] = len(blocks)
-    shapes = self._saved_shapes(counts)
-
-    def write(name, arrays):
-      _write_stack(directory / f"{name}.npy", *shapes[name], arrays)
-
-    write("weights", [weights])
-    write("times_sampled", [times_sampled])
-    write(
-      "item_blocks", ([place[b.uid] for b in item.blocks] for item in items)
-    )
-    for name in self._specs:
-      write(name, (getattr(block, name) for block in blocks.values()))
-    for k in range(len(self._leaf_specs)):
-      write(
-        f"core_state_{k}", (core_leaves(item.core_state)[k] for item in items)
+      slots = self._held_slots()
+      contents = Contents(
+        [self._items[slot] for slot in slots],
+        self._tree.get(slots),
+        self._times_sampled[slots],
+        self._num_inserted,
+        self._num_draws,
       )
-    write_meta(directory, self._settings, counts)
+    self._files.write(directory, contents)
 
-  def _restore(self, directory):
-    """The inverse of `save`: the next samples are what would have come."""
-    counts = read_meta(
-      directory,
-      self._settings,
-      ("size", "num_inserted", "num_draws", "num_blocks"),
-    )
-    size = min(counts["num_inserted"], self._capacity)
-    if self._is_queue:  # which may have been read
-      size = min(counts["size"], size)
-    if counts["size"] != size:
-      raise unreadable(
-        directory,
-        f"expected {size} items, since "
-        f"{counts['num_inserted']} were inserted; got "
-        f"{counts['size']}",
-      )
-    saved = {
-      name: _read_stack(_saved_file(directory, name), shape, dtype)
-      for name, (shape, dtype) in self._saved_shapes(counts).items()
-    }
-    self._check_saved(directory, saved, counts["num_blocks"])
-    # The actor's values are not kept: initial priorities were computed long
-    # ago.
-    no_q = np.zeros((self._block_rows, 0), np.float32)
-    # Copies, each of one block: rows leave one by one, a whole file would not.
-    blocks = [
-      Block(
-        **{name: saved[name][i].copy() for name in self._specs},
-        q_t=no_q,
-        core_state=None,
-        uid=new_uid(),
-      )
-      for i in range(counts["num_blocks"])
-    ]
-    self._num_inserted = counts["num_inserted"]
-    self._num_draws = counts["num_draws"]
+  def _restore(self, contents: Contents) -> None:
+    """The next samples are what would have come."""
+    self._num_inserted = contents.num_inserted
+    self._num_draws = contents.num_draws
     if self._is_queue:
-      self._num_taken = self._num_inserted - size
+      self._num_taken = self._num_inserted - len(contents.items)
     slots = self._held_slots()
-    for i, (slot, places) in enumerate(
-      zip(slots, saved["item_blocks"], strict=True)
-    ):
-      self._items[slot] = Item(
-        tuple(blocks[j] for j in places),
-        core_from_leaves(
-          [
-            saved[f"core_state_{k}"][i].copy()
-            for k in range(len(self._leaf_specs))
-          ],
-          self._core_state,
-        ),
-      )
-    self._tree.set(slots, saved["weights"])
-    self._times_sampled[slots] = saved["times_sampled"]
-
-  def _check_saved(self, directory, saved, num_blocks):
-    """Refuses contents that no replay writes, where they are small."""
-
-    def check(name, ok, expected):
-      if not ok.all():
-        raise unreadable(
-          directory / f"{name}.npy",
-          f"expected {expected}, got {saved[name][~ok].flat[0]}",
-        )
-
-    weights, places = saved["weights"], saved["item_blocks"]
-    check(
-      "weights",
-      (weights >= 0.0) & (weights <= MAX_WEIGHT),
-      f"weights in [0, {MAX_WEIGHT}]",
-    )
-    check("times_sampled", saved["times_sampled"] >= 0, "counts >= 0")
-    check(
-      "item_blocks",
-      (places >= 0) & (places < num_blocks),
-      f"places of blocks in [0, {num_blocks})",
-    )
-    for k in range(len(self._leaf_specs)):
-      name = f"core_state_{k}"
-      if jax.numpy.issubdtype(saved[name].dtype, np.floating):  # bfloat16, too
-        check(name, np.isfinite(saved[name]), "finite states")
-    if fault := wrong_rows(saved, self._num_actions):
-      raise unreadable(directory, fault)
-
-  def _saved_shapes(
-    self, counts: dict[str, int]
-  ) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-    """File name -> (shape, dtype)."""
-    size = counts["size"]
-    blocks = (counts["num_blocks"], self._block_rows)
-    return (
-      {
-        "weights": ((size,), np.dtype(np.float64)),
-        "times_sampled": ((size,), np.dtype(np.int32)),
-        "item_blocks": ((size, self._item_blocks), np.dtype(np.int64)),
-      }
-      | {
-        name: (blocks + shape, dtype)
-        for name, (shape, dtype) in self._specs.items()
-      }
-      | {
-        f"core_state_{k}": ((size,) + shape, dtype)
-        for k, (shape, dtype) in enumerate(self._leaf_specs)
-      }
-    )
+    for slot, item in zip(slots, contents.items, strict=True):
+      self._items[slot] = item
+    self._tree.set(slots, contents.weights)
+    self._times_sampled[slots] = contents.times_sampled
 
   def _size(self):
     return min(self._num_inserted - self._num_taken, self._capacity)
@@ -425,42 +254,3 @@ class LocalReplay:
       for leaf, value in zip(leaves, core_leaves(item.core_state), strict=True):
         leaf[i] = value
     return rows, core_from_leaves(leaves, self._core_state)
-
-
-def _write_stack(path, shape, dtype, arrays):
-  """The arrays one after the other as one .npy file of this shape."""
-  # Not through a memory map: there, a full disk kills the process (SIGBUS).
-  with open(path, "wb") as file:
-    np.lib.format.write_array_header_1_0(
-      file,
-      {
-        "descr": np.lib.format.dtype_to_descr(dtype),
-        "fortran_order": False,
-        "shape": shape,
-      },
-    )
-    for array in arrays:
-      file.write(np.asarray(array, dtype).tobytes())
-
-
-def _saved_file(directory, name):
-  """Where `save` put it, today or in version 0.1."""
-  path, older = directory / f"{name}.npy", directory / "row_lstm.npy"
-  return older if name == "row_carry" and older.exists() else path
-
-
-def _read_stack(path, shape, dtype):
-  """What `_write_stack` wrote, read from the disk as it is used."""
-  try:
-    if not path.is_file():  # opening a pipe would wait for its writer
-      raise FileNotFoundError("expected a file")
-    array = np.load(path, mmap_mode="r", allow_pickle=False)
-  except Exception as error:  # numpy raises all kinds on a damaged header
-    raise unreadable(path, error) from error
-  array = with_dtype(array, dtype)
-  if (array.shape, array.dtype) != (shape, dtype):
-    raise unreadable(
-      path,
-      f"expected {dtype} {list(shape)}, got {array.dtype} {list(array.shape)}",
-    )
-  return np.asarray(array)

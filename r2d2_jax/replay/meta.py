@@ -9,7 +9,7 @@ import numpy as np
 from r2d2_jax import types
 from r2d2_jax.config import Config
 from r2d2_jax.replay.checks import ReplayError
-from r2d2_jax.replay.sequences import core_leaves, with_new_names
+from r2d2_jax.replay.items import core_leaves, with_new_names
 
 META_FILE = "meta.json"
 _MAX_COUNT = 10**15  # items or draws: thousands of years of them

@@ -3,7 +3,7 @@
 import numpy as np
 
 from r2d2_jax import types
-from r2d2_jax.replay.sequences import (
+from r2d2_jax.replay.items import (
   Block,
   Item,
   core_from_leaves,

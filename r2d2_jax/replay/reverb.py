@@ -42,6 +42,7 @@ import numpy as np
 from r2d2_jax import types
 from r2d2_jax.config import Config
 from r2d2_jax.replay.checks import ReplayError, check_priorities
+from r2d2_jax.replay.items import Item
 from r2d2_jax.replay.reverb_calls import (
   CLOSE_SECONDS,
   POLL_SECONDS,
@@ -55,7 +56,6 @@ from r2d2_jax.replay.reverb_streams import (
   Reader,
   joined,
 )
-from r2d2_jax.replay.sequences import Item
 
 _LEAST_PRIORITY = 1e-20
 

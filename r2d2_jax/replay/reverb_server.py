@@ -27,6 +27,7 @@ import tensorflow as tf
 from r2d2_jax import types
 from r2d2_jax.config import Config
 from r2d2_jax.replay.checks import ReplayError, foreign_item
+from r2d2_jax.replay.items import row_specs
 from r2d2_jax.replay.meta import read_meta, settings_of, unreadable, write_meta
 from r2d2_jax.replay.reverb_calls import (
   CLOSE_SECONDS,
@@ -37,7 +38,6 @@ from r2d2_jax.replay.reverb_calls import (
   in_thread,
   interruptible,
 )
-from r2d2_jax.replay.sequences import row_specs
 
 SAVED = "reverb"  # directory of Reverb's files within a saved replay
 _START_SECONDS = 60.0  # for a server, which starts in a tenth of a second

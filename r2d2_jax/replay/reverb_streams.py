@@ -13,8 +13,7 @@ import tensorflow as tf
 from r2d2_jax import types
 from r2d2_jax.config import Config
 from r2d2_jax.replay.checks import ReplayError, foreign_item, wrong_rows
-from r2d2_jax.replay.reverb_calls import CLOSE_SECONDS, POLL_SECONDS, TABLE
-from r2d2_jax.replay.sequences import (
+from r2d2_jax.replay.items import (
   Block,
   Item,
   as_sample,
@@ -23,6 +22,7 @@ from r2d2_jax.replay.sequences import (
   new_uid,
   row_specs,
 )
+from r2d2_jax.replay.reverb_calls import CLOSE_SECONDS, POLL_SECONDS, TABLE
 
 
 class Layout:

@@ -9,8 +9,9 @@ from r2d2_jax.agent.acting import compile_actor, epsilon_ladder
 from r2d2_jax.agent.agent import Agent, make_agent
 from r2d2_jax.config import Config, validate
 from r2d2_jax.envs.make import make_world
+from r2d2_jax.replay.items import stack_items
 from r2d2_jax.replay.local import LocalReplay
-from r2d2_jax.replay.sequences import SequenceBuilder, stack_items
+from r2d2_jax.replay.sequences import SequenceBuilder
 from r2d2_jax.types import EnvSpec, LearnerState, Params, ReplaySample
 
 # So many batches' worth of items are played, for priorities to choose among.

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from r2d2_jax import types
-from r2d2_jax.replay.sequences import Item, SequenceBuilder
+from r2d2_jax.replay.items import Item
+from r2d2_jax.replay.sequences import SequenceBuilder
 from tests.stamped import StampedWorld
 
 NUM_ACTIONS = 4

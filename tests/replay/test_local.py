@@ -6,10 +6,11 @@ import sys
 import numpy as np
 import pytest
 
-from r2d2_jax.replay import local
+from r2d2_jax.replay import local_files
 from r2d2_jax.replay.checks import ReplayError
-from r2d2_jax.replay.local import LocalReplay, SumTree
-from r2d2_jax.replay.sequences import as_sample
+from r2d2_jax.replay.items import as_sample
+from r2d2_jax.replay.local import LocalReplay
+from r2d2_jax.replay.sum_tree import SumTree
 from tests.replay.tape import NUM_ACTIONS, SEQUENCE_FIELDS, StampingActor
 from tests.replay.test_replay import (
   _items,  # noqa: F401 a fixture
@@ -105,7 +106,7 @@ def test_the_seed_decides_the_samples(items):
 def test_what_comes_during_a_save_is_not_in_it(items, tmp_path, monkeypatch):
   replay = make_local(capacity=8)
   replay.insert(items[:10], np.ones(10))
-  later, write = iter(items[10:]), local._write_stack
+  later, write = iter(items[10:]), local_files._write_stack
 
   def insert_and_write(*args):
     item = next(later)
@@ -113,7 +114,7 @@ def test_what_comes_during_a_save_is_not_in_it(items, tmp_path, monkeypatch):
     write(*args)
     replay.insert([item], np.full(1, 99.0))
 
-  monkeypatch.setattr(local, "_write_stack", insert_and_write)
+  monkeypatch.setattr(local_files, "_write_stack", insert_and_write)
   replay.save(tmp_path)
   assert replay.num_inserted() > 26
   restored = make_local(capacity=8, restore_from=tmp_path)

@@ -9,8 +9,9 @@ import pytest
 
 from r2d2_jax.agent.targets import n_step_td_error
 from r2d2_jax.config import AgentConfig, Config
+from r2d2_jax.replay.items import stack_items
 from r2d2_jax.replay.local import LocalReplay
-from r2d2_jax.replay.sequences import SequenceBuilder, stack_items
+from r2d2_jax.replay.sequences import SequenceBuilder
 from r2d2_jax.types import ActorOutput, CoreState, EnvSpec, Timestep
 
 SPEC = EnvSpec((1,), np.dtype(np.float32), 3, 1)

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from r2d2_jax import types
+from r2d2_jax.replay.items import stack_items
 from r2d2_jax.replay.packing import pack_items, unpack_items
-from r2d2_jax.replay.sequences import SequenceBuilder, stack_items
+from r2d2_jax.replay.sequences import SequenceBuilder
 from tests.replay.tape import (
   CARRIES,
   NUM_ACTIONS,

@@ -6,8 +6,8 @@ import pytest
 
 from r2d2_jax.config import UserError
 from r2d2_jax.presets import smoke
+from r2d2_jax.replay.items import row_specs
 from r2d2_jax.replay.meta import settings_of
-from r2d2_jax.replay.sequences import row_specs
 from r2d2_jax.system.example import example_batch
 from r2d2_jax.system.storage.agents import load_agent
 from r2d2_jax.system.storage.exported import read_exported, write_exported

@@ -12,13 +12,9 @@ from r2d2_jax.agent.acting import compile_actor, exploration
 from r2d2_jax.agent.agent import Agent
 from r2d2_jax.config import Config
 from r2d2_jax.envs.world import EpisodeReport, RestorableWorld, World
+from r2d2_jax.replay.items import Item, stack_items, with_dtype
 from r2d2_jax.replay.packing import pack_items, unpack_items
-from r2d2_jax.replay.sequences import (
-  Item,
-  SequenceBuilder,
-  stack_items,
-  with_dtype,
-)
+from r2d2_jax.replay.sequences import SequenceBuilder
 from r2d2_jax.system.loops.arrays import flat, nested
 from r2d2_jax.system.loops.parameters import Source
 from r2d2_jax.system.loops.timing import LegTimer

@@ -15,7 +15,7 @@ import numpy as np
 
 from r2d2_jax.agent.agent import Agent
 from r2d2_jax.config import Config
-from r2d2_jax.replay.sequences import row_specs
+from r2d2_jax.replay.items import row_specs
 from r2d2_jax.types import AgentInputs, CoreState, EnvSpec, Params
 
 # A uint8 observation in Reverb, as a share of its raw size: the worst of 57

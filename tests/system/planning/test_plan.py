@@ -20,8 +20,9 @@ from r2d2_jax.config import (
   RunConfig,
 )
 from r2d2_jax.presets import PRESETS
+from r2d2_jax.replay.items import core_leaves, row_specs
 from r2d2_jax.replay.local import LocalReplay
-from r2d2_jax.replay.sequences import SequenceBuilder, core_leaves, row_specs
+from r2d2_jax.replay.sequences import SequenceBuilder
 from r2d2_jax.system.metrics.probe import PROBE_ITEMS
 from r2d2_jax.system.planning import limits as limits_lib
 from r2d2_jax.system.planning import plan as plan_lib
