@@ -15,6 +15,7 @@ Leg = Literal[
   "growth",
   "cluster",
 ]
+Device = Literal["cpu", "gpu"]
 LEGS: tuple[Leg, ...] = Leg.__args__
 
 
@@ -23,6 +24,7 @@ class Settings(NamedTuple):
 
   toy: bool  # smallest sizes: shows that the legs run, measures nothing
   torch_python: str  # interpreter that has torch
+  device: Device = "cpu"  # "gpu": `learner` and `acting` have other cases
 
 
 def measure_leg(name: Leg, settings: Settings) -> LegResult:

@@ -13,6 +13,7 @@ import rich.console
 from experiments.benchmark import __main__ as command
 from experiments.benchmark import children, machine, report, results
 from experiments.benchmark import compare as comparing
+from experiments.benchmark.devices import find_device, peak_flops
 from experiments.benchmark.learner import has_torch
 from experiments.benchmark.legs import Settings, measure_leg
 from experiments.benchmark.parts import allowed_steps
@@ -22,6 +23,7 @@ from experiments.benchmark.workload import (
   random_batch,
   reference_config,
 )
+from r2d2_jax.config import ConfigError
 from tests.help import help_of
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -186,6 +188,33 @@ def test_compares_with_an_earlier_run(tmp_path):
   assert "| small, 16: us | 11 | 6 | 0.545 [0.478, 0.619] | down |" in text
 
 
+@pytest.mark.parametrize(
+  "kind, dtype, expected",
+  [
+    ("NVIDIA H100 80GB HBM3", "bfloat16", 989e12),
+    ("NVIDIA H100 80GB HBM3", "float32", 494e12),
+    ("NVIDIA H100 PCIe", "bfloat16", 756e12),
+    ("NVIDIA A100-SXM4-40GB", "bfloat16", 312e12),
+    ("NVIDIA L4", "float32", 60e12),
+    ("NVIDIA L40S", "float32", None),
+    ("cpu", "float32", None),
+  ],
+)
+def test_published_peaks(kind, dtype, expected):
+  assert peak_flops(kind, dtype) == expected
+
+
+def test_a_device_that_is_not_here_is_refused(monkeypatch, tmp_path, capsys):
+  assert find_device("cpu") == "cpu"
+  with pytest.raises(ConfigError, match="--device gpu: .* JAX finds cpu here"):
+    find_device("gpu")
+  monkeypatch.setattr(children, "in_child", lambda f, *args: f(*args))
+  output = tmp_path / "output"
+  assert command.main(["--device", "gpu", "--output", str(output)]) == 2
+  assert "install the extra 'gpu'" in capsys.readouterr().err
+  assert not output.exists()
+
+
 def test_two_rounds_say_nothing_of_noise():
   old, new = (
     {
@@ -247,6 +276,7 @@ def test_help_is_quick_to_import():
     "--output",
     "--torch-python",
     "--wait-quiet",
+    "--device",
     "--compare",
     "end_to_end",
   ):
@@ -375,9 +405,38 @@ def test_leg_runs(leg):
   assert not result.skipped
 
 
+@pytest.mark.slow
+@pytest.mark.envpool
+@pytest.mark.reverb
+@pytest.mark.parametrize("leg", ["learner", "acting"])
+def test_the_legs_of_an_accelerator_run_without_one(leg):
+  """All but the card: its cases at toy sizes, both sides on the processor."""
+  pytest.importorskip("envpool")
+  pytest.importorskip("reverb")
+  result = measure_leg(leg, Settings(True, TORCH_PYTHON, "gpu"))
+  assert_well_formed(result)
+  table = result.tables[0]
+  rows = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
+  assert [row["dtype"] for row in rows] == ["float32", "bfloat16"]
+  if not has_torch(TORCH_PYTHON):
+    assert "requirements-bench.txt" in result.skipped[0]
+    return
+  name = "first loss" if leg == "learner" else "first mean value"
+  for row, tolerance in zip(rows, (1e-4, 2e-2), strict=True):
+    assert float(row[f"{name}, PyTorch"]) == pytest.approx(
+      float(row[f"{name}, here"]), rel=tolerance
+    )
+
+
+@pytest.mark.slow
 def test_start_up_runs():
   result = measure_leg("start_up", Settings(True, TORCH_PYTHON))
   assert_well_formed(result)
-  (preset, action, update) = result.tables[-1].rows[0]
-  assert preset == "smoke"
-  assert 0 < action.median < update.median
+  rows = result.tables[-1].rows
+  assert [row[:2] for row in rows] == [
+    ("smoke", "nothing kept"),
+    ("smoke", "first start"),
+    ("smoke", "second start"),
+  ]
+  for _, _, action, update in rows:
+    assert 0 < action.median < update.median
