@@ -11,7 +11,7 @@ import pytest
 import rich.console
 
 from experiments.benchmark import __main__ as command
-from experiments.benchmark import children, machine, report, results
+from experiments.benchmark import children, machine, quiet, report, results
 from experiments.benchmark import compare as comparing
 from experiments.benchmark.devices import find_device, peak_flops
 from experiments.benchmark.learner import has_torch
@@ -160,7 +160,7 @@ def test_compares_with_an_earlier_run(tmp_path):
   files = []
   for date, speed, cost in (
     ("monday", [1.0, 2.0, 3.0], [10.0, 11.0, 12.0]),
-    ("tuesday", [2.0, 3.0, 2.0], [5.0, 6.0, 7.0]),
+    ("tuesday", [2.2, 3.0, 2.1], [5.0, 6.0, 7.0]),
   ):
     head, legs = _benchmark(
       speed=speed, cost=cost, date=date, cores=2 if date == "monday" else 4
@@ -173,11 +173,11 @@ def test_compares_with_an_earlier_run(tmp_path):
     files.append(comparing.read_benchmark(directory / "benchmark.json"))
   (table,) = comparing.compare(*files)
   assert table.title == "growth: now / monday"
-  # Quartiles 1.5 and 2.5 then, 2 and 2.5 now: they meet. 10.5 and 11.5 then,
-  # 5.5 and 6.5 now: apart. Ratios 2/2 [2/2.5, 2.5/1.5], 6/11 [5.5/11.5,
-  # 6.5/10.5].
+  # Quartiles 1.5 and 2.5 then, 2.15 and 2.6 now: they meet. 10.5 and 11.5
+  # then, 5.5 and 6.5 now: apart. Ratios 2.2/2 [2.15/2.5, 2.6/1.5], 6/11
+  # [5.5/11.5, 6.5/10.5].
   assert table.rows == [
-    ("speed", "2", "2", "1 [0.8, 1.67]", "no"),
+    ("speed", "2", "2.2", "1.1 [0.86, 1.73]", "no"),
     ("small, 16: us", "11", "6", "0.545 [0.478, 0.619]", "down"),
   ]
   (up,) = comparing.compare(*files[::-1])
@@ -331,6 +331,39 @@ def test_a_leg_that_breaks_leaves_the_others(tmp_path, monkeypatch, capsys):
   assert "| x | 3 [3, 3] |" in text
   assert "Failed: RuntimeError: no world" in text
   assert "Left out: something: not there" in text
+
+
+def test_the_command_compares_and_waits(tmp_path, monkeypatch, capsys):
+  speeds = iter([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
+  waited = []
+
+  def in_child(function, *args):
+    del function, args
+    value = results.spread(next(speeds))
+    return results.LegResult([results.at_least("speed", value, 1.0)], [], [])
+
+  def wait(minutes, *, say):
+    del say
+    waited.append(minutes)
+    return 0.123
+
+  monkeypatch.setattr(children, "in_child", in_child)
+  monkeypatch.setattr(quiet, "wait_until_quiet", wait)
+  legs = ["--legs", "growth", "--output"]
+  assert command.main([*legs, str(tmp_path / "a")]) == 0
+  old = tmp_path / "a" / "benchmark.json"
+  written = json.loads(old.read_text())
+  assert written["legs"]["growth"]["busy_cores"] == 0.12
+  assert written["about"]["device"] == "cpu"
+  capsys.readouterr()
+  new = [*legs, str(tmp_path / "b"), "--compare", str(old)]
+  assert command.main([*new, "--wait-quiet", "2.5"]) == 0
+  assert waited == [0.0, 2.5]
+  shown = capsys.readouterr().out
+  assert "growth: now / 2" in shown
+  assert "2.5 [1.8, 3.67] up" in " ".join(shown.split())
+  text = (tmp_path / "b" / "benchmark.md").read_text()
+  assert "| speed | 2 | 5 | 2.5 [1.8, 3.67] | up |" in text
 
 
 def test_tables_are_as_wide_as_they_need_to_be():
