@@ -1,6 +1,7 @@
 """Measures the parts and the whole: `python -m experiments.benchmark`.
 
     python -m experiments.benchmark --legs learner acting
+    python -m experiments.benchmark --legs learner acting --device gpu
     python -m experiments.benchmark --torch-python /path/to/python
     python -m experiments.benchmark --wait-quiet 10 --compare benchmark.json
 
@@ -17,7 +18,14 @@ import time
 
 import tyro
 
-from experiments.benchmark.legs import USUAL_LEGS, Leg, Settings, measure_leg
+from experiments.benchmark.devices import find_device
+from experiments.benchmark.legs import (
+  USUAL_LEGS,
+  Device,
+  Leg,
+  Settings,
+  measure_leg,
+)
 from r2d2_jax.cli.command import check_number
 from r2d2_jax.config import ConfigError
 
@@ -29,6 +37,7 @@ def benchmark(
   toy: bool = False,
   output: pathlib.Path | None = None,
   torch_python: str = sys.executable,
+  device: Device = "cpu",
   wait_quiet: float = 0.0,
   compare: pathlib.Path | None = None,
 ) -> int:
@@ -44,6 +53,9 @@ def benchmark(
       runs/benchmark-<date>.
     torch_python: interpreter that has PyTorch (requirements-bench.txt), for the
       learner's counterpart.
+    device: 'gpu' measures on JAX's first card: the learner and inference in
+      float32 and bfloat16, larger batches, PyTorch on the same card. 'cpu' uses
+      no card, be there one.
     wait_quiet: minutes to wait before each part for others to leave the cores
       alone; 0 does not wait.
     compare: benchmark.json of an earlier run, whose numbers are shown beside
@@ -61,6 +73,9 @@ def benchmark(
 
   earlier = comparing.read_benchmark(compare) if compare else None
   check_number("--wait-quiet", wait_quiet, 0)
+  if device == "cpu":
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+  kind = in_child(find_device, device) if device != "cpu" else device
   if output is None:
     date = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     output = pathlib.Path(f"runs/benchmark-{date}")
@@ -79,11 +94,12 @@ def benchmark(
   )
   if os.sep in torch_python:  # children run elsewhere; no link is followed
     torch_python = os.path.abspath(torch_python)
-  settings = Settings(toy, torch_python)
+  settings = Settings(toy, torch_python, device)
   about = machine.describe() | {
     "command": shlex.join(
       ["python", "-m", "experiments.benchmark", *sys.argv[1:]]
     ),
+    "device": kind,
     "toy": toy,
     "load_average": machine.load_average(),
   }

@@ -3,7 +3,8 @@
 The two unavoidable parts of a step of all lanes: the world alone, with random
 actions, and the jitted forward pass alone, on rows of that world, actions back
 on the host. One after the other they allow 1 / (1 / world + 1 / inference)
-agent steps per second.
+agent steps per second. On an accelerator inference is compared with PyTorch's
+besides (`inference.py`).
 """
 
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from experiments.benchmark.inference import measure_inference
 from experiments.benchmark.legs import Settings
 from experiments.benchmark.rates import calls_in, units_per_second
 from experiments.benchmark.results import (
@@ -32,7 +34,7 @@ from r2d2_jax.agent.networks import Networks, make_networks
 from r2d2_jax.config import Config
 from r2d2_jax.envs.make import make_world
 from r2d2_jax.envs.world import World
-from r2d2_jax.presets import laptop
+from r2d2_jax.presets import gpu, laptop
 from r2d2_jax.replay.items import Item
 from r2d2_jax.replay.make import make_replay
 from r2d2_jax.system.loops.actor import ActorLoop
@@ -55,9 +57,39 @@ _TOY = _Size(lanes=4, rounds=2, seconds=0.05)
 def measure(settings: Settings) -> LegResult:
   """Agent steps per second of the parts, their sum, and the loop."""
   size = _TOY if settings.toy else _FULL
-  config = laptop().updated({"env.num_envs": size.lanes})
-  if settings.toy:
-    config = dataclasses.replace(config, network=TOY_NETWORK)
+  if settings.device == "cpu":
+    return _loops("the laptop preset's network", laptop(), size, settings.toy)
+  gpu_config = gpu().updated({"env.full_action_space": False})
+  parts = [measure_inference(settings)] + [
+    _loops(
+      f"the paper's network in {dtype}",
+      gpu_config.updated({"network.compute_dtype": dtype}),
+      size._replace(lanes=lanes),
+      settings.toy,
+    )
+    for dtype in ("float32", "bfloat16")
+    for lanes in ((size.lanes,) if settings.toy else (64, 256))
+  ]
+  return LegResult(*(sum(lists, []) for lists in zip(*parts, strict=True)))
+
+
+def _loops(what: str, config: Config, size: _Size, toy: bool) -> LegResult:
+  """The parts and the loops with one network and number of lanes.
+
+  Args:
+    what: the network, in words.
+    config: it, and the replay.
+    size: lanes, and how often.
+    toy: take a toy network instead.
+  """
+  config = config.updated({"env.num_envs": size.lanes})
+  case = f"acting, {size.lanes} lanes, {what}"
+  if toy:
+    dtype = config.network.compute_dtype
+    config = dataclasses.replace(
+      config,
+      network=dataclasses.replace(TOY_NETWORK, compute_dtype=dtype),
+    )
   skipped = []
   with contextlib.ExitStack() as stack:
     world = stack.enter_context(
@@ -80,7 +112,7 @@ def measure(settings: Settings) -> LegResult:
       try:
         insert = _insert(config, networks, world.spec, backend, stack)
       except ImportError as error:
-        skipped.append(f"acting, {name}: {error}")
+        skipped.append(f"{case}, {name}: {error}")
         continue
       loops[name] = actor_loop(config, networks, params, insert, stack)
       calls[name] = step_all_lanes(loops[name], size.lanes)
@@ -92,13 +124,13 @@ def measure(settings: Settings) -> LegResult:
   return LegResult(
     [
       at_least(
-        f"acting, {name}: share of the bare sum", ratio(rates[name], bare), 0.85
+        f"{case}, {name}: share of the bare sum", ratio(rates[name], bare), 0.85
       )
       for name in loops
     ],
     [
       Table(
-        f"Acting: Pong, {size.lanes} lanes, the laptop preset's network",
+        f"Acting: Pong, {size.lanes} lanes, {what}",
         ("part", "agent steps/s", "us per agent step"),
         [
           (name, spread(values), 1e6 / spread(values).median)
@@ -106,7 +138,7 @@ def measure(settings: Settings) -> LegResult:
         ],
       ),
       Table(
-        "Acting: where the loop's time goes",
+        f"Where the loop's time goes: {size.lanes} lanes, {what}",
         ("loop", *LEGS, "other"),
         [(name, *values) for name, values in shares.items()],
         "Shares of the wall-clock time. 'environment' is the time that the"

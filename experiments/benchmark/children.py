@@ -98,3 +98,16 @@ class Stepper:
       self._process.wait()
     self._process.stdout.close()
     self._errors.close()
+
+
+def in_turns(
+  sides: list[Stepper], *, rounds: int, calls: int
+) -> list[list[list[float]]]:
+  """Side -> round -> seconds of each call: first one side, then the other."""
+  for side in sides:  # the first call after the warm-up still allocates
+    side.seconds(1)
+  seconds: list[list[list[float]]] = [[] for _ in sides]
+  for _ in range(rounds):
+    for side, of_side in zip(sides, seconds, strict=True):
+      of_side.append(side.seconds(calls))
+  return seconds

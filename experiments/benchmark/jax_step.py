@@ -1,4 +1,4 @@
-"""A stepper: this package's learner step. Run by the leg `learner`."""
+"""A stepper: this package's learner or actor step, beside torch_step's."""
 
 import sys
 
@@ -6,7 +6,11 @@ import jax
 import numpy as np
 
 from experiments.benchmark.children import serve
-from experiments.benchmark.workload import LearnerAlone, reference_config
+from experiments.benchmark.workload import (
+  InferenceAlone,
+  LearnerAlone,
+  reference_config,
+)
 from r2d2_jax.types import Params, ReplaySample
 
 
@@ -55,10 +59,9 @@ def batch_arrays(batch: ReplaySample) -> dict[str, np.ndarray]:
   }
 
 
-def main() -> None:
-  """Arguments: a batch of BATCHES, and a file for what torch_step needs."""
-  batch, path = sys.argv[1:]
-  learner = LearnerAlone(reference_config(batch))
+def _learn(batch: str, dtype: str, path: str) -> None:
+  """Updates, again and again, on the batch that it leaves for torch_step."""
+  learner = LearnerAlone(reference_config(batch, dtype))
   np.savez(
     path,
     **{f"batch/{k}": v for k, v in batch_arrays(learner.batch).items()},
@@ -67,7 +70,37 @@ def main() -> None:
     },
   )
   loss = float(learner.update()["loss"])
-  serve(learner.update, loss=loss, version=jax.__version__)
+  serve(learner.update, loss=loss, **_about())
+
+
+def _act(lanes: str, dtype: str, path: str) -> None:
+  """Steps of so many lanes, on the frames that it leaves for torch_step."""
+  inference = InferenceAlone(reference_config("big", dtype), int(lanes))
+  np.savez(
+    path,
+    obs_t=inference.obs_t,
+    **{
+      f"parameter/{k}": v for k, v in torch_parameters(inference.params).items()
+    },
+  )
+  q = float(np.asarray(inference.step().q_t).mean())
+  serve(lambda: np.asarray(inference.step().a_t), q=q, **_about())
+
+
+def _about() -> dict:
+  """The device, and the memory that it has held at most; None on a host."""
+  (device, *_) = jax.local_devices()
+  return {
+    "platform": device.platform,
+    "kind": device.device_kind,
+    "peak_bytes": (device.memory_stats() or {}).get("peak_bytes_in_use"),
+  }
+
+
+def main() -> None:
+  """Arguments: learn or act, a batch of BATCHES or lanes, dtype, a file."""
+  what, *arguments = sys.argv[1:]
+  {"learn": _learn, "act": _act}[what](*arguments)
 
 
 if __name__ == "__main__":

@@ -3,18 +3,23 @@
 The reference work: the paper's network on 84 x 84 frames and six actions,
 double networks unrolled over burn-in + trace, backward over the trace. Both
 sides get the same parameters and batch, each lives in a process of its own with
-all cores, and they take turns: while one steps the other sleeps.
+all cores, and the same accelerator if there is one, and they take turns: while
+one steps the other sleeps.
 """
 
 import contextlib
+import os
 import pathlib
 import subprocess
 import sys
 import tempfile
+from typing import NamedTuple
 
-from experiments.benchmark.children import Stepper
+from experiments.benchmark.children import Stepper, in_turns
+from experiments.benchmark.devices import peak_flops
 from experiments.benchmark.legs import Settings
 from experiments.benchmark.results import (
+  Cell,
   Comparison,
   LegResult,
   Table,
@@ -28,9 +33,27 @@ from experiments.benchmark.workload import (
   reference_config,
 )
 
-# Batch -> rounds, updates of each side in a round.
-_FULL = {"small": (9, 4), "big": (4, 1)}
-_TOY = {"toy": (2, 1)}
+
+class _Case(NamedTuple):
+  """One kind of update, and how often it is made."""
+
+  batch: str  # of BATCHES
+  dtype: str
+  rounds: int
+  updates: int  # of each side in a round
+
+
+_DTYPES = ("float32", "bfloat16")
+_CASES = {
+  "cpu": [_Case("small", "float32", 9, 4), _Case("big", "float32", 4, 1)],
+  "gpu": [
+    _Case(batch, dtype, 9, 10) for dtype in _DTYPES for batch in ("big", "huge")
+  ],
+}
+_TOY_CASES = {
+  "cpu": [_Case("toy", "float32", 2, 1)],
+  "gpu": [_Case("toy", dtype, 2, 1) for dtype in _DTYPES],
+}
 
 
 def measure(settings: Settings) -> LegResult:
@@ -38,15 +61,12 @@ def measure(settings: Settings) -> LegResult:
   skipped = []
   with_torch = has_torch(settings.torch_python)
   if not with_torch:
-    skipped.append(
-      f"learner: {settings.torch_python} has no torch, so there is nothing to"
-      " compare with: install requirements-bench.txt, or name an interpreter"
-      " that has it with --torch-python"
-    )
+    skipped.append(without_torch("learner", settings.torch_python))
+  share_memory()
   comparisons, rows = [], []
-  for batch, (rounds, updates) in (_TOY if settings.toy else _FULL).items():
+  for case in (_TOY_CASES if settings.toy else _CASES)[settings.device]:
     comparison, row = _compare(
-      batch, rounds, updates, settings.torch_python if with_torch else ""
+      case, settings.torch_python if with_torch else ""
     )
     comparisons += comparison
     rows.append(row)
@@ -58,21 +78,32 @@ def measure(settings: Settings) -> LegResult:
         (
           "batch",
           "items x (burn-in + trace)",
+          "dtype",
           "GFLOP",
           "here, ms",
           "PyTorch, ms",
           "here, GFLOP/s",
           "PyTorch, GFLOP/s",
+          "here, share of the peak",
+          "PyTorch, share of the peak",
+          "here, GiB at most",
+          "PyTorch, GiB at most",
           "first loss, here",
           "first loss, PyTorch",
         ),
         rows,
         "Medians and quartiles of all updates. Equal first losses show that"
-        " both sides do the same work.",
+        " both sides do the same work. The peak is the accelerator's, as"
+        " published, of TF32 for float32; memory is the accelerator's.",
       )
     ],
     skipped,
   )
+
+
+def share_memory() -> None:
+  """Lets JAX's children take of an accelerator only what they need."""
+  os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 
 def has_torch(python: str) -> bool:
@@ -85,19 +116,38 @@ def has_torch(python: str) -> bool:
     return False
 
 
+def without_torch(what: str, python: str) -> str:
+  """Why there is nothing to compare with."""
+  return (
+    f"{what}: {python} has no torch, so there is nothing to compare with:"
+    " install requirements-bench.txt, or name an interpreter that has it with"
+    " --torch-python"
+  )
+
+
+def torch_device(platform: str) -> str:
+  """What torch calls a platform of JAX."""
+  return "cuda" if platform == "gpu" else "cpu"
+
+
 def _compare(
-  batch: str, rounds: int, updates: int, torch_python: str
-) -> tuple[list[Comparison], tuple]:
-  """A batch's comparison (none without PyTorch) and its row of the table."""
-  config = reference_config(batch)
-  gflop = learner_flops(config) / 1e9
-  size = "{} x ({} + {})".format(*BATCHES[batch])
+  case: _Case, torch_python: str
+) -> tuple[list[Comparison], tuple[Cell, ...]]:
+  """A case's comparison (none without PyTorch) and its row of the table."""
+  config = reference_config(case.batch, case.dtype)
   with contextlib.ExitStack() as stack:
     directory = stack.enter_context(tempfile.TemporaryDirectory())
     path = str(pathlib.Path(directory) / "inputs.npz")
     sides = [
       stack.enter_context(
-        Stepper(sys.executable, "experiments.benchmark.jax_step", batch, path)
+        Stepper(
+          sys.executable,
+          "experiments.benchmark.jax_step",
+          "learn",
+          case.batch,
+          case.dtype,
+          path,
+        )
       )
     ]
     if torch_python:
@@ -106,47 +156,52 @@ def _compare(
           Stepper(
             torch_python,
             "experiments.benchmark.torch_step",
+            "learn",
             path,
             str(config.agent.burn_in),
+            case.dtype,
+            torch_device(sides[0].info["platform"]),
           )
         )
       )
-    for side in sides:  # the first update after the warm-up still allocates
-      side.seconds(1)
-    seconds = [[] for _ in sides]
-    for _ in range(rounds):
-      for side, all_rounds in zip(sides, seconds, strict=True):
-        all_rounds.append(side.seconds(updates))
-  milliseconds = [
-    spread([1e3 * s for each in all_rounds for s in each])
-    for all_rounds in seconds
+    seconds = in_turns(sides, rounds=case.rounds, calls=case.updates)
+  flop = learner_flops(config)
+  peak = peak_flops(sides[0].info["kind"], case.dtype)
+  columns = [
+    _columns(side.info, of_side, flop, peak)
+    for side, of_side in zip(sides, seconds, strict=True)
   ]
-  here, *other = milliseconds
-  losses = [side.info["loss"] for side in sides]
-  if not other:
-    return [], (
-      batch,
-      size,
-      gflop,
-      here,
-      "-",
-      1e3 * gflop / here.median,
-      "-",
-      f"{losses[0]:.6g}",
-      "-",
-    )
-  speed = ratio(
-    [sum(each) for each in seconds[1]], [sum(each) for each in seconds[0]]
+  if not torch_python:
+    columns.append(("-",) * len(columns[0]))
+  row = (
+    case.batch,
+    "{} x ({} + {})".format(*BATCHES[case.batch]),
+    case.dtype,
+    flop / 1e9,
+    *(x for pair in zip(*columns, strict=True) for x in pair),
   )
+  if not torch_python:
+    return [], row
+  here, other = ([sum(each) for each in of_side] for of_side in seconds)
   return [
-    at_least(f"learner, {batch}: speed relative to PyTorch", speed, 1.0)
-  ], (
-    batch,
-    size,
-    gflop,
-    here,
-    other[0],
-    1e3 * gflop / here.median,
-    1e3 * gflop / other[0].median,
-    *(f"{loss:.6g}" for loss in losses),
+    at_least(
+      f"learner, {case.batch}, {case.dtype}: speed relative to PyTorch",
+      ratio(other, here),
+      1.0,
+    )
+  ], row
+
+
+def _columns(
+  info: dict, seconds: list[list[float]], flop: float, peak: float | None
+) -> tuple[Cell, ...]:
+  """A side's cells: ms, GFLOP/s, share of the peak, GiB, first loss."""
+  taken = spread([s for each in seconds for s in each])
+  memory = info["peak_bytes"]
+  return (
+    spread([1e3 * s for s in taken.values]),
+    flop / taken.median / 1e9,
+    flop / taken.median / peak if peak else "-",
+    memory / 2**30 if memory else "-",
+    f"{info['loss']:.6g}",
   )

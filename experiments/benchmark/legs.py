@@ -15,6 +15,7 @@ Leg = Literal[
   "growth",
   "cluster",
 ]
+Device = Literal["cpu", "gpu"]
 # Those of a plain call: the cluster's starts Ray, and trains for 18 minutes.
 USUAL_LEGS: tuple[Leg, ...] = tuple(x for x in Leg.__args__ if x != "cluster")
 
@@ -24,6 +25,7 @@ class Settings(NamedTuple):
 
   toy: bool  # smallest sizes: shows that the legs run, measures nothing
   torch_python: str  # interpreter that has torch
+  device: Device = "cpu"  # "gpu": `learner` and `acting` have other cases
 
 
 def measure_leg(name: Leg, settings: Settings) -> LegResult:

@@ -1,12 +1,12 @@
-"""A stepper: the same update written by hand in PyTorch, to compare with.
+"""A stepper: the same update or step by hand in PyTorch, to compare with.
 
-Run by the leg `learner`, maybe with another interpreter: needs torch and numpy
+Run beside jax_step, maybe with another interpreter: needs torch and numpy
 alone. Same inputs (single uint8 frames and the three stored ones), same
 network, same loss, same outputs: parameters, new priorities. Written for speed:
 one stack of frames for both networks in channels-last order, the target network
 without gradients and its heads over the trained rows alone, the fused Adam,
-every core. The batch has no episode's beginning and no padding, so nothing is
-spent on them.
+every core; on a card cuDNN's LSTM, and TF32, as XLA takes it. The batch has no
+episode's beginning and no padding, so nothing is spent on them.
 """
 
 import os
@@ -35,8 +35,9 @@ _TARGET_PERIOD_UPDATES = 2500
 class Network(nn.Module):
   """Nature convolutions, linear, LSTM, duelling heads; sizes as given."""
 
-  def __init__(self, parameters: dict[str, torch.Tensor]):
+  def __init__(self, parameters: dict[str, torch.Tensor], dtype: str):
     super().__init__()
+    self._is_bfloat16 = dtype == "bfloat16"
     layers = []
     for i, stride in enumerate((4, 2, 1)):
       outputs, inputs, size, _ = parameters[
@@ -60,13 +61,20 @@ class Network(nn.Module):
     self.to(memory_format=torch.channels_last)
 
   def core(self, stacks, extras, state):
-    """[T, B, 4, 84, 84] in [0, 1], [T, B, A + 1], (h, c) -> outputs, state."""
+    """[T, B, 4, 84, 84] in [0, 1], [T, B, A + 1], (h, c) -> outputs, state.
+
+    Parameters and results are float32, whatever it computes with.
+    """
     rows = stacks.shape[:2]
-    y = self.convolutions(stacks.flatten(0, 1))
-    # Free in channels-last order: features in the order [h, w, channel].
-    y = F.relu(self.linear(y.permute(0, 2, 3, 1).flatten(1)))
-    y = torch.cat([y.unflatten(0, rows), extras], dim=-1)
-    return self.lstm(y, state)
+    with torch.autocast(
+      stacks.device.type, torch.bfloat16, enabled=self._is_bfloat16
+    ):
+      y = self.convolutions(stacks.flatten(0, 1))
+      # Free in channels-last order: features in the order [h, w, channel].
+      y = F.relu(self.linear(y.permute(0, 2, 3, 1).flatten(1)))
+      y = torch.cat([y.unflatten(0, rows), extras], dim=-1)
+      outputs, state = self.lstm(y, state)
+    return outputs.float(), tuple(x.float() for x in state)
 
   def heads(self, x):
     """[T, B, D] -> q [T, B, A]."""
@@ -78,16 +86,20 @@ class Network(nn.Module):
 class Learner:
   """One batch, again and again."""
 
-  def __init__(self, arrays: dict[str, np.ndarray], burn_in: int):
-    tensors = {k: torch.from_numpy(v) for k, v in arrays.items()}
-    parameters, batch = (
-      {k.partition("/")[2]: v for k, v in tensors.items() if k.startswith(p)}
-      for p in ("parameter/", "batch/")
-    )
+  def __init__(
+    self,
+    arrays: dict[str, np.ndarray],
+    burn_in: int,
+    *,
+    dtype: str,
+    device: str,
+  ):
     self._burn_in = burn_in
-    self._batch = batch
-    self._online = Network(parameters)
-    self._target = Network(parameters).requires_grad_(False)
+    self._device = device
+    self._batch = {k: v.to(device) for k, v in _part(arrays, "batch/").items()}
+    parameters = _part(arrays, "parameter/")
+    self._online = Network(parameters, dtype).to(device)
+    self._target = Network(parameters, dtype).to(device).requires_grad_(False)
     self._optimizer = torch.optim.Adam(
       self._online.parameters(),
       lr=_LEARNING_RATE,
@@ -145,7 +157,65 @@ class Learner:
     self._num_updates += 1
     if self._num_updates % _TARGET_PERIOD_UPDATES == 0:
       self._target.load_state_dict(self._online.state_dict())
+    _synchronize(self._device)
     return loss.item()
+
+
+class Actor:
+  """Greedy steps of some lanes over two sets of frames, in turns.
+
+  Frames start on the host, actions end there.
+  """
+
+  def __init__(self, arrays: dict[str, np.ndarray], *, dtype: str, device: str):
+    self._obs_t = torch.from_numpy(arrays["obs_t"])
+    lanes = self._obs_t.shape[1]
+    self._device = device
+    self._network = Network(_part(arrays, "parameter/"), dtype).to(device)
+    self._network.requires_grad_(False)
+    zeros = lambda *shape: torch.zeros(shape, device=device)
+    units = self._network.lstm.hidden_size
+    self._state = (zeros(1, lanes, units), zeros(1, lanes, units))
+    self._stack = zeros(lanes, 4, *self._obs_t.shape[2:]).to(
+      memory_format=torch.channels_last
+    )
+    self._a_tm1 = zeros(lanes).long()
+    self._r_t = zeros(lanes, 1)
+    self._num_steps = 0
+
+  @torch.no_grad()
+  def step(self) -> torch.Tensor:
+    """One step of all lanes; their values. The actions are on the host."""
+    obs_t = self._obs_t[self._num_steps % 2].to(self._device)
+    self._num_steps += 1
+    new = obs_t[:, None].float().div_(255)
+    self._stack = torch.cat([self._stack[:, 1:], new], dim=1)
+    actions = self._network.advantage.out_features
+    extras = torch.cat(
+      [F.one_hot(self._a_tm1, actions).float(), self._r_t], dim=-1
+    )
+    outputs, self._state = self._network.core(
+      self._stack[None], extras[None], self._state
+    )
+    q = self._network.heads(outputs)[0]
+    self._a_tm1 = q.argmax(-1)
+    self._a_tm1.cpu()
+    return q
+
+
+def _part(
+  arrays: dict[str, np.ndarray], prefix: str
+) -> dict[str, torch.Tensor]:
+  return {
+    k.removeprefix(prefix): torch.from_numpy(v)
+    for k, v in arrays.items()
+    if k.startswith(prefix)
+  }
+
+
+def _synchronize(device: str) -> None:
+  if device == "cuda":
+    torch.cuda.synchronize()
 
 
 def _stacks(obs_t, frames):
@@ -171,15 +241,34 @@ def _rescale_inverse(y):
   return y.sign() * u * (u + 2)
 
 
+def _about(device: str) -> dict:
+  return {
+    "version": torch.__version__,
+    "peak_bytes": torch.cuda.max_memory_allocated()
+    if device == "cuda"
+    else None,
+  }
+
+
 def main() -> None:
-  """Arguments: the file that jax_step wrote, and the rows of burn-in."""
-  path, burn_in = sys.argv[1:]
+  """Arguments: learn, jax_step's file, rows of burn-in, dtype, device; or act,
+  jax_step's file, dtype, device."""
+  what, path, *burn_in, dtype, device = sys.argv[1:]
   # torch's own default leaves out hyper-threads, which XLA uses.
   torch.set_num_threads(len(os.sched_getaffinity(0)))
+  torch.backends.cuda.matmul.allow_tf32 = True
+  torch.backends.cudnn.allow_tf32 = True
+  torch.backends.cudnn.benchmark = True
   with np.load(path, allow_pickle=False) as arrays:
-    learner = Learner(dict(arrays), int(burn_in))
-  loss = learner.update()
-  serve(learner.update, loss=loss, version=torch.__version__)
+    arrays = dict(arrays)
+  if what == "learn":
+    learner = Learner(arrays, int(*burn_in), dtype=dtype, device=device)
+    loss = learner.update()
+    serve(learner.update, loss=loss, **_about(device))
+  else:
+    actor = Actor(arrays, dtype=dtype, device=device)
+    q = float(actor.step().mean())
+    serve(actor.step, q=q, **_about(device))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
 """What the legs work on: configurations, batches, the learner alone."""
 
+import dataclasses
 import time
 
 import jax
 import numpy as np
 
+from r2d2_jax.agent.acting import init_actor_state, make_actor
 from r2d2_jax.agent.learning import (
   init_learner_state,
   make_learner,
@@ -13,31 +15,43 @@ from r2d2_jax.agent.learning import (
 from r2d2_jax.agent.networks import make_networks
 from r2d2_jax.config import AgentConfig, Config, EnvConfig, NetworkConfig
 from r2d2_jax.types import (
+  ActorOutput,
   AgentInputs,
   EnvSpec,
   ReplaySample,
   Sequence,
+  Timestep,
 )
 
 PONG = EnvSpec((84, 84), np.dtype(np.uint8), num_actions=6, frame_skip=4)
 
 # A batch of the reference work: items, burn-in rows, trained rows.
-BATCHES = {"small": (16, 10, 20), "big": (64, 40, 80), "toy": (2, 4, 8)}
+BATCHES = {
+  "small": (16, 10, 20),
+  "big": (64, 40, 80),
+  "huge": (256, 40, 80),
+  "toy": (2, 4, 8),
+}
 
 TOY_NETWORK = NetworkConfig(
   torso_channels=(4, 4, 4), torso_units=8, core_units=8, head_units=8
 )
 
 
-def reference_config(batch: str) -> Config:
+def reference_config(batch: str, dtype: str = "float32") -> Config:
   """The paper's network on Pong's six actions, with a batch of `BATCHES`.
 
   The toy batch comes with a toy network.
+
+  Args:
+    batch: name of the batch.
+    dtype: network.compute_dtype.
   """
   batch_size, burn_in, trace_length = BATCHES[batch]
+  network = TOY_NETWORK if batch == "toy" else NetworkConfig()
   return Config(
     env=EnvConfig(full_action_space=False),
-    network=TOY_NETWORK if batch == "toy" else NetworkConfig(),
+    network=dataclasses.replace(network, compute_dtype=dtype),
     agent=AgentConfig(
       batch_size=batch_size,
       burn_in=burn_in,
@@ -117,6 +131,46 @@ class LearnerAlone:
       self.update()
       seconds.append(time.perf_counter() - start)
     return seconds
+
+
+class InferenceAlone:
+  """Steps of some lanes over random frames, which start on the host.
+
+  Attributes:
+    params: of the network.
+    obs_t: uint8 [2, lanes, 84, 84]: each step takes the other one.
+  """
+
+  def __init__(self, config: Config, lanes: int):
+    networks = make_networks(PONG, config=config.network)
+    self.params = jax.device_get(jax.jit(networks.init)(jax.random.key(0)))
+    self._on_device = jax.device_put(self.params)
+    self._actor = make_actor(networks=networks)
+    self._state = init_actor_state(jax.random.key(1), lanes, networks=networks)
+    self._epsilon = jax.device_put(np.zeros(lanes, np.float32))  # greedy
+    rng = np.random.default_rng(0)
+    self.obs_t = rng.integers(0, 256, (2, lanes, *PONG.obs_shape), np.uint8)
+    no = np.zeros(lanes, bool)
+    self._rest = (np.zeros(lanes, np.float32), np.ones(lanes, np.float32), no)
+    self._lanes = np.arange(lanes, dtype=np.int32)
+    self._num_steps = 0
+
+  def step(self) -> ActorOutput:
+    """One step of all lanes, dispatched."""
+    r_t, discount_t, no = self._rest
+    timestep = Timestep(
+      obs_t=self.obs_t[self._num_steps % 2],
+      r_t=r_t,
+      discount_t=discount_t,
+      is_first_t=no,
+      is_last_t=no,
+      env_id=self._lanes,
+    )
+    self._num_steps += 1
+    self._state, output = self._actor(
+      self._on_device, self._state, timestep, self._epsilon
+    )
+    return output
 
 
 def learner_flops(config: Config) -> float:

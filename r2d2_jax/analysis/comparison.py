@@ -14,6 +14,7 @@ _BESIDE_THE_TRAINING = frozenset(
     "env.num_threads",
     "replay.port",
     "run.seed",
+    "run.compile_cache_gib",
     "run.learner_devices",
     "run.run_dir",
     "log.period_seconds",

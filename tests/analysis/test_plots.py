@@ -109,6 +109,7 @@ def test_what_only_shows_makes_none(tmp_path):
         "evaluation.num_episodes": 3,
         "evaluation.num_lanes": 3,
         "evaluation.period_steps": 500,
+        "run.compile_cache_gib": 0.0,
         "run.learner_devices": 1,
         "limits.max_td_error": 9.0,
       },

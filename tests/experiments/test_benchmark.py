@@ -11,8 +11,9 @@ import pytest
 import rich.console
 
 from experiments.benchmark import __main__ as command
-from experiments.benchmark import children, machine, report, results
+from experiments.benchmark import children, machine, quiet, report, results
 from experiments.benchmark import compare as comparing
+from experiments.benchmark.devices import find_device, peak_flops
 from experiments.benchmark.learner import has_torch
 from experiments.benchmark.legs import Settings, measure_leg
 from experiments.benchmark.parts import allowed_steps
@@ -22,6 +23,7 @@ from experiments.benchmark.workload import (
   random_batch,
   reference_config,
 )
+from r2d2_jax.config import ConfigError
 from tests.help import help_of
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -158,7 +160,7 @@ def test_compares_with_an_earlier_run(tmp_path):
   files = []
   for date, speed, cost in (
     ("monday", [1.0, 2.0, 3.0], [10.0, 11.0, 12.0]),
-    ("tuesday", [2.0, 3.0, 2.0], [5.0, 6.0, 7.0]),
+    ("tuesday", [2.2, 3.0, 2.1], [5.0, 6.0, 7.0]),
   ):
     head, legs = _benchmark(
       speed=speed, cost=cost, date=date, cores=2 if date == "monday" else 4
@@ -171,11 +173,11 @@ def test_compares_with_an_earlier_run(tmp_path):
     files.append(comparing.read_benchmark(directory / "benchmark.json"))
   (table,) = comparing.compare(*files)
   assert table.title == "growth: now / monday"
-  # Quartiles 1.5 and 2.5 then, 2 and 2.5 now: they meet. 10.5 and 11.5 then,
-  # 5.5 and 6.5 now: apart. Ratios 2/2 [2/2.5, 2.5/1.5], 6/11 [5.5/11.5,
-  # 6.5/10.5].
+  # Quartiles 1.5 and 2.5 then, 2.15 and 2.6 now: they meet. 10.5 and 11.5
+  # then, 5.5 and 6.5 now: apart. Ratios 2.2/2 [2.15/2.5, 2.6/1.5], 6/11
+  # [5.5/11.5, 6.5/10.5].
   assert table.rows == [
-    ("speed", "2", "2", "1 [0.8, 1.67]", "no"),
+    ("speed", "2", "2.2", "1.1 [0.86, 1.73]", "no"),
     ("small, 16: us", "11", "6", "0.545 [0.478, 0.619]", "down"),
   ]
   (up,) = comparing.compare(*files[::-1])
@@ -184,6 +186,33 @@ def test_compares_with_an_earlier_run(tmp_path):
   report.write_compared(tmp_path / "tuesday", [table], ["cores: 2 then"])
   text = (tmp_path / "tuesday" / "benchmark.md").read_text()
   assert "| small, 16: us | 11 | 6 | 0.545 [0.478, 0.619] | down |" in text
+
+
+@pytest.mark.parametrize(
+  "kind, dtype, expected",
+  [
+    ("NVIDIA H100 80GB HBM3", "bfloat16", 989e12),
+    ("NVIDIA H100 80GB HBM3", "float32", 494e12),
+    ("NVIDIA H100 PCIe", "bfloat16", 756e12),
+    ("NVIDIA A100-SXM4-40GB", "bfloat16", 312e12),
+    ("NVIDIA L4", "float32", 60e12),
+    ("NVIDIA L40S", "float32", None),
+    ("cpu", "float32", None),
+  ],
+)
+def test_published_peaks(kind, dtype, expected):
+  assert peak_flops(kind, dtype) == expected
+
+
+def test_a_device_that_is_not_here_is_refused(monkeypatch, tmp_path, capsys):
+  assert find_device("cpu") == "cpu"
+  with pytest.raises(ConfigError, match="--device gpu: .* JAX finds cpu here"):
+    find_device("gpu")
+  monkeypatch.setattr(children, "in_child", lambda f, *args: f(*args))
+  output = tmp_path / "output"
+  assert command.main(["--device", "gpu", "--output", str(output)]) == 2
+  assert "install the extra 'gpu'" in capsys.readouterr().err
+  assert not output.exists()
 
 
 def test_two_rounds_say_nothing_of_noise():
@@ -264,6 +293,7 @@ def test_help_is_quick_to_import():
     "--output",
     "--torch-python",
     "--wait-quiet",
+    "--device",
     "--compare",
     "end_to_end",
   ):
@@ -318,6 +348,39 @@ def test_a_leg_that_breaks_leaves_the_others(tmp_path, monkeypatch, capsys):
   assert "| x | 3 [3, 3] |" in text
   assert "Failed: RuntimeError: no world" in text
   assert "Left out: something: not there" in text
+
+
+def test_the_command_compares_and_waits(tmp_path, monkeypatch, capsys):
+  speeds = iter([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
+  waited = []
+
+  def in_child(function, *args):
+    del function, args
+    value = results.spread(next(speeds))
+    return results.LegResult([results.at_least("speed", value, 1.0)], [], [])
+
+  def wait(minutes, *, say):
+    del say
+    waited.append(minutes)
+    return 0.123
+
+  monkeypatch.setattr(children, "in_child", in_child)
+  monkeypatch.setattr(quiet, "wait_until_quiet", wait)
+  legs = ["--legs", "growth", "--output"]
+  assert command.main([*legs, str(tmp_path / "a")]) == 0
+  old = tmp_path / "a" / "benchmark.json"
+  written = json.loads(old.read_text())
+  assert written["legs"]["growth"]["busy_cores"] == 0.12
+  assert written["about"]["device"] == "cpu"
+  capsys.readouterr()
+  new = [*legs, str(tmp_path / "b"), "--compare", str(old)]
+  assert command.main([*new, "--wait-quiet", "2.5"]) == 0
+  assert waited == [0.0, 2.5]
+  shown = capsys.readouterr().out
+  assert "growth: now / 2" in shown
+  assert "2.5 [1.8, 3.67] up" in " ".join(shown.split())
+  text = (tmp_path / "b" / "benchmark.md").read_text()
+  assert "| speed | 2 | 5 | 2.5 [1.8, 3.67] | up |" in text
 
 
 def test_tables_are_as_wide_as_they_need_to_be():
@@ -392,9 +455,38 @@ def test_leg_runs(leg):
   assert not result.skipped
 
 
+@pytest.mark.slow
+@pytest.mark.envpool
+@pytest.mark.reverb
+@pytest.mark.parametrize("leg", ["learner", "acting"])
+def test_the_legs_of_an_accelerator_run_without_one(leg):
+  """All but the card: its cases at toy sizes, both sides on the processor."""
+  pytest.importorskip("envpool")
+  pytest.importorskip("reverb")
+  result = measure_leg(leg, Settings(True, TORCH_PYTHON, "gpu"))
+  assert_well_formed(result)
+  table = result.tables[0]
+  rows = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
+  assert [row["dtype"] for row in rows] == ["float32", "bfloat16"]
+  if not has_torch(TORCH_PYTHON):
+    assert "requirements-bench.txt" in result.skipped[0]
+    return
+  name = "first loss" if leg == "learner" else "first mean value"
+  for row, tolerance in zip(rows, (1e-4, 2e-2), strict=True):
+    assert float(row[f"{name}, PyTorch"]) == pytest.approx(
+      float(row[f"{name}, here"]), rel=tolerance
+    )
+
+
+@pytest.mark.slow
 def test_start_up_runs():
   result = measure_leg("start_up", Settings(True, TORCH_PYTHON))
   assert_well_formed(result)
-  (preset, action, update) = result.tables[-1].rows[0]
-  assert preset == "smoke"
-  assert 0 < action.median < update.median
+  rows = result.tables[-1].rows
+  assert [row[:2] for row in rows] == [
+    ("smoke", "nothing kept"),
+    ("smoke", "first start"),
+    ("smoke", "second start"),
+  ]
+  for _, _, action, update in rows:
+    assert 0 < action.median < update.median

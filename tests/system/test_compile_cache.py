@@ -9,7 +9,8 @@ import warnings
 import jax
 import pytest
 
-from r2d2_jax.config import ConfigError, validate
+from r2d2_jax.cli import evaluate, export, record
+from r2d2_jax.config import ConfigError, UserError, validate
 from r2d2_jax.presets import smoke
 from r2d2_jax.system import compile_cache
 from r2d2_jax.system.compile_cache import keep_compiled
@@ -119,6 +120,27 @@ def test_what_a_killed_process_left_half_written_is_removed(without_cache):
     "a-atime",
     "other",
   }
+
+
+@pytest.mark.parametrize(
+  "command, arguments",
+  [
+    (evaluate, ["--episodes", "1"]),
+    (export, ["OUT", "--episodes", "1"]),
+    (record, ["--out", "OUT.gif"]),
+  ],
+)
+def test_commands_that_play_keep_programs(
+  command, arguments, tmp_path, monkeypatch, capsys
+):
+  def keep(limit_gib):
+    raise UserError(f"asked to keep {limit_gib} GiB")
+
+  monkeypatch.setattr(compile_cache, "keep_compiled", keep)
+  agent = ROOT / "pretrained" / "recall"
+  arguments = [x.replace("OUT", str(tmp_path / "out")) for x in arguments]
+  assert command.main([str(agent), *arguments]) == 2
+  assert "asked to keep 1.0 GiB" in capsys.readouterr().err
 
 
 def test_the_limit_has_bounds():
