@@ -90,9 +90,11 @@ def memory_horizon(
     raise ConfigError("expected at least one run directory, got none")
 
   from experiments.horizon_plot import plot_horizons
+  from r2d2_jax.system.storage.hub import fetched
   from r2d2_jax.system.storage.rundir import read_config
 
   # One given twice counts once.
+  run_dirs = tuple(map(fetched, run_dirs))
   runs = list({path.resolve(): path for path in run_dirs}.values())
   configs = {run: read_config(run) for run in runs}
   for config in configs.values():

@@ -38,7 +38,8 @@ def evaluate_runs(
   are its seeds. Into the folder of an exported agent nothing is written.
 
   Args:
-    run_dirs: directories of runs, or of exported agents.
+    run_dirs: directories of runs, or of exported agents; hub:owner/name is one
+      on the Hugging Face Hub.
     checkpoint: 'latest'; 'best', the one that scored highest in training's own
       evaluations; or a number of updates.
     episodes: whole games of each run.
@@ -53,6 +54,7 @@ def evaluate_runs(
   from r2d2_jax.analysis.standings import read_standings
   from r2d2_jax.system.evaluation import check_writable, read_last_evaluation
   from r2d2_jax.system.storage.exported import read_exported
+  from r2d2_jax.system.storage.hub import fetched
   from r2d2_jax.system.storage.rundir import read_config
 
   check_number("--episodes", episodes, 1)
@@ -61,6 +63,7 @@ def evaluate_runs(
   check_number("--epsilon", epsilon, 0, 1)
   if not run_dirs:
     raise ConfigError("expected at least one run directory, got none")
+  run_dirs = tuple(map(fetched, run_dirs))
   for run_dir in run_dirs:  # a slip is told now, not after hours of games
     read_config(run_dir)
     if read_exported(run_dir):

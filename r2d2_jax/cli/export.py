@@ -1,6 +1,7 @@
 """Exports the agent of a run as a small folder, with a model card.
 
     python -m experiments.export runs/recall-smoke-... pretrained/recall
+    python -m experiments.export runs/... my_agent --push-to-hub me/my_agent
 
 The folder holds settings and parameters alone. `evaluate`, `record` and
 `load_agent` take it as they take a run; none of them writes into it.
@@ -32,6 +33,7 @@ def export_run(
   lanes: int = 50,
   epsilon: float = 0.001,
   seed: int = 2_000_003,
+  push_to_hub: str = "",
 ) -> None:
   """Writes an agent's settings, parameters and model card into a new folder.
 
@@ -47,9 +49,12 @@ def export_run(
     lanes: environments that play side by side.
     epsilon: chance of a random action at each step; 0 is greedy.
     seed: of the games and the random actions.
+    push_to_hub: owner/name on the Hugging Face Hub to send the folder to, made
+      if it is not there; needs the extra 'hub' and its login.
   """
   from r2d2_jax.system.compile_cache import keep_compiled
   from r2d2_jax.system.evaluation import evaluate
+  from r2d2_jax.system.storage import hub
   from r2d2_jax.system.storage.agents import load_agent
   from r2d2_jax.system.storage.exported import write_exported
 
@@ -57,6 +62,8 @@ def export_run(
   check_number("--lanes", lanes, 1, _MAX_LANES)
   check_number("--epsilon", epsilon, 0, 1)
   check_number("--seed", seed, 0)
+  if push_to_hub:
+    hub.check_hub_name("--push-to-hub", push_to_hub)
   with writing("out", out):
     if out.exists() and any(out.iterdir()):
       raise ConfigError(f"expected a new or empty folder, got {out}")
@@ -86,7 +93,12 @@ def export_run(
   try:
     with writing("out", out):
       out.mkdir(parents=True, exist_ok=True)
-      (out / "README.md").write_text(model_card(agent, out=out, score=score))
+      card = model_card(agent, where=str(out), score=score)
+      if push_to_hub:
+        card = hub.card_metadata(agent.config.env.task) + model_card(
+          agent, where=f"hub:{push_to_hub}", score=score
+        )
+      (out / "README.md").write_text(card)
       write_exported(
         out,
         config=agent.config,
@@ -102,6 +114,9 @@ def export_run(
   size = sum(path.stat().st_size for path in out.iterdir())
   print(f"{agent.config.env.task}: update {agent.num_updates}: {found}")
   print(f"wrote {out}: {size / 1000:.0f} kB")
+  if push_to_hub:
+    hub.push(out, push_to_hub)
+    print(f"sent to hub:{push_to_hub}")
 
 
 def score_in_words(returns) -> str:
@@ -122,12 +137,12 @@ def score_in_words(returns) -> str:
   return f"mean {returns.mean():.4g}, 95 % interval [{low:.4g}, {high:.4g}]"
 
 
-def model_card(agent, *, out: pathlib.Path, score: str) -> str:
+def model_card(agent, *, where: str, score: str) -> str:
   """The folder's README: what it is, how it was made, how it is used.
 
   Args:
     agent: from `load_agent`.
-    out: the folder, as commands are to name it.
+    where: the folder, as commands are to name it.
     score: the end of the table's row of the score, and the row of the games.
   """
   import jax
@@ -164,9 +179,9 @@ The score is that of one seed of the training.
 ## Using it
 
 ```
-python -m experiments.evaluate {out}
-python -m experiments.record {out} --out game.gif
-python -m experiments.memory_horizon {out}
+python -m experiments.evaluate {where}
+python -m experiments.record {where} --out game.gif
+python -m experiments.memory_horizon {where}
 ```
 
 In a program:
@@ -174,7 +189,7 @@ In a program:
 ```python
 from r2d2_jax import load_agent
 
-agent = load_agent("{out}")
+agent = load_agent("{where}")
 state = agent.initial_state(1)
 # obs: {obs}
 action, q, state = agent.step(state, obs, reward, is_first{mask})

@@ -40,7 +40,8 @@ def record_run(
   settings. Ctrl-C ends the game early; the video up to there is kept.
 
   Args:
-    run_dir: directory that training printed.
+    run_dir: directory that training printed, or of an exported agent;
+      hub:owner/name is one on the Hugging Face Hub.
     out: file to write; .mp4 or .gif.
     checkpoint: "latest", "best" in evaluation, or a number of updates.
     epsilon: chance of a random action at each step; 0 is greedy.

@@ -14,6 +14,7 @@ from r2d2_jax.agent.agent import Agent
 from r2d2_jax.config import Config, FileError
 from r2d2_jax.envs.make import MakeWorld
 from r2d2_jax.envs.make import make_world as make_usual_world
+from r2d2_jax.envs.rows import check_rows
 from r2d2_jax.envs.world import EpisodeReport
 from r2d2_jax.system.storage.csv_log import RunLog, read_log
 from r2d2_jax.types import Array, Params
@@ -81,6 +82,9 @@ def evaluate(
 
   Returns:
     The games; fewer than num_episodes only if stopped early.
+
+  Raises:
+    BadRowsError: the world gave rows that cannot be used, see `check_rows`.
   """
   lanes = min(config.evaluation.num_lanes, num_episodes)
   share = [len(range(lane, num_episodes, lanes)) for lane in range(lanes)]
@@ -98,6 +102,7 @@ def evaluate(
     world.reset()
     while sum(map(len, played)) < num_episodes and not should_stop():
       timestep = world.recv()
+      check_rows(timestep, spec=world.spec, task=config.env.task)
       state, output = player.step(params, state, timestep, epsilon)
       scored = [len(played[lane]) < share[lane] for lane in timestep.env_id]
       on_rows(output, np.array(scored) & ~timestep.is_last_t)

@@ -26,6 +26,7 @@ from r2d2_jax.config import (
 from r2d2_jax.envs.action_names import action_names
 from r2d2_jax.envs.make import MakeWorld
 from r2d2_jax.envs.make import make_world as make_usual_world
+from r2d2_jax.envs.rows import check_rows
 from r2d2_jax.envs.screen import screen
 from r2d2_jax.parts import split_parts
 from r2d2_jax.system.storage.agents import SavedAgent
@@ -85,6 +86,9 @@ def play_game(
   Yields:
     The rows from the first to the last, in which nothing is chosen any more:
     one more than the game has steps.
+
+  Raises:
+    BadRowsError: the world gave rows that cannot be used, see `check_rows`.
   """
   world = make_world(
     dataclasses.replace(
@@ -101,6 +105,7 @@ def play_game(
     current, step, score = 0, 0, 0.0
     while True:
       timestep = world.recv()
+      check_rows(timestep, spec=world.spec, task=config.env.task)
       if timestep.is_first_t[0]:
         current, step, score = current + 1, 0, 0.0
       else:

@@ -206,3 +206,19 @@ def test_games_are_kept_where_nobody_reads_the_output(make_run, monkeypatch):
   monkeypatch.setattr(sys, "stdout", Pipe())
   assert _main(run, "--episodes", 3) == 0
   assert len(read_last_evaluation(run).returns) == 3
+
+
+def test_an_environment_that_gives_nan_is_one_message(
+  make_run, monkeypatch, capsys
+):
+  recv = RecallWorld.recv
+
+  def broken(self):
+    t = recv(self)
+    return t._replace(obs_t=np.full_like(t.obs_t, np.nan))
+
+  monkeypatch.setattr(RecallWorld, "recv", broken)
+  assert command.main([str(make_run("run", 3)), "--episodes", "2"]) == 2
+  err = capsys.readouterr().err
+  assert "error: environment 'recall', lane 0: expected finite numbers" in err
+  assert "Traceback" not in err

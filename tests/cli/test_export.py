@@ -5,6 +5,7 @@ import pathlib
 import shlex
 import subprocess
 import sys
+import types
 
 import jax
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 
 from r2d2_jax.agent.agent import make_r2d2_agent
 from r2d2_jax.cli import evaluate, export, train
-from r2d2_jax.config import ConfigError, UserError
+from r2d2_jax.config import ConfigError, MissingPackageError, UserError
 from r2d2_jax.envs.recall import RecallWorld
 from r2d2_jax.presets import PRESETS, smoke
 from r2d2_jax.system.storage.agents import load_agent
@@ -221,3 +222,130 @@ def test_an_agent_of_another_task_needs_no_envpool():
       cwd=ROOT, capture_output=True, text=True, check=False,
   )  # fmt: skip
   assert result.stdout == "(10, 5)\n", result.stderr
+
+
+# --- The Hub: a stand-in for huggingface_hub ---------------------------------
+
+
+class _Hub(types.ModuleType):
+  """Keeps repositories in a directory, and hands out links as the cache does.
+
+  The arguments are those of huggingface_hub that are used here, no others.
+  """
+
+  def __init__(self, root):
+    super().__init__("huggingface_hub")
+    self.root = root
+    self.log = []
+
+  def create_repo(self, repo_id, *, exist_ok=False):
+    self.log.append(("create", repo_id, exist_ok))
+    (self.root / repo_id).mkdir(parents=True, exist_ok=exist_ok)
+
+  def upload_folder(
+    self, *, repo_id, folder_path, commit_message, allow_patterns
+  ):
+    self.log.append(("upload", repo_id, commit_message))
+    for name in allow_patterns:
+      data = (pathlib.Path(folder_path) / name).read_bytes()
+      (self.root / repo_id / name).write_bytes(data)
+
+  def snapshot_download(self, repo_id, *, revision, allow_patterns):
+    self.log.append(("download", repo_id, revision))
+    if not (self.root / repo_id).is_dir():
+      raise FileNotFoundError(f"404: no repository {repo_id}")
+    snapshot = self.root / "cache" / repo_id
+    snapshot.mkdir(parents=True, exist_ok=True)
+    for path in (self.root / repo_id).iterdir():
+      if path.name in allow_patterns and not (snapshot / path.name).exists():
+        (snapshot / path.name).symlink_to(path)
+    return str(snapshot)
+
+
+@pytest.fixture(name="hub")
+def _hub(tmp_path, monkeypatch):
+  hub = _Hub(tmp_path / "hub")
+  monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
+  return hub
+
+
+def test_an_agent_goes_to_the_hub_and_comes_back(
+  run_dir, hub, tmp_path, capsys
+):
+  out = tmp_path / "agent"
+  arguments = [str(run_dir), str(out), "--episodes", "0"]
+  assert export.main([*arguments, "--push-to-hub", "me/recall"]) == 0
+  assert "sent to hub:me/recall" in capsys.readouterr().out
+  assert hub.log == [
+    ("create", "me/recall", True),
+    ("upload", "me/recall", "An agent of R2D2"),
+  ]
+  assert _contents(hub.root / "me/recall") == _contents(out)
+  card = (out / "README.md").read_text()
+  head, _, body = card.removeprefix("---\n").partition("\n---\n")
+  assert "library_name: r2d2_jax" in head and "- 'recall'" in head
+  assert body.startswith("# recall, an agent of R2D2")
+  assert "experiments.evaluate hub:me/recall" in body
+  assert 'load_agent("hub:me/recall")' in body and str(out) not in body
+  # what others put beside it stays there
+  (hub.root / "me/recall" / "extra.py").write_text("raise SystemExit")
+
+  agent = load_agent("hub:me/recall@v1")
+  assert hub.log[-1] == ("download", "me/recall", "v1")
+  jax.tree.map(
+    np.testing.assert_array_equal, agent.params, load_agent(run_dir).params
+  )
+  snapshot = hub.root / "cache" / "me/recall"
+  assert "extra.py" not in _contents(snapshot)
+  arguments = ["--episodes", "2", "--lanes", "2"]
+  assert evaluate.main(["hub:me/recall", *arguments]) == 0
+  assert hub.log[-1] == ("download", "me/recall", None)
+  assert "recall: update 7, step 70" in capsys.readouterr().out
+  assert sorted(_contents(snapshot)) == sorted(_contents(out))
+
+
+def test_what_the_hub_does_not_give_is_one_message(hub, capsys):
+  (hub.root / "me/empty").mkdir(parents=True)
+  for name, message in (
+    ("hub:me/nothing", "hub:me/nothing cannot be fetched: FileNotFoundError"),
+    ("hub:me/empty", "hub:me/empty holds no exported agent: expected config"),
+    ("hub:me", "expected hub:owner/name or hub:owner/name@revision"),
+    ("hub:me/../x", "expected hub:owner/name or"),
+  ):
+    assert evaluate.main([name]) == 2
+    err = capsys.readouterr().err
+    assert message in err and "Traceback" not in err
+
+
+def test_what_the_hub_does_not_take_leaves_the_folder(
+  run_dir, hub, tmp_path, capsys
+):
+  def refuse(*args, **kwargs):
+    raise OSError("401 Client Error: log in")
+
+  hub.create_repo = refuse
+  out = tmp_path / "agent"
+  arguments = [str(run_dir), str(out), "--episodes", "0", "--push-to-hub"]
+  assert export.main([*arguments, "me/recall"]) == 2
+  err = capsys.readouterr().err
+  assert "was written, but not sent to me/recall: OSError: 401" in err
+  assert f"hf upload me/recall {out} ." in err
+  assert load_agent(out).num_updates == 7
+  # a bad name is told before anything is done
+  out = tmp_path / "other"
+  assert export.main([str(run_dir), str(out), "--push-to-hub", "me"]) == 2
+  assert "--push-to-hub: expected owner/name" in capsys.readouterr().err
+  assert not out.exists()
+
+
+def test_without_the_library_the_extra_is_named(
+  run_dir, tmp_path, monkeypatch, capsys
+):
+  monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+  out = tmp_path / "agent"
+  arguments = [str(run_dir), str(out), "--push-to-hub", "me/recall"]
+  assert export.main(arguments) == 2
+  assert "pip install 'r2d2_jax[hub]'" in capsys.readouterr().err
+  assert not out.exists()
+  with pytest.raises(MissingPackageError, match="r2d2_jax.hub"):
+    load_agent("hub:me/recall")

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from r2d2_jax.config import ConfigError, EnvConfig
+from r2d2_jax.config import ConfigError, EnvConfig, MissingPackageError
 from r2d2_jax.envs.make import make_world, world_spec
 
 
@@ -76,10 +76,14 @@ def test_every_task_has_a_spec_or_one_sentence_that_says_why_not():
   envpool = pytest.importorskip("envpool")
   from envpool.registration import registry
 
-  kinds, accepted = {}, collections.Counter()
+  kinds, accepted, missing = {}, collections.Counter(), {}
   for task in envpool.list_all_envs():
+    package = registry.specs[task][0].removeprefix("envpool.")
     try:
       spec = world_spec(EnvConfig(task=task))
+    except MissingPackageError as error:  # a library of the system
+      missing[package] = str(error)
+      continue
     except ConfigError as error:
       assert task in str(error) and "\n" not in str(error), (task, str(error))
       assert len(str(error)) < 500, (task, str(error))
@@ -87,7 +91,6 @@ def test_every_task_has_a_spec_or_one_sentence_that_says_why_not():
     assert all(isinstance(n, int) and n > 0 for n in spec.obs_shape), task
     assert spec.obs_dtype in (np.uint8, np.float32), task
     assert spec.num_actions > 1, task
-    package = registry.specs[task][0].removeprefix("envpool.")
     accepted[package] += 1
     kinds[package, spec] = task
   for package, least in dict(
@@ -116,3 +119,6 @@ def test_every_task_has_a_spec_or_one_sentence_that_says_why_not():
       world.send(np.full(2, spec.num_actions - 1, np.int32), t.env_id)
     assert world.pop_episodes(), task
     world.close()
+  assert set(missing) <= {"procgen"}  # the one that needs Qt 5
+  if missing:
+    pytest.skip(f"all but procgen: {missing['procgen']}")

@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 
 from r2d2_jax.agent.networks import make_networks
-from r2d2_jax.config import EnvConfig
+from r2d2_jax.config import EnvConfig, UserError
 from r2d2_jax.envs.make import make_world
 from r2d2_jax.envs.recall import RecallWorld
+from r2d2_jax.envs.rows import BadRowsError
 from r2d2_jax.envs.world import EpisodeReport
 from r2d2_jax.presets import smoke
 from r2d2_jax.system import evaluation
@@ -19,10 +20,12 @@ from r2d2_jax.system.evaluation import (
 )
 from r2d2_jax.system.loops.actor import ActorLoop
 from r2d2_jax.system.loops.parameters import ParameterStore
+from r2d2_jax.system.train import RunError, train
 from r2d2_jax.types import AgentInputs
 from tests.agent.small import assert_trees_close, assert_trees_equal
 from tests.agents import agent_of
 from tests.stamped import StampedWorld
+from tests.system.test_train import small
 
 
 def _config(settings):
@@ -67,8 +70,7 @@ def _scripted(monkeypatch):
       config=config,
       num_episodes=num_episodes,
       seed=0,
-      make_world=make_world,
-      **kwargs,
+      **{"make_world": make_world, **kwargs},
     )
     return played, *worlds[-1]
 
@@ -273,3 +275,49 @@ def test_no_op_starts_are_counted_in_raw_frames():
   starts = [frames.index(obs.tobytes()) for obs in world.recv().obs_t]
   world.close()
   assert 20 < max(starts) <= 30
+
+
+@pytest.mark.parametrize("field", ["r_t", "obs_t"])
+def test_rows_that_are_not_finite_end_it_in_one_message(scripted, field):
+  closed = []
+
+  class Broken(StampedWorld):
+    def recv(self):
+      t = super().recv()
+      values = np.array(getattr(t, field), np.float32)
+      values[t.obs_t[:, 1] == 3] = np.nan
+      return t._replace(**{field: values})
+
+    def close(self):
+      closed.append(True)
+
+  def make_world(config, *, seed):
+    del seed
+    return Broken([[1, 2], [3], [150]][: config.num_envs])
+
+  with pytest.raises(BadRowsError) as caught:
+    scripted(3, make_world=make_world)
+  assert f"'recall', lane 1: expected finite numbers in {field}, got nan" in (
+    str(caught.value)
+  )
+  assert isinstance(caught.value, UserError) and closed == [True]
+
+
+def test_trainings_own_evaluation_tells_it_too(tmp_path):
+  config = small({"run.total_steps": 500, "evaluation.num_lanes": 3})
+
+  class Broken(RecallWorld):
+    def recv(self):
+      t = super().recv()
+      r_t = np.where(self.num_envs == 3, np.inf, t.r_t)
+      return t._replace(r_t=np.broadcast_to(r_t, t.r_t.shape))
+
+  def make_world(config, *, seed):
+    return Broken(config.num_envs, seed=seed)
+
+  with pytest.raises(RunError) as caught:
+    train(config, run_dir=tmp_path / "run", make_world=make_world)
+  message = str(caught.value)
+  assert message.startswith("environment 'recall', lane 0: expected finite")
+  assert "in r_t, got inf" in message and "last good checkpoint" in message
+  assert not (tmp_path / "run" / "crash.txt").exists()

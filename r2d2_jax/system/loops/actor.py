@@ -11,6 +11,7 @@ import numpy as np
 from r2d2_jax.agent.acting import compile_actor, exploration
 from r2d2_jax.agent.agent import Agent
 from r2d2_jax.config import Config
+from r2d2_jax.envs.rows import check_rows
 from r2d2_jax.envs.world import EpisodeReport, RestorableWorld, World
 from r2d2_jax.replay.items import Item, stack_items, with_dtype
 from r2d2_jax.replay.packing import pack_items, unpack_items
@@ -18,7 +19,6 @@ from r2d2_jax.replay.sequences import SequenceBuilder
 from r2d2_jax.system.loops.arrays import flat, nested
 from r2d2_jax.system.loops.parameters import Source
 from r2d2_jax.system.loops.timing import LegTimer
-from r2d2_jax.system.metrics.health import check_rows
 from r2d2_jax.system.metrics.probe import Probe
 
 # Items whose first priorities are computed in one call: as many as lanes,

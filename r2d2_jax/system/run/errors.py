@@ -4,8 +4,9 @@ import pathlib
 import traceback
 
 from r2d2_jax.config import first_line
+from r2d2_jax.envs.rows import BadRowsError
 from r2d2_jax.replay.checks import ReplayError
-from r2d2_jax.system.metrics.health import BadRowsError, DivergedError
+from r2d2_jax.system.metrics.health import DivergedError
 from r2d2_jax.system.storage.checkpoints import list_checkpoints
 from r2d2_jax.system.storage.files import open_to_write
 from r2d2_jax.system.storage.rundir import CRASH_FILE, checkpoints_dir

@@ -29,6 +29,7 @@ from r2d2_jax.system.storage.checkpoints import (
   restore_learner,
 )
 from r2d2_jax.system.storage.exported import read_exported, read_params
+from r2d2_jax.system.storage.hub import fetched
 from r2d2_jax.system.storage.rundir import (
   best_dir,
   checkpoints_dir,
@@ -199,7 +200,9 @@ def load_agent(
   EnvPool. An exported agent needs nothing but its folder.
 
   Args:
-    run_dir: directory of a run, or of an exported agent.
+    run_dir: directory of a run, or of an exported agent; or "hub:owner/name",
+      an exported agent on the Hugging Face Hub, which is fetched (the extra
+      'hub').
     which: "latest"; "best", the one with the highest mean return of the
       evaluations during training; or a number of updates.
     make_world, make_agent: those that the run was given, where no import path
@@ -209,8 +212,9 @@ def load_agent(
     ConfigError: no run there, no such checkpoint, or not the device that
       JAX_PLATFORMS asks for.
     CheckpointError: it cannot be read.
+    MissingPackageError, HubError: see `hub.fetched`.
   """
-  run_dir = pathlib.Path(run_dir)
+  run_dir = fetched(run_dir)
   config = read_config(run_dir)
   make = own_agent(make_agent) if make_agent else make_usual_agent
   if exported := read_exported(run_dir):

@@ -11,15 +11,12 @@ from r2d2_jax.replay.checks import ReplayError
 from r2d2_jax.replay.local import LocalReplay
 from r2d2_jax.system.loops import learner
 from r2d2_jax.system.metrics.health import (
-  BadRowsError,
   DivergedError,
   Heartbeat,
   check_priorities_are_sane,
-  check_rows,
 )
 from r2d2_jax.system.storage.checkpoints import list_checkpoints
 from r2d2_jax.system.train import RunError, train
-from r2d2_jax.types import EnvSpec, Timestep
 from tests.system.test_train import small
 
 
@@ -28,45 +25,6 @@ def test_what_is_sane(bad):
   check_priorities_are_sane(np.array([0.0, 1e6]), max_td_error=1e6)
   with pytest.raises(DivergedError, match="limits.max_td_error is 1e"):
     check_priorities_are_sane(np.array([0.0, bad]), max_td_error=1e6)
-
-
-SPEC = EnvSpec((2, 2), np.dtype(np.float32), 4, 1)
-
-
-def rows(obs_dtype=np.float32) -> Timestep:
-  """Of lanes 7, 4 and 9."""
-  return Timestep(
-    obs_t=np.zeros((3, 2, 2), obs_dtype),
-    r_t=np.zeros(3, np.float32),
-    discount_t=np.ones(3, np.float32),
-    is_first_t=np.zeros(3, bool),
-    is_last_t=np.zeros(3, bool),
-    env_id=np.array([7, 4, 9], np.int32),
-  )
-
-
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize(
-  "field, place, words",
-  [
-    ("r_t", 1, "lane 4: expected finite numbers in r_t, got "),
-    ("discount_t", 2, "lane 9: expected finite numbers in discount_t, got "),
-    ("obs_t", (0, 1, 1), "lane 7: expected finite numbers in obs_t, got "),
-  ],
-)
-def test_a_row_that_is_not_finite_is_named(field, place, words, bad):
-  timestep = rows()
-  check_rows(timestep, spec=SPEC, task="Odd-v0")
-  getattr(timestep, field)[place] = bad
-  with pytest.raises(BadRowsError) as caught:
-    check_rows(timestep, spec=SPEC, task="Odd-v0")
-  assert f"environment 'Odd-v0', {words}{bad}" in str(caught.value)
-  assert (" at place 3;" in str(caught.value)) == (field == "obs_t")
-
-
-@pytest.mark.parametrize("dtype", [np.uint8, np.int32, bool])
-def test_whole_numbers_are_always_finite(dtype):
-  check_rows(rows(dtype), spec=SPEC, task="Odd-v0")
 
 
 def test_three_heartbeats_in_a_row_must_be_missing():
