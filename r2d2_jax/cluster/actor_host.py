@@ -5,7 +5,12 @@ from typing import Any, NamedTuple
 
 from r2d2_jax.cluster.roles import Host, interface
 from r2d2_jax.cluster.settings import ClusterConfig
-from r2d2_jax.cluster.topology import actor_config, actor_seed, topology_of
+from r2d2_jax.cluster.topology import (
+  actor_config,
+  actor_seed,
+  probe_config,
+  topology_of,
+)
 from r2d2_jax.config import Config
 from r2d2_jax.envs.world import EpisodeReport
 from r2d2_jax.replay.checks import ReplayError
@@ -52,6 +57,7 @@ class ActorHost(Host):
     from r2d2_jax.cluster.parameters import HeldParameters
     from r2d2_jax.envs.make import make_world
     from r2d2_jax.system.loops.actor import ActorLoop
+    from r2d2_jax.system.metrics.probe import Probe
 
     spec, agent, self._core_state = interface(config)
     self._spec = spec
@@ -63,6 +69,12 @@ class ActorHost(Host):
     self._replay = self._join(address)
     topology = topology_of(config, cluster)
     self._lanes = topology.lanes(actor)
+    # The first host's lanes are of the whole ladder: one probe is enough.
+    self._probe = None
+    if actor == 0:
+      self._probe = Probe(
+        probe_config(config, cluster), spec, self._core_state, agent=agent
+      )
     self._loop = ActorLoop(
       self._config,
       world=make_world(self._config.env, seed=seed),
@@ -71,6 +83,7 @@ class ActorHost(Host):
       insert=self._insert,
       key=jax.random.key(seed),
       count_steps=lambda: self._env_steps,
+      probe=self._probe,
       lanes=self._lanes,
       num_lanes=topology.num_lanes,
     )
@@ -118,6 +131,14 @@ class ActorHost(Host):
       self._loop.timer.seconds(),
       self._lost_items,
     )
+
+  def measure_dq(self) -> dict[str, float]:
+    """As `Probe.measure`, with the parameters that act; of the first host only.
+
+    May be called while `act` is at work.
+    """
+    assert self._probe is not None
+    return self._probe.measure(self._parameters.latest().params)
 
   def _join(self, address: str):
     from r2d2_jax.replay.make import make_replay

@@ -16,10 +16,10 @@ from r2d2_jax.cluster.facades import (
   FarActors,
   FarEvaluation,
   FarLearner,
+  FarProbe,
   FarReplay,
   FarSamples,
   NoParameters,
-  NoProbe,
   NoTimer,
 )
 from r2d2_jax.cluster.fleet import Fleet
@@ -143,7 +143,7 @@ def build(
       f" {topology.shards}"
     )
   conductor.start(stop)
-  samples, probe = FarSamples(learner, topology.num_lanes), NoProbe()
+  samples, probe = FarSamples(learner, topology.num_lanes), FarProbe(fleet)
   far = cast(Any, None)
   run_state = RunState(
     config,

@@ -24,6 +24,7 @@ from r2d2_jax.system.metrics.sample_stats import SampleStats
 from r2d2_jax.system.run.errors import RunError
 
 _POLL_SECONDS = 0.2
+_DQ_SECONDS = 1.0
 # A shard of the paper's size is written in minutes.
 _SAVE_SECONDS = 1800.0
 
@@ -183,13 +184,38 @@ class NoTimer:
       return {}
 
 
-class NoProbe:
-  """dQ is not measured on a cluster: its columns are NaN."""
+class FarProbe:
+  """The probe of the first actor host."""
+
+  def __init__(self, fleet: Fleet):
+    self._fleet = fleet
+    self._answer: Any = None  # one at a time: the first one compiles
 
   def measure(self, params: Any) -> dict[str, float]:
-    """NaN."""
+    """As `Probe.measure`, with the parameters that the host acts with.
+
+    NaN where the host is not there, or has no answer at once; a late answer is
+    that of the next call.
+    """
     del params
-    return {"dq_first": float("nan"), "dq_last": float("nan")}
+    unknown = {"dq_first": float("nan"), "dq_last": float("nan")}
+    member = self._fleet.of("actor")[0]
+    if self._answer is None:
+      if not member.is_ready:
+        return unknown
+      try:
+        self._answer = self._fleet.begin(member, "measure_dq")
+      except HostDied:
+        return unknown
+    if not ray.wait([self._answer], timeout=_DQ_SECONDS)[0]:
+      return unknown
+    answer, self._answer = self._answer, None
+    try:
+      return ray.get(answer)
+    except RayTaskError as error:
+      raise told(error, member) from error
+    except RayError:  # it died: the fleet tells
+      return unknown
 
 
 class NoParameters:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 import pathlib
 import time
-from typing import Any, NamedTuple
+from typing import Any
 
 import ray
 from ray.exceptions import RayError, RayTaskError
@@ -12,13 +12,14 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from r2d2_jax.cluster.actor_host import ActorHost
 from r2d2_jax.cluster.learner_host import LearnerHost
 from r2d2_jax.cluster.members import (
+  Call,
   HostDied,
   Member,
   check_greeting,
   is_of_another,
   told,
 )
-from r2d2_jax.cluster.places import Place
+from r2d2_jax.cluster.places import Place, in_words
 from r2d2_jax.cluster.roles import EvaluatorHost, Greeting, ReplayHost
 from r2d2_jax.cluster.sweep.host import RunHost
 from r2d2_jax.config import first_line
@@ -35,6 +36,7 @@ _CONTROL = "control"
 # Methods that are called while another one is at work.
 _BESIDE = {
   ("actor", "connect"),
+  ("actor", "measure_dq"),
   ("replay", "save"),
   ("run", "progress"),
   ("run", "stop"),
@@ -44,17 +46,6 @@ _DEATHS_SECONDS = 600.0
 MARK = ".cluster"
 # In the logs' directory: time, role, number, deaths so far, node, pid.
 PROCESSES = "processes.csv"
-
-
-class Call(NamedTuple):
-  """A call on its way."""
-
-  member: Member
-  incarnation: int
-  what: str
-  deadline: float
-  done: Callable[..., None]
-  rest: Any  # reference to a second result; None where there is none
 
 
 class Fleet:
@@ -210,9 +201,14 @@ class Fleet:
     now = time.monotonic()
     for call in list(self._calls.values()):
       if call.deadline < now and call.member.handle is not None:
-        self._lost(
-          call.member, f"no answer to {call.what} in time; it was killed"
-        )
+        why = f"no answer to {call.what} in time; it was killed"
+        if call.what == "greet":
+          why = (
+            f"it did not start within {self._start_seconds:g} s: expected a"
+            " node with room for"
+            f" {in_words(call.member.place.resources)}"
+          )
+        self._lost(call.member, why)
     dead, self._dead = self._dead, []
     return dead
 

@@ -1,8 +1,9 @@
 """One process of a run: who it is, how it died, what it has raised."""
 
 import collections
+from collections.abc import Callable
 import pathlib
-from typing import Any
+from typing import Any, NamedTuple
 
 from ray.exceptions import RayError, RayTaskError
 
@@ -45,6 +46,17 @@ class Member:
       f"{self.name} (node {self.greeting.node}, pid {self.greeting.pid}, log"
       f" {log})"
     )
+
+
+class Call(NamedTuple):
+  """A call on its way."""
+
+  member: Member
+  incarnation: int
+  what: str
+  deadline: float
+  done: Callable[..., None]
+  rest: Any  # reference to a second result; None where there is none
 
 
 def check_greeting(member: Member, run_dir: pathlib.Path) -> None:

@@ -1,6 +1,6 @@
 """The Ray cluster: joined or started, and whether a run has room in it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 import contextlib
 import logging
 import os
@@ -12,7 +12,7 @@ from typing import Any
 import ray
 from ray.util.placement_group import placement_group, remove_placement_group
 
-from r2d2_jax.cluster.places import Place, places
+from r2d2_jax.cluster.places import Place, in_words, places
 from r2d2_jax.cluster.settings import ClusterConfig
 from r2d2_jax.config import ConfigError, first_line
 from r2d2_jax.system.run.interrupts import SIGNALS
@@ -33,9 +33,9 @@ def check_fits(place: Place) -> None:
       nodes, key=lambda n: (n.get("GPU", 0), n.get("CPU", 0)), default={}
     )
     raise ConfigError(
-      f"cluster: expected a node with {_in_words(place.resources)} for each"
+      f"cluster: expected a node with {in_words(place.resources)} for each"
       f" {place.role}; the largest of {len(nodes)} node(s) has"
-      f" {_in_words(largest)}; ask for less (--cpus, --gpus), or add nodes"
+      f" {in_words(largest)}; ask for less (--cpus, --gpus), or add nodes"
     )
 
 
@@ -152,7 +152,7 @@ def check_room(
     ConfigError: says for which role there is no room, and what there is.
   """
   free = [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
-  total, nodes = _in_words(_sum(free)), len(free)
+  total, nodes = in_words(_sum(free)), len(free)
   wanted = [
     (
       place,
@@ -170,8 +170,8 @@ def check_room(
     if node is None:
       raise ConfigError(
         f"cluster: expected room for {_counts(cluster)}, which take"
-        f" {_in_words(_sum([x for _, x in wanted]))}; there is none for"
-        f" {place.role} {place.index} ({_in_words(needed)}) beside the others"
+        f" {in_words(_sum([x for _, x in wanted]))}; there is none for"
+        f" {place.role} {place.index} ({in_words(needed)}) beside the others"
         f" on {nodes} node(s) with {total}; ask for fewer processes or less for"
         " each (cluster.actor_cpus and its like), or add nodes"
       )
@@ -193,9 +193,9 @@ def reserved(cluster: ClusterConfig) -> Iterator[Any]:
     if not group.wait(cluster.start_seconds):
       raise ConfigError(
         f"cluster: expected room for {_counts(cluster)}, which take"
-        f" {_in_words(_sum([p.resources for p in places(cluster)]))}; free"
+        f" {in_words(_sum([p.resources for p in places(cluster)]))}; free"
         f" within {cluster.start_seconds:.0f} s were"
-        f" {_in_words(ray.available_resources())}: other jobs hold the rest;"
+        f" {in_words(ray.available_resources())}: other jobs hold the rest;"
         " wait for them, or ask for less"
       )
     yield group
@@ -222,14 +222,3 @@ def _sum(parts: list[dict[str, float]]) -> dict[str, float]:
     for name, x in part.items():
       total[name] = total.get(name, 0) + x
   return total
-
-
-def _in_words(resources: Mapping[str, float]) -> str:
-  words = [
-    f"{x / 2**30:.1f} GiB" if name == "memory" else f"{x:g} {name}"
-    for name, x in sorted(resources.items())
-    if x
-    and not name.startswith(("node:", "object_store"))
-    and "_group_" not in name
-  ]
-  return ", ".join(words)

@@ -1,5 +1,6 @@
 """What each process takes of a node, and what it finds in its environment."""
 
+from collections.abc import Mapping
 import os
 from typing import NamedTuple
 
@@ -93,3 +94,15 @@ def run_place(index: int, *, cpus: float, gpus: float) -> Place:
     environ[_GPU_SHARE] = os.environ.get(_GPU_SHARE, f"{0.9 * gpus:.3f}")
   resources = {"CPU": float(cpus), "GPU": float(gpus)}
   return Place("run", index, {k: x for k, x in resources.items() if x}, environ)
+
+
+def in_words(resources: Mapping[str, float]) -> str:
+  """'2 CPU, 1 GPU'; without what Ray counts for itself."""
+  words = [
+    f"{x / 2**30:.1f} GiB" if name == "memory" else f"{x:g} {name}"
+    for name, x in sorted(resources.items())
+    if x
+    and not name.startswith(("node:", "object_store"))
+    and "_group_" not in name
+  ]
+  return ", ".join(words)

@@ -88,6 +88,17 @@ def actor_config(config: Config, cluster: ClusterConfig) -> Config:
   )
 
 
+def probe_config(config: Config, cluster: ClusterConfig) -> Config:
+  """The settings of the probe of one actor host: its share of the capacity.
+
+  So the probe keeps its items as long as the replay keeps those of this host.
+  """
+  capacity = config.replay.capacity_sequences // cluster.actors
+  return actor_config(config, cluster).updated(
+    {"replay.capacity_sequences": capacity}
+  )
+
+
 def shard_config(config: Config, cluster: ClusterConfig) -> Config:
   """The settings of one replay shard: its part of the capacity."""
   shards = cluster.replay_shards

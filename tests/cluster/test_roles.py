@@ -87,6 +87,19 @@ def test_a_lease_ends_with_its_time(hosts):
   assert (report.calls, report.steps) == (0, 0)
 
 
+def test_the_first_host_measures_dq(hosts, state):
+  host = hosts[0][0]
+  assert hosts[1][0]._probe is None
+  # States that the parameters themselves have made: no discrepancy.
+  same = host.measure_dq()
+  assert set(same) == {"dq_first", "dq_last"}
+  assert same["dq_last"] == pytest.approx(0.0, abs=1e-5)
+  others = jax.tree.map(lambda x: x + 0.3, state.params)
+  host._parameters.put(others, 1)
+  assert host.measure_dq()["dq_last"] > 1e-3
+  host._parameters.put(state.params, 0)
+
+
 def test_a_learner_host_trains_on_both_shards(shards, hosts, state):
   del hosts
   learner = LearnerHost()

@@ -55,9 +55,10 @@ def test_a_run_goes_on_when_an_actor_host_is_killed(tmp_path):
   from r2d2_jax.system.storage.checkpoints import list_checkpoints
   from r2d2_jax.system.storage.rundir import checkpoints_dir
 
-  killed = []
+  killed, dq = [], []
 
   def kill_once(row):
+    dq.append(row["dq_last"])
     if row["updates"] > 0 and not killed:
       killed.extend(
         pid for name, _, pid in processes(tmp_path) if name == "actor 1"
@@ -75,6 +76,8 @@ def test_a_run_goes_on_when_an_actor_host_is_killed(tmp_path):
   assert 20_000 <= result.steps < 20_000 + 16
   assert not result.interrupted
   assert result.replay_ratio == pytest.approx(1.0, abs=0.05)
+  # NaN before any item, and while it compiles.
+  assert any(0 <= x < 10 for x in dq)
   started = processes(tmp_path)
   assert [name for name, deaths, _ in started if deaths] == ["actor 1"]
   assert sorted(name for name, deaths, _ in started if not deaths) == [

@@ -9,6 +9,7 @@ from r2d2_jax.cluster.topology import (
   actor_config,
   actor_seed,
   check_cluster,
+  probe_config,
   shard_config,
   topology_of,
   with_lanes,
@@ -72,6 +73,8 @@ def test_hosts_and_shards_have_their_part():
   host = actor_config(config, cluster)
   assert (host.env.num_envs, host.env.batch_size) == (4, 2)
   assert host.env.num_threads == 2
+  assert probe_config(config, cluster).replay.capacity_sequences == 500
+  assert probe_config(config, cluster).env == host.env
   shard = shard_config(config, cluster)
   assert shard.replay.capacity_sequences == 1_000
   assert shard.replay.min_sequences == 50

@@ -117,8 +117,9 @@ def test_the_newest_stay_and_the_oldest_leave_first(tmp_path, items):
       assert replay.size() == 13
     replay.close()
   assert kept <= {stamp(item) for item in items[:40]}
-  # A part with all of its 13 places has nothing older than what it left out.
+  # The first part begins with 17 neighbours, of which 13 have room.
   assert stamp(items[39]) in kept
+  assert stamp(items[0]) not in kept
 
 
 def test_what_is_not_whole_or_of_other_settings_is_refused(tmp_path, items):
