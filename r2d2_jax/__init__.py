@@ -46,7 +46,7 @@ _HOMES = {
   "q_discrepancy": "r2d2_jax.agent.diagnostics",
   "sequence_loss": "r2d2_jax.agent.loss",
   "sequence_priorities": "r2d2_jax.agent.priorities",
-  "stack_items": "r2d2_jax.replay.sequences",
+  "stack_items": "r2d2_jax.replay.items",
   "train": "r2d2_jax.system.train",
   "validate": "r2d2_jax.config",
   "vector_world": "r2d2_jax.envs.gymnasium_make",
