@@ -147,7 +147,7 @@ def _record(**changes):
       lambda folder: (folder / "exported.json").write_text("{"),
       "exported.json",
     ),
-    (_record(format=9), "expected format 1, got 9"),
+    (_record(format=9), "expected format 1 to 2, got 9"),
     (_record(num_actions=-1), "expected whole numbers, got -1"),
     (_record(obs_shape="ab"), "expected whole numbers, got 'a'"),
     (_record(obs_dtype="nothing"), "exported.json"),
