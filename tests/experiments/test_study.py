@@ -727,7 +727,7 @@ def test_an_archive_does_not_go_on_until_it_is_unpacked(
   assert len(_table(out / "results.csv")) == 4
 
 
-@pytest.mark.parametrize("module", MODULES[:-1], ids=lambda m: m.__name__)
+@EVERY
 @pytest.mark.envpool
 def test_results_of_the_repository_are_made_of_its_archives(module, tmp_path):
   pytest.importorskip("envpool")
@@ -738,6 +738,24 @@ def test_results_of_the_repository_are_made_of_its_archives(module, tmp_path):
   assert run_study(study, options, _silent) == 0
   for name in ("results.csv", "summary.csv", "minutes.csv"):
     assert (tmp_path / name).read_bytes() == (known / name).read_bytes(), name
+
+
+def test_the_family_as_measured():
+  """All learn Catch; recall takes memory, of a stored state or whole games."""
+  path = ROOT / "docs" / "results" / "studies" / "family" / "summary.csv"
+  scores = {
+    (row["task"], row["arm"]): float(row["eval_mean"]) for row in _table(path)
+  }
+  for name in MEMBERS:
+    if ("recall", name) not in scores:
+      continue
+    config = FAMILY[f"{name}-small"]()
+    assert scores["Catch-v0", name] >= 0.9, name
+    if config.network.core in ("none", "feedforward"):
+      assert scores["recall", name] <= 0.3, name
+    elif name != "drqn-random":  # its items begin anywhere, from zero
+      assert scores["recall", name] >= 0.9, name
+  assert len([task for task, _ in scores if task == "recall"]) >= 10
 
 
 def test_time_left(tmp_path):
