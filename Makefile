@@ -30,7 +30,7 @@ train: venv  ## train an agent with the laptop preset; more settings in ARGS
 test: lint test-full test-wheel  ## what continuous integration runs
 
 # One file's tests stay in one worker: module fixtures are made once.
-parallel = -n $(WORKERS) --dist loadfile
+parallel = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-full: venv  ## the tests in the full environment
 	$(VENV)/bin/python -m pytest $(parallel) -m "not slow" $(ARGS)
