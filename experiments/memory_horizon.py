@@ -97,7 +97,12 @@ def memory_horizon(
   run_dirs = tuple(map(fetched, run_dirs))
   runs = list({path.resolve(): path for path in run_dirs}.values())
   configs = {run: read_config(run) for run in runs}
-  for config in configs.values():
+  for run, config in configs.items():
+    if config.agent.has_policy:
+      raise ConfigError(
+        f"{run}: expected an agent with values of actions, got agent.algorithm"
+        f" '{config.agent.algorithm}', which has a policy; give runs of R2D2"
+      )
     _check_memory(ks, config, min(lanes, episodes))
   settings = {
     "episodes": episodes,

@@ -1,4 +1,4 @@
-"""R2D2's family tree as presets: DQN to Ape-X, DRQN, IMPALA; in two sizes.
+"""R2D2's family tree as presets: DQN to Ape-X, DRQN, A3C, IMPALA; two sizes.
 
 A member is a set of switches of the same code. NAME is the published agent on
 Atari; NAME-small has the same switches, the sizes of preset `smoke` and Catch
@@ -13,6 +13,7 @@ Sources
     PER      Schaul et al. 2016, sections 3 and 4, algorithm 1
     Ape-X    Horgan et al. 2018, sections 3 and 4, appendix C
     DRQN     Hausknecht & Stone 2015, sections 4 and 5, appendix A
+    A3C      Mnih et al. 2016, sections 4 and 5.1, algorithm S3, section 8
     IMPALA   Espeholt et al. 2018, section 4, figure 3, table G.1
     R2D2     Kapturowski et al. 2019: see `config/sections.py`
 """
@@ -101,6 +102,11 @@ _IMPALA: _Settings = {
   "network.head_units": 0,  # IMPALA, figure 3
   "replay.order": "fifo",  # IMPALA, section 3
   "replay.replay_ratio": 1.0,
+}
+_A3C = _IMPALA | {
+  "agent.algorithm": "a3c",
+  "network.use_previous_action": False,  # A3C, section 5.1: the LSTM sees none
+  "network.use_previous_reward": False,
 }
 _R2D2: _Settings = {}
 _R2D2_FEEDFORWARD = {"network.core": "feedforward"}  # R2D2, figure 7
@@ -191,6 +197,27 @@ _IMPALA_SIZE: _Settings = {
   "run.total_steps": 50_000_000,  # IMPALA, section 5.3.2: 200 million frames
 }
 
+_A3C_SIZE = _NATURE_SIZE | {
+  "env.num_envs": 16,  # A3C, section 5.1: 16 workers
+  "network.torso_units": 256,  # A3C, section 8, and both below
+  "network.core_units": 256,
+  "network.head_units": 0,
+  "agent.trace_length": 6,  # A3C, section 8: t_max 5
+  "agent.batch_size": 1,
+  "agent.learning_rate": 7e-4,  # A3C, section 8: drawn from 1e-4 to 1e-2
+  "agent.learning_rate_decay_updates": 10_000_000,  # the whole run: to 0
+  "agent.rmsprop_decay": 0.99,  # A3C, section 8
+  "agent.rmsprop_epsilon": 0.1,
+  "agent.epsilon_start": 0.0,
+  "agent.epsilon_end": 0.0,
+  "evaluation.epsilon": 0.0,
+  "replay.backend": "local",
+  "replay.min_sequences": 1,
+  "replay.capacity_sequences": 4,  # of a worker, where it plays
+  "replay.replay_ratio": 1.0,
+  "run.actor_refresh_steps": 1,
+}
+
 # --- Sizes: small ------------------------------------------------------------
 
 _SMALL: _Settings = {
@@ -230,6 +257,12 @@ _SMALL_IMPALA = _SMALL | {
   "agent.rmsprop_epsilon": 0.01,
   "replay.min_sequences": 8,
   "replay.capacity_sequences": 64,
+}
+_SMALL_A3C = _SMALL_IMPALA | {
+  "agent.batch_size": 1,
+  "agent.learning_rate": 3e-3,
+  "replay.min_sequences": 1,
+  "replay.capacity_sequences": 4,
 }
 # One item is one whole episode of recall (12 rows at most) or of Catch (10).
 _SMALL_SEQUENTIAL = _SMALL_RANDOM | {
@@ -288,6 +321,11 @@ _MEMBERS: dict[str, tuple[str, _Settings, _Settings, _Settings]] = {
   "drqn-random": (
     "The same on random pieces of episodes, from the zero state.",
     _DRQN_RANDOM, _DRQN_SIZE, _SMALL_RANDOM,
+  ),
+  "a3c": (
+    "Mnih et al. 2016: workers that share parameters, each with gradients of"
+    " its own.",
+    _A3C, _A3C_SIZE, _SMALL_A3C,
   ),
   "impala": (
     "Espeholt et al. 2018: a policy and its value, by V-trace, from a queue.",

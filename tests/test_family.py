@@ -128,6 +128,29 @@ def test_impala_is_table_g1_of_its_paper():
   )
 
 
+def test_a3c_is_section_8_of_its_paper():
+  assert _values(
+    "a3c", "env.num_envs", "agent.discount", "agent.entropy_cost",
+    "agent.rmsprop_decay", "agent.rmsprop_centered", "network.core",
+    "network.core_units", "network.torso_units", "env.frame_skip",
+    "network.use_previous_action", "network.use_previous_reward",
+  ) == (16, 0.99, 0.01, 0.99, False, "lstm", 256, 256, 4, False,
+        False)  # fmt: skip
+  config = FAMILY["a3c"]()
+  assert config.agent.trace_length - config.agent.overlap == 5  # t_max
+  assert 1e-4 <= config.agent.learning_rate <= 1e-2
+  assert config.agent.learning_rate_decay_updates * 5 == config.run.total_steps
+  assert {
+    k
+    for k in switches("impala") | switches("a3c")
+    if switches("impala").get(k) != switches("a3c").get(k)
+  } == {
+    "agent.algorithm",
+    "network.use_previous_action",
+    "network.use_previous_reward",
+  }
+
+
 def test_impalas_large_network_has_the_papers_size():
   """Figure 3: 1.6 million parameters."""
   agent = make_agent(

@@ -175,34 +175,29 @@ def actor_critic_loss(
   )
 
 
-def actor_critic_step(
-  state: LearnerState,
+def actor_critic_gradient(
+  params: Params,
   batch: ReplaySample,
   *,
   networks: Networks,
-  optimizer: optax.GradientTransformation,
   config: AgentConfig,
   axis_name: str | None = None,
-) -> tuple[LearnerState, LearnerOutput]:
-  """One update: the gradient of `actor_critic_loss`, its clipped step.
-
-  Under a mesh axis (`axis_name`) gradient, loss and metrics are over the items
-  of all devices, as in `learning.learner_step`.
+) -> tuple[Params, LearnerOutput]:
+  """The gradient of `actor_critic_loss`, and what parameters say of a batch.
 
   Args:
-    state: before the update (`compile_learner` donates it).
+    params: at which it is taken.
     batch: items [B, L, ...]; probabilities and keys are not read.
     networks: from `make_networks(policy=True)`.
-    optimizer: from `learning.make_optimizer`, or any other.
     config: the agent's settings.
-    axis_name: mesh axis over which the batch is split; None for one device.
+    axis_name: mesh axis over which the batch is split; gradient and metrics are
+      then over the items of all devices. None for one device.
 
   Returns:
-    The state after the update, and what the parameters before it say of the
-    batch: priorities [B], the mean |td| of each item, which no queue keeps;
-    td_abs_by_row [T-1]; metrics:
-      loss, grad_norm, update_norm, params_norm, td_abs_mean, td_abs_max: as of
-        `learning.learner_step`, td being v_s - V(x_s);
+    The gradient, and priorities [B], the mean |td| of each item, which no queue
+    keeps; td_abs_by_row [T-1]; metrics:
+      loss, grad_norm, td_abs_mean, td_abs_max: as of `learning.learner_step`,
+        td being v_s - V(x_s);
       importance_weight_mean, effective_sample_size: 1, all items weigh the
         same;
       value_mean: mean V(x_s);
@@ -219,11 +214,9 @@ def actor_critic_step(
     total = functools.partial(jax.lax.psum, axis_name=axis_name)
     largest = functools.partial(jax.lax.pmax, axis_name=axis_name)
   (loss, parts), grads = jax.value_and_grad(actor_critic_loss, has_aux=True)(
-    state.params, batch.sequence, networks=networks, config=config
+    params, batch.sequence, networks=networks, config=config
   )
   loss, grads = total((loss, grads))
-  updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-  params = optax.apply_updates(state.params, updates)
   absolute, mask = jnp.abs(parts.td_error), parts.mask
   over_mask = functools.partial(jnp.sum, where=mask)
   by_row, td_by_row, value, entropy, clipped = total(
@@ -239,8 +232,6 @@ def actor_critic_step(
   metrics = {
     "loss": loss,
     "grad_norm": optax.tree.norm(grads),
-    "update_norm": optax.tree.norm(updates),
-    "params_norm": optax.tree.norm(params),
     "td_abs_mean": td_by_row.sum() / count,
     "td_abs_max": largest(absolute.max()),
     "importance_weight_mean": jnp.ones((), jnp.float32),
@@ -249,14 +240,74 @@ def actor_critic_step(
     "policy_entropy": entropy / count,
     "rho_clipped": clipped / count,
   }
+  return grads, LearnerOutput(
+    absolute.sum(axis=0) / jnp.maximum(mask.sum(axis=0), 1),
+    metrics,
+    td_by_row / jnp.maximum(by_row, 1),
+  )
+
+
+def apply_gradient(
+  state: LearnerState,
+  grads: Params,
+  output: LearnerOutput,
+  *,
+  optimizer: optax.GradientTransformation,
+) -> tuple[LearnerState, LearnerOutput]:
+  """A step of the optimiser, wherever the gradient was taken.
+
+  Args:
+    state: before it; of A3C's workers the one that they share.
+    grads: of its parameters, or of older ones (A3C).
+    output: of `actor_critic_gradient`.
+    optimizer: from `learning.make_optimizer`, or any other.
+
+  Returns:
+    The state after it, and the output with two metrics more: update_norm and
+    params_norm, as of `learning.learner_step`.
+  """
+  updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+  params = optax.apply_updates(state.params, updates)
+  metrics = output.metrics | {
+    "update_norm": optax.tree.norm(updates),
+    "params_norm": optax.tree.norm(params),
+  }
   return (
     LearnerState(params, state.target_params, opt_state, state.num_updates + 1),
-    LearnerOutput(
-      absolute.sum(axis=0) / jnp.maximum(mask.sum(axis=0), 1),
-      metrics,
-      td_by_row / jnp.maximum(by_row, 1),
-    ),
+    output._replace(metrics=metrics),
   )
+
+
+def actor_critic_step(
+  state: LearnerState,
+  batch: ReplaySample,
+  *,
+  networks: Networks,
+  optimizer: optax.GradientTransformation,
+  config: AgentConfig,
+  axis_name: str | None = None,
+) -> tuple[LearnerState, LearnerOutput]:
+  """One update: `actor_critic_gradient` of the state's parameters, applied.
+
+  Args:
+    state: before the update (`compile_learner` donates it).
+    batch: as for `actor_critic_gradient`, and so are networks, config and
+      axis_name.
+    networks: see batch.
+    optimizer: as for `apply_gradient`.
+    config: see batch.
+    axis_name: see batch.
+
+  Returns:
+    The state after the update, and the output of both.
+
+  Raises:
+    ValueError: as of `actor_critic_gradient`.
+  """
+  grads, output = actor_critic_gradient(
+    state.params, batch, networks=networks, config=config, axis_name=axis_name
+  )
+  return apply_gradient(state, grads, output, optimizer=optimizer)
 
 
 def _select(x: Array, a: Array) -> Array:

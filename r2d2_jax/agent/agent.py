@@ -12,7 +12,9 @@ from r2d2_jax.agent.acting import (
   initial_priorities,
 )
 from r2d2_jax.agent.actor_critic import (
+  actor_critic_gradient,
   actor_critic_step,
+  apply_gradient,
   init_policy_learner,
   policy_step,
 )
@@ -34,6 +36,7 @@ from r2d2_jax.types import (
   Array,
   CoreState,
   EnvSpec,
+  LearnerOutput,
   LearnerState,
   Params,
   Timestep,
@@ -70,6 +73,14 @@ class Agent(NamedTuple):
   None where an algorithm has no values to compare."""
   networks: Networks
   """The network behind them, for studies of it."""
+  gradient: Callable[..., tuple[Params, LearnerOutput]] | None = None
+  """params, batch -> gradient, output: the first half of a learner step, taken
+  by workers at parameters of their own; None where an algorithm has no such
+  halves."""
+  apply_gradient: Callable[..., tuple[LearnerState, LearnerOutput]] | None = (
+    None
+  )
+  """state, gradient, output -> state, output: the second half."""
 
 
 def make_r2d2_agent(
@@ -122,6 +133,8 @@ def make_impala_agent(
 ) -> Agent:
   """IMPALA's actor-critic (Espeholt et al. 2018), as the settings have it.
 
+  A3C's agent is the same: what differs is who computes the gradients.
+
   Args:
     spec: what the world says of itself.
     config: sections network and agent are read.
@@ -149,6 +162,10 @@ def make_impala_agent(
     initial_priorities=None,
     q_discrepancy=None,
     networks=networks,
+    gradient=bind(
+      actor_critic_gradient, networks=networks, config=config.agent
+    ),
+    apply_gradient=bind(apply_gradient, optimizer=optimizer),
   )
 
 
@@ -156,6 +173,7 @@ def make_impala_agent(
 _ALGORITHMS: dict[str, Callable[[EnvSpec, Config], Agent]] = {
   "r2d2": make_r2d2_agent,
   "impala": make_impala_agent,
+  "a3c": make_impala_agent,
 }
 
 MakeAgent = Callable[[EnvSpec, Config], Agent]

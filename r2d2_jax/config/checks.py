@@ -161,6 +161,25 @@ def _check_policy(config: Config, need: Callable[..., None]) -> None:
       f"'fifo' with {name}",
       "it learns from each row once, soon after it was played",
     )
+    if agent.algorithm == "a3c":
+      need(
+        agent.batch_size == 1,
+        "agent.batch_size",
+        f"1 with {name}",
+        "a worker learns from its own unroll",
+      )
+      need(
+        config.env.batch_size == 0,
+        "env.batch_size",
+        f"0 with {name}",
+        "each lane steps in a thread of its own",
+      )
+      need(
+        replay.backend == "local",
+        "replay.backend",
+        f"'local' with {name}",
+        "there is no replay, an unroll is used where it was played",
+      )
   elif replay.order == "fifo":
     need(
       bool(agent.make_agent),

@@ -92,9 +92,9 @@ class Config:
     """Items that a step may complete, where neighbours share one row at most.
 
     Two of a lane: one that is full and, of a row that ends one episode and
-    begins the next, the rest.
+    begins the next, the rest. A worker has one lane, and a queue of its own.
     """
-    return 2 * self.env_batch
+    return 2 if self.agent.algorithm == "a3c" else 2 * self.env_batch
 
 
 # Section -> its dataclass.

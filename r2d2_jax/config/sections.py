@@ -108,9 +108,10 @@ class AgentConfig:
   make_agent: str = ""
   """'package.module:name' of a function of your own that makes the agent:
   (EnvSpec, Config) -> Agent. Empty takes that of `algorithm`."""
-  algorithm: Literal["r2d2", "impala"] = "r2d2"
+  algorithm: Literal["r2d2", "impala", "a3c"] = "r2d2"
   """'r2d2', whose switches are below, and its value-based relatives; 'impala':
-  policy and value, V-trace (Espeholt et al. 2018)."""
+  policy and value, V-trace (Espeholt et al. 2018); 'a3c': the same loss, but
+  each lane is a worker that computes gradients itself (Mnih et al. 2016)."""
   burn_in: int = setting(40, at_least=0)
   """Rows unrolled before the trained part, without gradient (table 2: 40)."""
   trace_length: int = setting(80, at_least=1)

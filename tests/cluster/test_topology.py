@@ -126,6 +126,7 @@ def test_values_out_of_bounds_are_refused(name, value):
     ("run.lockstep", {"run.lockstep": True}, {}),
     ("replay.backend", {"replay.backend": "local"}, {}),
     ("replay.initial_priority", {"replay.initial_priority": "max"}, {}),
+    ("replay.order", {"replay.order": "fifo"}, {}),
     ("cluster.replay_shards", {}, {"actors": 2, "replay_shards": 4}),
     (
       "cluster.replay_shards",

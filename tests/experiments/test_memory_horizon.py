@@ -16,6 +16,7 @@ from r2d2_jax.agent.networks import make_networks
 from r2d2_jax.analysis.comparison import group_runs
 from r2d2_jax.config import ConfigError
 from r2d2_jax.envs.recall import RecallWorld
+from r2d2_jax.family import FAMILY
 from r2d2_jax.presets import smoke
 from r2d2_jax.system.evaluation import evaluate
 from r2d2_jax.system.storage.agents import load_agent
@@ -278,8 +279,11 @@ def test_slips_are_told_before_anything_is_played(
 ):
   run, out = make_run("a"), tmp_path / "out"
   (tmp_path / "file").touch()
+  policy = make_run("policy")
+  write_config(policy, FAMILY["impala-small"]())
   for arguments, words in (
     ([], "at least one run directory, got none"),
+    ([run, policy], "values of actions, got agent.algorithm 'impala'"),
     ([run, tmp_path / "nowhere"], "nowhere holds no run"),
     ([run, "--episodes", 0], "--episodes: expected a number between 1 and"),
     ([run, "--lanes", 0], "--lanes: expected a number between 1 and 4096"),

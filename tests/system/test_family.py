@@ -11,10 +11,11 @@ from r2d2_jax.config import Config, to_dict
 from r2d2_jax.family import FAMILY
 from r2d2_jax.system.loops.actor import ActorLoop
 from r2d2_jax.system.loops.learner import LearnerLoop
+from r2d2_jax.system.loops.workers import Worker
 from r2d2_jax.system.metrics.columns import warnings as warnings_of
 from r2d2_jax.system.run.resumed import _changed_settings
 from r2d2_jax.system.storage.agents import load_agent
-from r2d2_jax.system.train import train
+from r2d2_jax.system.train import RunError, train
 from r2d2_jax.video.recording import value_unit
 
 # All that the family adds to R2D2's machinery: transitions with a lookahead,
@@ -39,11 +40,17 @@ _TINY_IMPALA = _TINY | {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("member", ["prioritized", "impala"])
+# The same, each learned from by the worker that played it.
+_TINY_A3C = _TINY_IMPALA | {
+  "agent.batch_size": 1, "replay.capacity_sequences": 4,
+  "replay.min_sequences": 1,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("member", ["prioritized", "impala", "a3c"])
 def test_a_member_goes_on_exactly(member, tmp_path):
-  config = FAMILY[f"{member}-small"]().updated(
-    _TINY_IMPALA if member == "impala" else _TINY
-  )
+  tiny = {"impala": _TINY_IMPALA, "a3c": _TINY_A3C}.get(member, _TINY)
+  config = FAMILY[f"{member}-small"]().updated(tiny)
   longer = config.updated({"run.total_steps": 480})
   whole = train(longer, run_dir=tmp_path / "whole")
   train(config, run_dir=tmp_path / "parts")
@@ -105,6 +112,56 @@ def test_a_queue_keeps_actors_and_learner_together(
     assert 0 < row["policy_entropy"] <= np.log(4) + 1e-5
     assert 0 <= row["rho_clipped"] <= 1 and np.isfinite(row["value_mean"])
     assert np.isnan(row["q_max_mean"]) and np.isnan(row["dq_first"])
+
+
+def test_workers_in_threads_train_and_resume(tmp_path):
+  """Each step is trained on once, staleness is in the log, episodes of all."""
+  rows, run_dir = [], tmp_path / "run"
+  config = FAMILY["a3c-small"]().updated(
+    _TINY_A3C
+    | {
+      "run.lockstep": False,
+      "run.total_steps": 800,
+      "log.period_updates": 20,
+      "checkpoint.save_replay": False,
+    }
+  )
+  train(config, run_dir=run_dir, on_row=rows.append)
+  result = train(
+    config.updated({"run.total_steps": 1_600}),
+    run_dir=run_dir,
+    on_row=rows.append,
+  )
+  assert 1_600 <= result.steps < 1_600 + 4
+  # What is unfinished at an end is not trained on.
+  assert abs(result.replay_ratio - 1) < 0.1
+  last = rows[-1]
+  assert last["updates"] == int(result.state.num_updates) >= 1_500 / 5
+  trained = [row for row in rows if np.isfinite(row["lag_p90"])]
+  assert max(row["lag_p90"] for row in trained) >= 1
+  assert all(0 <= row["lag_p10"] for row in trained)
+  assert {row["replay_size"] for row in rows} == {0}
+  assert last["episodes"] > 1_600 / 12
+  for row in trained:
+    assert not set(warnings_of(row, config)) & {"lag_p50", "q_max_mean"}
+    assert row["share_step"] > 0 and row["share_environment"] > 0
+
+
+def test_an_error_of_one_worker_ends_the_run(tmp_path, monkeypatch):
+  act, calls = Worker.act, []
+
+  def failing(worker):
+    calls.append(1)
+    if len(calls) > 50:
+      raise ZeroDivisionError("in a worker")
+    return act(worker)
+
+  monkeypatch.setattr(Worker, "act", failing)
+  config = FAMILY["a3c-small"]().updated(
+    _TINY_A3C | {"run.lockstep": False, "run.total_steps": 10**6}
+  )
+  with pytest.raises(RunError, match="in a worker"):
+    train(config, run_dir=tmp_path / "run")
 
 
 def test_a_policy_is_read_back_and_draws_its_actions(tmp_path):

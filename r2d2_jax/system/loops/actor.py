@@ -2,10 +2,8 @@
 
 from collections.abc import Callable
 import threading
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from r2d2_jax.agent.acting import compile_actor, exploration
@@ -13,10 +11,15 @@ from r2d2_jax.agent.agent import Agent
 from r2d2_jax.config import Config
 from r2d2_jax.envs.rows import check_rows
 from r2d2_jax.envs.world import EpisodeReport, RestorableWorld, World
-from r2d2_jax.replay.items import Item, stack_items, with_dtype
+from r2d2_jax.replay.items import Item, stack_items
 from r2d2_jax.replay.packing import pack_items, unpack_items
 from r2d2_jax.replay.sequences import SequenceBuilder
-from r2d2_jax.system.loops.arrays import flat, nested
+from r2d2_jax.system.loops.arrays import (
+  flat,
+  nested,
+  tree_from_arrays,
+  tree_to_arrays,
+)
 from r2d2_jax.system.loops.parameters import Source
 from r2d2_jax.system.loops.timing import LegTimer
 from r2d2_jax.system.metrics.probe import Probe
@@ -154,7 +157,7 @@ class ActorLoop:
   def lane_state_dict(self) -> dict[str, np.ndarray]:
     """Keys and recurrent states of the lanes; safe from any thread."""
     with self._state_lock:
-      return _to_arrays(self._state)
+      return tree_to_arrays(self._state)
 
   def load_lane_state_dict(self, state: dict[str, np.ndarray]) -> None:
     """The inverse of `lane_state_dict`.
@@ -165,7 +168,7 @@ class ActorLoop:
     Raises:
       ValueError: the state is of other lanes or another network.
     """
-    self._state = _from_arrays(state, like=self._state)
+    self._state = tree_from_arrays(state, like=self._state)
 
   def state_dict(self) -> dict[str, np.ndarray]:
     """All but the lanes, so that the next step is the one that would have come.
@@ -173,7 +176,7 @@ class ActorLoop:
     To be taken between steps, of a `RestorableWorld`.
     """
     parts = {
-      "params": _to_arrays(self._params),
+      "params": tree_to_arrays(self._params),
       "sequences": self._builder.state_dict(),
       "pending": pack_items(self._pending),
       "world": self._restorable_world().state_dict(),
@@ -193,7 +196,7 @@ class ActorLoop:
     """
     parts = nested(state)
     self._num_calls = int(parts["counts"]["calls"])
-    self._params = _from_arrays(
+    self._params = tree_from_arrays(
       parts["params"], like=self._parameters.latest().params
     )
     self._num_updates = int(parts["counts"]["updates"])
@@ -216,35 +219,3 @@ class ActorLoop:
       items = self._pending[: self._priority_batch]
       del self._pending[: self._priority_batch]
       self._insert(items, np.asarray(self._priorities(stack_items(items))))
-
-
-def _to_arrays(tree: Any) -> dict[str, np.ndarray]:
-  """The leaves of a tree on the host, by number; keys as their bits."""
-  leaves = [
-    jax.random.key_data(x) if _is_key(x) else x for x in jax.tree.leaves(tree)
-  ]
-  return {str(i): x for i, x in enumerate(jax.device_get(leaves))}
-
-
-def _from_arrays(arrays: dict[str, np.ndarray], *, like: Any) -> Any:
-  """The inverse of `_to_arrays`; ValueError where shapes differ from `like`."""
-  leaves, structure = jax.tree.flatten(like)
-  loaded = []
-  for i, old in enumerate(leaves):
-    new = with_dtype(arrays[str(i)], old.dtype)
-    new = (
-      jax.random.wrap_key_data(jnp.asarray(new))
-      if _is_key(old)
-      else jax.device_put(new)
-    )
-    if new.shape != old.shape:
-      raise ValueError(
-        f"expected an actors' state of shape {old.shape}, got {new.shape}:"
-        " resume with the lanes and network of the run"
-      )
-    loaded.append(new)
-  return jax.tree.unflatten(structure, loaded)
-
-
-def _is_key(x: Any) -> bool:
-  return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)

@@ -1,8 +1,13 @@
-"""Arrays of several parts under one name each, and back."""
+"""Arrays of several parts, and of trees, under one name each, and back."""
 
 import collections
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+
+from r2d2_jax.replay.items import with_dtype
 
 Arrays = dict[str, np.ndarray]
 
@@ -23,3 +28,39 @@ def nested(arrays: Arrays) -> dict[str, Arrays]:
     part, _, rest = name.partition("/")
     parts[part][rest] = array
   return parts
+
+
+def tree_to_arrays(tree: Any) -> dict[str, np.ndarray]:
+  """The leaves of a tree on the host, by number; keys as their bits."""
+  leaves = [
+    jax.random.key_data(x) if _is_key(x) else x for x in jax.tree.leaves(tree)
+  ]
+  return {str(i): x for i, x in enumerate(jax.device_get(leaves))}
+
+
+def tree_from_arrays(arrays: dict[str, np.ndarray], *, like: Any) -> Any:
+  """The inverse of `tree_to_arrays`, to a tree like `like`.
+
+  Raises:
+    ValueError: its shapes are others.
+  """
+  leaves, structure = jax.tree.flatten(like)
+  loaded = []
+  for i, old in enumerate(leaves):
+    new = with_dtype(arrays[str(i)], old.dtype)
+    new = (
+      jax.random.wrap_key_data(jnp.asarray(new))
+      if _is_key(old)
+      else jax.device_put(new)
+    )
+    if new.shape != old.shape:
+      raise ValueError(
+        f"expected an actors' state of shape {old.shape}, got {new.shape}:"
+        " resume with the lanes and network of the run"
+      )
+    loaded.append(new)
+  return jax.tree.unflatten(structure, loaded)
+
+
+def _is_key(x: Any) -> bool:
+  return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)

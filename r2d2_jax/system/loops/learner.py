@@ -170,7 +170,7 @@ class LearnerLoop:
       jax.device_put(state, learner_shardings(mesh)[0]) if mesh else state
     )
     self._copy = jax.jit(lambda s: jax.tree.map(jnp.copy, s))
-    self._pack = jax.jit(_packed)
+    self._pack = jax.jit(packed_output)
     self._lock = threading.Lock()
     self._replay = replay
     self._parameters = parameters
@@ -286,7 +286,7 @@ def _own_part(x: jax.Array) -> np.ndarray:
   return np.concatenate([np.asarray(shard.data) for shard in shards])
 
 
-def _packed(output: LearnerOutput) -> jax.Array:
+def packed_output(output: LearnerOutput) -> jax.Array:
   """All but the priorities in one float32 [M + T - 1], to be fetched at once.
 
   Fetching a dozen arrays one by one costs several times as much.

@@ -11,18 +11,26 @@ from jax.sharding import Mesh
 
 from r2d2_jax.agent.agent import Agent, MakeAgent
 from r2d2_jax.agent.learning import learner_shardings
-from r2d2_jax.config import Config
+from r2d2_jax.config import Config, EnvConfig
 from r2d2_jax.envs.journal import JournalWorld
 from r2d2_jax.envs.make import MakeWorld
+from r2d2_jax.envs.world import World
 from r2d2_jax.replay.checks import ReplayError
 from r2d2_jax.replay.make import make_replay
+from r2d2_jax.replay.no_replay import NoReplay
 from r2d2_jax.system.devices import learner_mesh
 from r2d2_jax.system.evaluation import Evaluation
 from r2d2_jax.system.loops.actor import ActorLoop
 from r2d2_jax.system.loops.learner import LearnerLoop, Prefetcher
-from r2d2_jax.system.loops.parameters import ParameterStore
+from r2d2_jax.system.loops.parameters import ParameterStore, Source
 from r2d2_jax.system.loops.ratio import ReplayRatio
 from r2d2_jax.system.loops.shapes import batch_shapes
+from r2d2_jax.system.loops.shared import SharedLearner
+from r2d2_jax.system.loops.workers import (
+  Worker,
+  Workers,
+  worker_config,
+)
 from r2d2_jax.system.metrics.columns import COLUMNS
 from r2d2_jax.system.metrics.probe import Probe
 from r2d2_jax.system.metrics.report import RunReport
@@ -49,13 +57,13 @@ class Parts(NamedTuple):
   agent: Agent
   mesh: Mesh | None
   replay: Any
-  parameters: ParameterStore
+  parameters: Source
   ratio: ReplayRatio
   samples: SampleStats
   probe: Probe
-  learner: LearnerLoop
-  actors: ActorLoop
-  prefetcher: Prefetcher
+  learner: LearnerLoop | SharedLearner
+  actors: ActorLoop | Workers
+  prefetcher: Prefetcher | None  # None: workers learn from what they play
   report: RunReport
   state: RunState
   log: RunLog
@@ -93,10 +101,24 @@ def build(
   log, sinks = open_log(config, run_dir, resumed, closers, say)
   mesh = learner_mesh(config)
   params_key, actor_key = jax.random.split(jax.random.key(config.run.seed))
-  world = make_world(config.env, seed=world_seed(config.run.seed, starts))
-  closers.callback(_close_in_time, world.close)
-  if config.run.lockstep:
-    world = JournalWorld(world)
+
+  def opened(env: EnvConfig, seed: int) -> World:
+    world = make_world(env, seed=seed)
+    closers.callback(_close_in_time, world.close)
+    return JournalWorld(world) if config.run.lockstep else world
+
+  seed = world_seed(config.run.seed, starts)
+  has_workers = config.agent.algorithm == "a3c"
+  if has_workers:
+    one_lane = worker_config(config).env
+    # Seeds as of later starts: no worker plays another one's games.
+    worlds = [
+      opened(one_lane, world_seed(seed, 1 + i))
+      for i in range(config.env.num_envs)
+    ]
+  else:
+    worlds = [opened(config.env, seed)]
+  world = worlds[0]
   agent = make_agent(world.spec, config)
   learner_state = agent.init(params_key)
   if resumed:
@@ -104,11 +126,10 @@ def build(
   if (found := jax.local_device_count()) > 1:
     say(f"learner: {mesh.size if mesh else 1} of {found} devices")
   core_state = jax.device_get(agent.initial_core_state(1))
-  replay = _make_replay(config, run_dir, world.spec, core_state, resumed, say)
+  replay: Any = NoReplay()
+  if not has_workers:
+    replay = _make_replay(config, run_dir, world.spec, core_state, resumed, say)
   closers.callback(replay.close)
-  parameters = ParameterStore(
-    learner_state.params, int(learner_state.num_updates)
-  )
   ratio = ReplayRatio(
     config.replay.replay_ratio,
     # Room for two batches and two vector steps: neither side waits for the
@@ -124,34 +145,62 @@ def build(
     agent=agent,
     restore_from=resumed.probe_dir if resumed else None,
   )
-  learner = LearnerLoop(
-    config,
-    agent=agent,
-    state=learner_state,
-    replay=replay,
-    parameters=parameters,
-    mesh=mesh,
-  )
-  # While the actors start and fill the replay.
-  learner.compile_ahead(
-    batch_shapes(
-      config,
-      world.spec,
-      agent,
-      sharding=learner_shardings(mesh)[1] if mesh else None,
+  if starts:
+    actor_key = jax.random.fold_in(actor_key, starts)
+  count_steps = lambda: ratio.env_steps
+  prefetcher = None
+  if has_workers:
+    learner = parameters = SharedLearner(
+      config, agent=agent, state=learner_state, ratio=ratio, samples=samples
     )
-  )
-  closers.callback(learner.wait_for_compiler, _CLOSE_SECONDS)
-  actors = ActorLoop(
-    config,
-    world=world,
-    agent=agent,
-    parameters=parameters,
-    insert=replay.insert,
-    key=jax.random.fold_in(actor_key, starts) if starts else actor_key,
-    count_steps=lambda: ratio.env_steps,
-    probe=probe,
-  )
+    actors = Workers(
+      [
+        Worker(
+          config,
+          i,
+          world=worlds[i],
+          agent=agent,
+          learner=learner,
+          key=jax.random.fold_in(actor_key, i),
+          count_steps=count_steps,
+        )
+        for i in range(len(worlds))
+      ],
+      in_threads=not config.run.lockstep,
+    )
+  else:
+    parameters = ParameterStore(
+      learner_state.params, int(learner_state.num_updates)
+    )
+    learner = LearnerLoop(
+      config,
+      agent=agent,
+      state=learner_state,
+      replay=replay,
+      parameters=parameters,
+      mesh=mesh,
+    )
+    # While the actors start and fill the replay.
+    learner.compile_ahead(
+      batch_shapes(
+        config,
+        world.spec,
+        agent,
+        sharding=learner_shardings(mesh)[1] if mesh else None,
+      )
+    )
+    closers.callback(learner.wait_for_compiler, _CLOSE_SECONDS)
+    actors = ActorLoop(
+      config,
+      world=world,
+      agent=agent,
+      parameters=parameters,
+      insert=replay.insert,
+      key=actor_key,
+      count_steps=count_steps,
+      probe=probe,
+    )
+    prefetcher = Prefetcher(replay, config, mesh=mesh)
   report = RunReport(
     config, frame_skip=world.spec.frame_skip, epsilon=actors.epsilon
   )
@@ -188,7 +237,7 @@ def build(
     probe,
     learner,
     actors,
-    Prefetcher(replay, config, mesh=mesh),
+    prefetcher,
     report,
     state,
     log,

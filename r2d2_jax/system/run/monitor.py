@@ -138,7 +138,7 @@ class Monitor:
       },
       leg_seconds={
         **parts.actors.timer.seconds(),
-        **parts.prefetcher.timer.seconds(),
+        **(parts.prefetcher.timer.seconds() if parts.prefetcher else {}),
         **parts.learner.timer.seconds(),
       },
     )

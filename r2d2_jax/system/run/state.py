@@ -12,6 +12,8 @@ from r2d2_jax.system.loops.actor import ActorLoop
 from r2d2_jax.system.loops.arrays import flat, nested
 from r2d2_jax.system.loops.learner import LearnerLoop
 from r2d2_jax.system.loops.ratio import RatioState, ReplayRatio
+from r2d2_jax.system.loops.shared import SharedLearner
+from r2d2_jax.system.loops.workers import Workers
 from r2d2_jax.system.metrics.probe import Probe
 from r2d2_jax.system.metrics.report import RunReport
 from r2d2_jax.system.metrics.sample_stats import SampleStats
@@ -43,8 +45,8 @@ class RunState:
     run_dir: pathlib.Path,
     *,
     starts: int,
-    learner: LearnerLoop,
-    actors: ActorLoop,
+    learner: LearnerLoop | SharedLearner,
+    actors: ActorLoop | Workers,
     replay: Any,
     ratio: ReplayRatio,
     report: RunReport,

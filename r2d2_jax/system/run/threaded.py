@@ -1,10 +1,14 @@
-"""Threads: actors, prefetcher, learner side by side; the caller watches."""
+"""Threads: actors, prefetcher, learner side by side, or workers; the caller
+watches."""
 
 from collections.abc import Callable
+import functools
 import queue
 import threading
 import time
 
+from r2d2_jax.system.loops.actor import ActorLoop
+from r2d2_jax.system.loops.workers import Worker, Workers
 from r2d2_jax.system.metrics.health import DivergedError, Heartbeat
 from r2d2_jax.system.run.build import Parts
 from r2d2_jax.system.run.errors import EXPLAINED
@@ -17,6 +21,7 @@ from r2d2_jax.system.run.turns import (
   replay_is_filled,
   wait_for_actors_turn,
   wait_for_learners_turn,
+  work,
 )
 
 # How long a blocked thread waits before it looks whether the run has stopped.
@@ -42,15 +47,12 @@ def run_threads(parts: Parts, monitor: Monitor, stop: Stop) -> bool:
       failures.put(error)
       stop.ended.set()
 
+  acting, others = _loops(parts)
   threads = [
     # Daemons: one that hangs behind a dead server must not keep the process
     # alive once the failure has been reported.
     threading.Thread(target=guarded, args=[loop], name=name, daemon=True)
-    for name, loop in (
-      ("actors", _actor_thread),
-      ("prefetcher", _prefetcher_thread),
-      ("learner", _learner_thread),
-    )
+    for name, loop in (acting | others).items()
   ]
   for thread in threads:
     thread.start()
@@ -80,7 +82,23 @@ def run_threads(parts: Parts, monitor: Monitor, stop: Stop) -> bool:
   if not failures.empty():
     errors = [failures.get() for _ in range(failures.qsize())]
     raise _root_cause(parts, errors)
-  return threads[0].is_alive()
+  return any(thread.is_alive() for thread in threads[: len(acting)])
+
+
+_Loops = dict[str, Callable[[Parts, Stop], None]]
+
+
+def _loops(parts: Parts) -> tuple[_Loops, _Loops]:
+  """The threads' bodies by name: those that step environments, the others."""
+  if isinstance(parts.actors, Workers):
+    return {
+      f"worker {i}": functools.partial(_worker_thread, worker)
+      for i, worker in enumerate(parts.actors.workers)
+    }, {}
+  return {"actors": _actor_thread}, {
+    "prefetcher": _prefetcher_thread,
+    "learner": _learner_thread,
+  }
 
 
 def _root_cause(parts: Parts, errors: list[BaseException]) -> BaseException:
@@ -94,6 +112,7 @@ def _root_cause(parts: Parts, errors: list[BaseException]) -> BaseException:
 
 
 def _actor_thread(parts: Parts, stop: Stop) -> None:
+  assert isinstance(parts.actors, ActorLoop)
   while not stop.ended.is_set():
     if is_over(parts):
       stop.ended.set()
@@ -104,15 +123,25 @@ def _actor_thread(parts: Parts, stop: Stop) -> None:
       act(parts)
 
 
+def _worker_thread(worker: Worker, parts: Parts, stop: Stop) -> None:
+  while not stop.ended.is_set():
+    if is_over(parts):
+      stop.ended.set()
+      return
+    work(parts, worker)
+
+
 def _prefetcher_thread(parts: Parts, stop: Stop) -> None:
   while not replay_is_filled(parts):
     if stop.ended.wait(0.05):
       return
+  assert parts.prefetcher is not None
   parts.prefetcher.run(stop.ended)
 
 
 def _learner_thread(parts: Parts, stop: Stop) -> None:
   batch = None
+  assert parts.prefetcher is not None
   while not stop.ended.is_set():
     if batch is None:
       with parts.learner.timer.leg("wait_for_data"):

@@ -8,7 +8,9 @@ is long.
 
 import time
 
-from r2d2_jax.system.loops.learner import Batch
+from r2d2_jax.system.loops.actor import ActorLoop
+from r2d2_jax.system.loops.learner import Batch, LearnerLoop
+from r2d2_jax.system.loops.workers import Worker, Workers
 from r2d2_jax.system.run.build import Parts
 
 # How often a full queue is looked at: a fraction of an update.
@@ -17,15 +19,28 @@ _POLL_SECONDS = 0.002
 
 def act(parts: Parts) -> None:
   """One step of the actors, counted."""
+  assert isinstance(parts.actors, ActorLoop)
   steps, episodes = parts.actors.step()
   parts.ratio.add_steps(steps)
   for episode in episodes:
     parts.report.count_episode(episode)
 
 
+def work(parts: Parts, worker: Worker) -> None:
+  """One step of a worker, counted, and the update that it may complete."""
+  assert isinstance(parts.actors, Workers)
+  steps, episodes = worker.act()
+  parts.ratio.add_steps(steps)
+  with parts.actors.lock:
+    for episode in episodes:
+      parts.report.count_episode(episode)
+  worker.learn()
+
+
 def learn(parts: Parts, batch: Batch) -> None:
   """One update on a batch, counted."""
   assert batch.origin is not None  # both memories give it
+  assert isinstance(parts.learner, LearnerLoop)
   parts.ratio.start()
   parts.ratio.add_trained_rows(batch.trained_rows)
   parts.samples.add(
