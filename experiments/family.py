@@ -44,6 +44,7 @@ _COMMON = (
   "run.total_steps",
   "run.seed",
   "run.run_dir",
+  "evaluation.epsilon",
 )
 
 

@@ -256,7 +256,8 @@ _SMALL_IMPALA = _SMALL | {
   "agent.rmsprop_decay": 0.99,
   "agent.rmsprop_epsilon": 0.01,
   "replay.min_sequences": 8,
-  "replay.capacity_sequences": 64,
+  # A batch, and what 64 lanes may bring in a step.
+  "replay.capacity_sequences": 160,
 }
 _SMALL_A3C = _SMALL_IMPALA | {
   "agent.batch_size": 1,
