@@ -445,7 +445,15 @@ def test_a_child_that_ends_is_an_error_with_its_last_words():
 
 @pytest.mark.envpool
 @pytest.mark.reverb
-@pytest.mark.parametrize("leg", ["acting", "replay", "end_to_end", "growth"])
+@pytest.mark.parametrize(
+  "leg",
+  [
+    "acting",
+    pytest.param("replay", marks=pytest.mark.slow),
+    pytest.param("end_to_end", marks=pytest.mark.slow),
+    "growth",
+  ],
+)
 @pytest.mark.filterwarnings("ignore:Reverb listens")
 def test_leg_runs(leg):
   pytest.importorskip("envpool")
