@@ -141,11 +141,11 @@ def test_dq_is_judged_when_values_have_left_zero():
 
 def test_a_queue_has_a_lag_of_its_own_and_a_policy_no_q():
   """16 lanes x (10 steps to a refresh + 13 rows) / (8 x 12 rows of a batch) =
-  3.8, a queue of 8 batches, and 8 on their way."""
+  3.8, a queue of 20 batches, and 8 on their way."""
   config = FAMILY["impala-small"]()
   row = example_row(replay_ratio=1.0, reuse_mean=1.0, q_max_mean=NAN)
-  assert not warnings({**row, "lag_p50": 19}, config)
-  assert list(warnings({**row, "lag_p50": 20}, config)) == ["lag_p50"]
+  assert not warnings({**row, "lag_p50": 31}, config)
+  assert list(warnings({**row, "lag_p50": 32}, config)) == ["lag_p50"]
   assert "q_max_mean" in warnings({**row, "lag_p50": 1}, laptop())
 
 
