@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from r2d2_jax import types
+from r2d2_jax.config import Config
 from r2d2_jax.replay.checks import check_sampled
 
 _UIDS = itertools.count()
@@ -107,6 +108,15 @@ def row_specs(
   if log_prob:
     shape_dtype["log_prob_t"] = ((), np.float32)
   return {k: (s, np.dtype(d)) for k, (s, d) in shape_dtype.items()}
+
+
+def stored_specs(
+  config: Config, spec: types.EnvSpec, core_state: types.CoreState
+) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+  """`row_specs` of what a run of these settings stores."""
+  return row_specs(
+    spec, core_state, config.replay.row_states, config.agent.has_policy
+  )
 
 
 def core_leaves(core_state: types.CoreState) -> list[np.ndarray]:

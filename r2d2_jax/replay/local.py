@@ -20,7 +20,7 @@ from r2d2_jax.replay.items import (
   as_sample,
   core_from_leaves,
   core_leaves,
-  row_specs,
+  stored_specs,
 )
 from r2d2_jax.replay.local_files import Contents, LocalFiles
 from r2d2_jax.replay.sum_tree import SumTree
@@ -59,9 +59,7 @@ class LocalReplay:
     self._item_rows = config.item_rows
     self._block_rows = config.block_rows
     self._item_blocks = config.item_rows // config.block_rows
-    self._specs = row_specs(
-      spec, core_state, config.replay.row_states, config.agent.has_policy
-    )
+    self._specs = stored_specs(config, spec, core_state)
     self._core_state = core_state
     self._leaf_specs = [(x.shape[1:], x.dtype) for x in core_leaves(core_state)]
     self._files = LocalFiles(config, spec, core_state)

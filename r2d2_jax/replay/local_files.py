@@ -16,7 +16,7 @@ from r2d2_jax.replay.items import (
   core_from_leaves,
   core_leaves,
   new_uid,
-  row_specs,
+  stored_specs,
   with_dtype,
 )
 from r2d2_jax.replay.meta import read_meta, settings_of, unreadable, write_meta
@@ -49,9 +49,7 @@ class LocalFiles:
     self._block_rows = config.block_rows
     self._item_blocks = config.item_rows // config.block_rows
     self._num_actions = spec.num_actions
-    self._specs = row_specs(
-      spec, core_state, config.replay.row_states, config.agent.has_policy
-    )
+    self._specs = stored_specs(config, spec, core_state)
     self._core_state = core_state
     self._leaf_specs = [(x.shape[1:], x.dtype) for x in core_leaves(core_state)]
     self._settings = settings_of("local", config, self._specs, core_state)

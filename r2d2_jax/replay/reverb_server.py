@@ -27,7 +27,7 @@ import tensorflow as tf
 from r2d2_jax import types
 from r2d2_jax.config import Config
 from r2d2_jax.replay.checks import ReplayError, foreign_item
-from r2d2_jax.replay.items import row_specs
+from r2d2_jax.replay.items import stored_specs
 from r2d2_jax.replay.meta import read_meta, settings_of, unreadable, write_meta
 from r2d2_jax.replay.reverb_calls import (
   CLOSE_SECONDS,
@@ -186,9 +186,7 @@ def server_settings(
 
   Of one whose limiter lets everybody go on.
   """
-  rows = row_specs(
-    spec, core_state, config.replay.row_states, config.agent.has_policy
-  )
+  rows = stored_specs(config, spec, core_state)
   return settings_of("reverb", config, rows, core_state) | {
     "samples_per_insert": None,
     "error_buffer": None,

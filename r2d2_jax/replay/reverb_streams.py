@@ -20,7 +20,7 @@ from r2d2_jax.replay.items import (
   core_from_leaves,
   core_leaves,
   new_uid,
-  row_specs,
+  stored_specs,
 )
 from r2d2_jax.replay.reverb_calls import CLOSE_SECONDS, POLL_SECONDS, TABLE
 
@@ -38,9 +38,7 @@ class Layout:
   def __init__(
     self, config: Config, spec: types.EnvSpec, core_state: types.CoreState
   ):
-    self.row_specs = row_specs(
-      spec, core_state, config.replay.row_states, config.agent.has_policy
-    )
+    self.row_specs = stored_specs(config, spec, core_state)
     self._row = np.dtype(
       [(name, dtype, shape) for name, (shape, dtype) in self.row_specs.items()]
     )

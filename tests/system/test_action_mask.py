@@ -10,9 +10,10 @@ from r2d2_jax.replay.items import row_specs
 from r2d2_jax.replay.meta import settings_of
 from r2d2_jax.system.example import example_batch
 from r2d2_jax.system.storage.agents import load_agent
-from r2d2_jax.system.storage.exported import read_exported, write_exported
+from r2d2_jax.system.storage.exported import read_exported
 from r2d2_jax.system.train import RunError, train
 from r2d2_jax.types import CoreState, EnvSpec
+from tests.agents import exported_again
 
 HERE = "tests.envs.masked_gymnasium"
 SETTINGS = {
@@ -114,18 +115,10 @@ def test_a_run_resumes_bit_for_bit_and_is_exported(tmp_path):
 
   agent = load_agent(tmp_path / "halves")
   out = tmp_path / "out"
-  out.mkdir()
-  write_exported(
-    out,
-    config=agent.config,
-    spec=agent.spec,
-    params=agent.params,
-    num_updates=1,
-    steps=2,
-  )
+  exported = exported_again(agent, out)
   assert read_exported(out).spec == agent.spec
   assert '"format": 2' in (out / "exported.json").read_text()
-  _check_saved(load_agent(out))
+  _check_saved(exported)
 
 
 def test_a_row_without_any_action_ends_the_run_in_one_sentence(tmp_path):

@@ -10,9 +10,9 @@ from r2d2_jax.parts import split_parts
 from r2d2_jax.presets import smoke
 from r2d2_jax.system.example import example_batch
 from r2d2_jax.system.storage.agents import load_agent
-from r2d2_jax.system.storage.exported import write_exported
 from r2d2_jax.system.train import RunError, train
 from r2d2_jax.video.recording import play_game
+from tests.agents import exported_again
 
 TASK = "tests.envs.mixed_gymnasium:make_lamp"
 SETTINGS = {
@@ -81,17 +81,7 @@ def test_a_run_learns_from_both(tmp_path):
   )
   assert result.evaluation.returns.mean() > 8.2
   agent = load_agent(tmp_path / "run")
-  out = tmp_path / "out"
-  out.mkdir()
-  write_exported(
-    out,
-    config=agent.config,
-    spec=agent.spec,
-    params=agent.params,
-    num_updates=1,
-    steps=2,
-  )
-  exported = load_agent(out)
+  exported = exported_again(agent, tmp_path / "out")
   assert exported.spec == agent.spec
   image = np.zeros((2, 36, 36), np.uint8)
   image[0, :, :18] = image[1, :, 18:] = 255

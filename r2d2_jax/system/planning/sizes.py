@@ -15,7 +15,7 @@ import numpy as np
 
 from r2d2_jax.agent.agent import Agent
 from r2d2_jax.config import Config
-from r2d2_jax.replay.items import row_specs
+from r2d2_jax.replay.items import stored_specs
 from r2d2_jax.types import AgentInputs, CoreState, EnvSpec, Params
 
 # A uint8 observation in Reverb, as a share of its raw size: the worst of 57
@@ -206,9 +206,7 @@ def item_size(config: Config, spec: EnvSpec, core_state: CoreState) -> ItemSize:
     core_state: of one lane, leading [1]; arrays or shapes.
   """
   agent = config.agent
-  specs = row_specs(
-    spec, core_state, config.replay.row_states, agent.has_policy
-  )
+  specs = stored_specs(config, spec, core_state)
   fields = {
     name: math.prod(shape) * dtype.itemsize
     for name, (shape, dtype) in specs.items()

@@ -174,7 +174,7 @@ def test_the_builder_needs_as_many_steps_as_planned():
 def test_items_written_out(monkeypatch):
   monkeypatch.setattr(
     sizes,
-    "row_specs",
+    "stored_specs",
     lambda *_: {
       "obs_t": ((20,), np.dtype(np.uint8)),
       "r_t": ((), np.dtype(np.float32)),
