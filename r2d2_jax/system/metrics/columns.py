@@ -159,6 +159,7 @@ COLUMNS: dict[str, Column] = {
         Column("frames", "train", "frames"),
         Column("updates", "train", "updates"),
         Column("episodes", "train", "games ended in training"),
+        Column("return_total", "train", "raw returns of all games, summed"),
         Column("return_mean", "train", "raw return, all lanes"),
         Column(
             "return_exploit", "train", "raw return, lanes that explore least"

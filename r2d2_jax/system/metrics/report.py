@@ -49,6 +49,7 @@ class RunReport:
     self._returns = collections.deque(maxlen=100)
     self._exploit_returns = collections.deque(maxlen=30)
     self._num_episodes = 0
+    self._return_total = 0.0
     self._eval_return = _NAN
     self._minutes_before = 0.0
     self._start = time.monotonic()
@@ -60,6 +61,7 @@ class RunReport:
     return {
       "minutes": self.minutes(),
       "episodes": self._num_episodes,
+      "return_total": self._return_total,
       "returns": list(self._returns),
       "exploit_returns": list(self._exploit_returns),
       "eval_return": self._eval_return,
@@ -77,6 +79,8 @@ class RunReport:
     """
     self._minutes_before = state["minutes"]
     self._num_episodes = state["episodes"]
+    # Older checkpoints have none: from there on it is not known.
+    self._return_total = state.get("return_total", _NAN)
     self._returns.extend(state["returns"])
     self._exploit_returns.extend(state["exploit_returns"])
     self._eval_return = state["eval_return"]
@@ -86,6 +90,7 @@ class RunReport:
   def count_episode(self, episode: EpisodeReport) -> None:
     """Counts a finished training game; called by the actors."""
     self._num_episodes += 1
+    self._return_total += episode.episode_return
     self._returns.append(episode.episode_return)
     if self._exploits[episode.env_id]:
       self._exploit_returns.append(episode.episode_return)
@@ -168,6 +173,7 @@ class RunReport:
       "frames": steps * self._frame_skip,
       "updates": updates,
       "episodes": self._num_episodes,
+      "return_total": self._return_total,
       "return_mean": _mean(self._returns),
       "return_exploit": _mean(self._exploit_returns),
       "eval_return": self.take_evaluation(),

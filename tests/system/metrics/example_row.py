@@ -7,8 +7,8 @@ def example_row(**changes) -> dict[str, float | int | str]:
   """A run of the preset `laptop` in the middle."""
   row = {
       "minutes": 45.6, "steps": 1_234_560, "frames": 4_938_240,
-      "updates": 8_123, "episodes": 1_201, "return_mean": -3.21,
-      "return_exploit": 12.34, "eval_return": NAN,
+      "updates": 8_123, "episodes": 1_201, "return_total": -12_345.0,
+      "return_mean": -3.21, "return_exploit": 12.34, "eval_return": NAN,
       "frames_per_second": 3_456.7, "updates_per_second": 12.345,
       "replay_size": 40_000, "replay_ratio": 2.003, "loss": 0.0215,
       "grad_norm": 0.128, "update_norm": 0.0021, "params_norm": 31.2,

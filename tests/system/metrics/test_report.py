@@ -132,7 +132,32 @@ def test_lanes_that_explore_least_are_reported_beside_all(clock):
   clock.now += 1
   now = row(report, steps=10, updates=0)
   assert now["return_mean"] == 3.0 and now["return_exploit"] == 5.0
-  assert now["episodes"] == 3
+  assert now["episodes"] == 3 and now["return_total"] == 9.0
+
+
+def test_the_total_of_the_returns_goes_on_after_a_resume(clock):
+  _, before = make_report(clock)
+  for value in (1.5, -4.0):
+    before.count_episode(EpisodeReport(0, value, 40, 10, False))
+  saved = before.state_dict()
+  _, after = make_report(clock)
+  after.load_state_dict(saved, steps=80, updates=0)
+  after.count_episode(EpisodeReport(1, 10.0, 40, 10, False))
+  clock.now += 1
+  now = row(after, steps=120, updates=0)
+  assert now["return_total"] == 7.5 and now["episodes"] == 3
+
+
+def test_the_total_is_unknown_after_a_checkpoint_that_has_none(clock):
+  _, before = make_report(clock)
+  before.count_episode(EpisodeReport(0, 1.5, 40, 10, False))
+  saved = before.state_dict()
+  del saved["return_total"]
+  _, after = make_report(clock)
+  after.load_state_dict(saved, steps=80, updates=0)
+  after.count_episode(EpisodeReport(1, 10.0, 40, 10, False))
+  clock.now += 1
+  assert np.isnan(row(after, steps=120, updates=0)["return_total"])
 
 
 @pytest.mark.parametrize(
