@@ -26,11 +26,12 @@ import tyro
 
 from r2d2_jax.cli.command import run_command
 from r2d2_jax.config import ConfigError, FileError
+from r2d2_jax.system.storage.origin import STARTS_FILE
 
 FILE_NAME = "runs.jsonl.gz"
 # Of a run's files; config.json is what makes a directory a run's.
 _CONFIG = "config.json"
-_KEPT = (_CONFIG, "log.csv", "evaluation.csv")
+_KEPT = (_CONFIG, "log.csv", "evaluation.csv", STARTS_FILE)
 
 
 def pack(source: pathlib.Path, path: pathlib.Path) -> int:

@@ -1,37 +1,8 @@
-"""Where and with what the numbers were taken."""
+"""How busy the machine is that the numbers are taken on."""
 
-import datetime
-from importlib import metadata
 import os
 import pathlib
-import platform
 import time
-
-_PACKAGES = (
-  "jax",
-  "jaxlib",
-  "flax",
-  "optax",
-  "numpy",
-  "envpool",
-  "dm-reverb",
-  "tensorflow-cpu",
-)
-
-
-def describe() -> dict:
-  """Processor, memory, versions, date; plain values for JSON."""
-  return {
-    "date": datetime.datetime.now().isoformat(timespec="seconds"),
-    "processor": _processor(),
-    "cores": len(os.sched_getaffinity(0)),
-    "memory_gib": round(
-      os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1
-    ),
-    "system": platform.platform(),
-    "python": platform.python_version(),
-    "versions": {name: _version(name) for name in _PACKAGES},
-  }
 
 
 def load_average() -> float:
@@ -56,18 +27,3 @@ def _busy_seconds() -> float:
       user, nice, system, _, _, *interrupts = map(int, counts[:8])
       ticks += user + nice + system + sum(interrupts)
   return ticks / os.sysconf("SC_CLK_TCK")
-
-
-def _processor() -> str:
-  for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
-    name, _, value = line.partition(":")
-    if name.strip() == "model name":
-      return value.strip()
-  return platform.machine()
-
-
-def _version(name: str) -> str:
-  try:
-    return metadata.version(name)
-  except metadata.PackageNotFoundError:
-    return "missing"

@@ -38,6 +38,7 @@ from r2d2_jax.system.run.state import RunState
 from r2d2_jax.system.run.stop import Stop
 from r2d2_jax.system.storage.checkpoints import restore_learner
 from r2d2_jax.system.storage.files import replace_file
+from r2d2_jax.system.storage.origin import record_start
 from r2d2_jax.system.storage.rundir import write_config
 
 CLUSTER_FILE = "cluster.json"
@@ -170,6 +171,7 @@ def build(
   else:
     run_state.start_afresh()
   write_config(run_dir, config)
+  record_start(run_dir)
   text = json.dumps(settings_of(cluster), indent=2) + "\n"
   replace_file(run_dir / CLUSTER_FILE, text.encode())
   evaluate = (

@@ -42,6 +42,7 @@ from r2d2_jax.system.run.resumed import Resumed, find_resumed, world_seed
 from r2d2_jax.system.run.state import RunState
 from r2d2_jax.system.storage.checkpoints import CheckpointError, restore_learner
 from r2d2_jax.system.storage.csv_log import RunLog
+from r2d2_jax.system.storage.origin import record_start
 from r2d2_jax.system.storage.rundir import write_config
 
 # How long closing the environments may take, and what is still compiling.
@@ -224,6 +225,7 @@ def build(
     state.start_afresh()
   # World, agent and checkpoint have accepted the settings: now it is a run.
   write_config(run_dir, config)
+  record_start(run_dir)
   return Parts(
     config,
     run_dir,

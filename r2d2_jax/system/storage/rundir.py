@@ -22,6 +22,7 @@ from r2d2_jax.system.storage.files import (
   read_text,
   replace_file,
 )
+from r2d2_jax.system.storage.origin import STARTS_FILE
 
 _CONFIG_FILE = "config.json"
 _LOCK_FILE = ".lock"
@@ -43,6 +44,7 @@ _OTHERS = (
   _CONFIG_FILE,
   _LOCK_FILE,
   CRASH_FILE,
+  STARTS_FILE,
   "wandb",
   "wandb_id",
   ".replay",

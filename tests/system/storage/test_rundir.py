@@ -63,6 +63,7 @@ def test_parts_of_a_run_without_its_settings_are(name, tmp_path):
     "tensorboard",
     "learning_curve.png",
     "crash.txt",
+    "starts.jsonl",
     "wandb",
     "wandb_id",
     ".replay",
