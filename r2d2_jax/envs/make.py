@@ -8,11 +8,11 @@ from typing import Protocol
 
 from r2d2_jax.config import ConfigError, EnvConfig, MissingPackageError
 from r2d2_jax.envs.flicker import FlickerWorld
-from r2d2_jax.envs.memory_chain import MemoryChainWorld, chain_length
+from r2d2_jax.envs.memory_chain import MemoryChainWorld
 from r2d2_jax.envs.numpy_world import NumpyWorld
 from r2d2_jax.envs.recall import DELAYS, RecallWorld
 from r2d2_jax.envs.stateless_cartpole import StatelessCartPoleWorld
-from r2d2_jax.envs.tasks import BUILT_IN, nearest
+from r2d2_jax.envs.tasks import BUILT_IN, chain_length, nearest
 from r2d2_jax.envs.world import World
 from r2d2_jax.factories import is_path, load
 from r2d2_jax.types import EnvSpec

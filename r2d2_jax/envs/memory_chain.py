@@ -17,21 +17,11 @@ nothing until the last one, chosen in row L: reward +1 if action 1 meets context
 L above 1). bsuite shows [1, 3]; here it is [3].
 """
 
-import re
-
 import numpy as np
 
 from r2d2_jax.envs.lane_random import lane_uniform
 from r2d2_jax.envs.numpy_world import NumpyWorld
 from r2d2_jax.types import EnvSpec
-
-_NAME = re.compile(r"memory-chain-([1-9][0-9]{0,3})")
-
-
-def chain_length(task: str) -> int | None:
-  """L of a task's name; None where it is another task."""
-  found = _NAME.fullmatch(task.lower())
-  return int(found[1]) if found else None
 
 
 class MemoryChainWorld(NumpyWorld):

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 import difflib
+import re
 
 from r2d2_jax.config import ConfigError
 
@@ -25,6 +26,15 @@ yars_revenge zaxxon
 def atari57_games() -> list[str]:
   """The 57 games of the benchmark, as score tables spell them: 'ms_pacman'."""
   return list(_ATARI57)
+
+
+_CHAIN = re.compile(r"memory-chain-([1-9][0-9]{0,3})")
+
+
+def chain_length(task: str) -> int | None:
+  """L of memory-chain-L; None where it is another task."""
+  found = _CHAIN.fullmatch(task.lower())
+  return int(found[1]) if found else None
 
 
 def plain_name(name: str) -> str:

@@ -5,8 +5,8 @@ import math
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from r2d2_jax.envs.memory_chain import chain_length
 from r2d2_jax.envs.recall import DELAYS, NUM_SYMBOLS
+from r2d2_jax.envs.tasks import chain_length
 
 BACKGROUND = (20, 20, 26)
 TEXT = (232, 232, 232)
