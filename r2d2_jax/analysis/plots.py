@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from r2d2_jax.analysis.comparison import group_runs, same_runs
+from r2d2_jax.analysis.yardsticks import draw_yardsticks
 from r2d2_jax.config import ConfigError
 from r2d2_jax.system.metrics.columns import label as label_of
 from r2d2_jax.system.metrics.learning_curve import (
@@ -44,6 +45,7 @@ def plot_runs(
   column: str = "",
   x: str = "frames",
   title: str = "",
+  yardsticks: bool = False,
 ) -> Drawn:
   """Draws many runs: the mean of each group of seeds, and its range.
 
@@ -61,6 +63,8 @@ def plot_runs(
       where no run has numbers in it yet, return_mean or eval_return.
     x: column for the horizontal axis: frames, steps, updates or minutes.
     title: above the plot.
+    yardsticks: draw what others reached on each task, as labelled lines; for
+      columns of returns only.
 
   Returns:
     The runs that were left out, and notes.
@@ -98,10 +102,9 @@ def plot_runs(
         f" is drawn, {longest}"
       )
       drawn = {d: c for d, c in drawn.items() if d not in same or d == longest}
+  is_return = column in RETURNS
   points = {
-    run_dir: finite(logs[run_dir], x, "eval_return")
-    if column.startswith(("return_", "eval_"))
-    else NOTHING
+    run_dir: finite(logs[run_dir], x, "eval_return") if is_return else NOTHING
     for run_dir in drawn
   }
   panels = group_runs(drawn)
@@ -130,6 +133,8 @@ def plot_runs(
           f" {rounded(min(ends))} to {rounded(max(ends))}"
           f" {units[task]}, their mean is drawn as far as the shortest goes"
         )
+    if yardsticks and is_return:
+      draw_yardsticks(axes, task)
     axes.set_title(task, fontsize="medium")
     axes.grid(alpha=0.3)
     axes.xaxis.set_major_formatter(in_thousands)

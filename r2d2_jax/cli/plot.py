@@ -4,7 +4,7 @@ Runs whose training differs in nothing but the seed become one curve, the mean,
 with the range of the seeds around it; each task has a panel:
 
     python -m experiments.plot runs/memory-* --out memory.png
-    python -m experiments.plot runs
+    python -m experiments.plot runs --x minutes --yardsticks
 """
 
 import pathlib
@@ -23,6 +23,7 @@ def plot(
   column: str = "",
   x: Literal["frames", "steps", "updates", "minutes"] = "frames",
   title: str = "",
+  yardsticks: bool = False,
 ) -> None:
   """Draws learning curves of one or many runs into a PNG.
 
@@ -34,6 +35,7 @@ def plot(
       first of these three that has numbers.
     x: column for the horizontal axis.
     title: text above the plot.
+    yardsticks: draw what others reached on the task, as labelled lines.
   """
   from r2d2_jax.analysis.comparison import find_runs
   from r2d2_jax.analysis.plots import plot_runs
@@ -44,7 +46,9 @@ def plot(
   check_new_file("--out", out, ".png")
   runs = find_runs(run_dirs)
   with writing("--out", out):
-    drawn = plot_runs(runs, out, column=column, x=x, title=title)
+    drawn = plot_runs(
+      runs, out, column=column, x=x, title=title, yardsticks=yardsticks
+    )
   for run_dir in drawn.left_out:
     print(f"left out, nothing to draw yet: {run_dir}", file=sys.stderr)
   for note in drawn.notes:

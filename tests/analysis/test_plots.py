@@ -292,6 +292,22 @@ def test_a_short_run_is_drawn_by_what_it_has(tmp_path, drawn, capsys):
   assert "return_exploit yet: return_mean is drawn" in capsys.readouterr().err
 
 
+def test_yardsticks_are_labelled_lines(tmp_path, drawn):
+  runs = [make_run(tmp_path / "a", task="Pong-v5")]
+  plots.plot_runs(runs, tmp_path / "out.png", yardsticks=True)
+  axes = drawn["Pong-v5"]
+  heights = [line.get_ydata()[0] for line in axes.lines[-4:]]
+  assert heights == [20.0, 4.7, 14.6, -20.7]
+  labels = [text.get_text() for text in axes.texts]
+  assert labels[::2] == [
+    "DI-engine's R2D2 after 4M steps: 20",
+    "a human: 14.6",
+  ]
+  # They are returns, and no line of another column's plot.
+  plots.plot_runs(runs, tmp_path / "out.png", yardsticks=True, column="minutes")
+  assert not drawn["Pong-v5"].texts
+
+
 def test_a_run_that_has_nothing_yet_is_left_out(tmp_path, drawn, capsys):
   runs = [
     make_run(tmp_path / name, seed=seed)
