@@ -19,6 +19,7 @@ from experiments.studies.bases import (
   EPISODE_ROWS,
   Size,
   base_config,
+  batch_of,
   usual_seeds,
 )
 from experiments.studies.command import Options, run_study
@@ -47,12 +48,6 @@ _DRQN = {
 }
 
 
-def _batch_of(rows: int, base: Config) -> int:
-  """So many items that an update trains on as many rows as the base's."""
-  agent = base.agent
-  return max(1, round(agent.batch_size * (agent.trace_length - 1) / (rows - 1)))
-
-
 def _random_rows(base: Config) -> int:
   return min(_RANDOM_ROWS, base.agent.trace_length // 2)
 
@@ -67,7 +62,7 @@ def _items_for_rows(items: int, base: Config) -> int:
 _RANDOM = _DRQN | {
   "agent.trace_length": _random_rows,
   "agent.overlap": lambda base: _random_rows(base) - 1,
-  "agent.batch_size": lambda base: _batch_of(_random_rows(base), base),
+  "agent.batch_size": lambda base: batch_of(_random_rows(base), base),
   "replay.capacity_sequences": lambda base: _items_for_rows(
     base.replay.capacity_sequences, base
   ),
@@ -78,7 +73,7 @@ _RANDOM = _DRQN | {
 # One item is one whole episode, so the zero state is the one that it began in.
 _SEQUENTIAL = _DRQN | {
   "agent.trace_length": _WHOLE_EPISODE_ROWS,
-  "agent.batch_size": lambda base: _batch_of(_WHOLE_EPISODE_ROWS, base),
+  "agent.batch_size": lambda base: batch_of(_WHOLE_EPISODE_ROWS, base),
 }
 ARMS = (
   Arm("r2d2"),

@@ -22,9 +22,9 @@ EPISODE_ROWS = {"recall": 12, "Catch-v0": 10}
 
 # One thread, rows of the log and checkpoints by count: a study that was
 # interrupted gives the same table to the last digit.
-_REPEATABLE = {"run.lockstep": True, "replay.backend": "local"}
+REPEATABLE = {"run.lockstep": True, "replay.backend": "local"}
 # A study has many runs: each keeps one checkpoint, and no second log.
-_FRUGAL = {"log.tensorboard": False, "checkpoint.max_to_keep": 1}
+FRUGAL = {"log.tensorboard": False, "checkpoint.max_to_keep": 1}
 _TOY_ITEMS = {"agent.burn_in": 4, "agent.trace_length": 8, "agent.overlap": 4}
 # A nearer horizon than the preset's: a win now and a win later differ by more
 # than chance does, and the agent stops standing in front of the choice.
@@ -36,12 +36,12 @@ _GRID_ITEMS = {
 }
 
 _SMALL = {
-    "toy": _REPEATABLE | _TOY_ITEMS | {
+    "toy": REPEATABLE | _TOY_ITEMS | {
         "run.total_steps": 120_000, "log.period_updates": 20,
         "checkpoint.period_updates": 250,
         "evaluation.num_episodes": 200, "evaluation.num_lanes": 50,
     },
-    "grid": _REPEATABLE | _GRID_ITEMS | {
+    "grid": REPEATABLE | _GRID_ITEMS | {
         "run.total_steps": 400_000, "log.period_updates": 50,
         "checkpoint.period_updates": 1000, "replay.capacity_sequences": 20_000,
     },
@@ -49,7 +49,7 @@ _SMALL = {
     # takes minutes, so it saves itself at its end alone, and without the
     # replay, which is a gigabyte: one that was stopped begins anew, which is
     # the same run.
-    "atari": _REPEATABLE | {
+    "atari": REPEATABLE | {
         "network.torso_channels": (8, 16, 16), "network.core_units": 128,
         "network.head_units": 64,
         "run.total_steps": 100_000, "run.max_minutes": 0.0,
@@ -75,6 +75,12 @@ _PAPER = {
     },
     "atari": {"run.total_steps": 200_000_000, "evaluation.num_episodes": 30},
 }  # fmt: skip
+
+
+def batch_of(rows: int, base: Config) -> int:
+  """So many items that an update trains on as many rows as the base's."""
+  agent = base.agent
+  return max(1, round(agent.batch_size * (agent.trace_length - 1) / (rows - 1)))
 
 
 def usual_seeds(task: str, size: Size) -> int:
@@ -104,4 +110,4 @@ def base_config(task: str, size: Size) -> Config:
     config, kind = memory(), "grid"
   else:
     config, kind = smoke(), "toy"
-  return changed(config, kinds[kind] | _FRUGAL | {"env.task": task})
+  return changed(config, kinds[kind] | FRUGAL | {"env.task": task})
