@@ -83,6 +83,7 @@ def test_threads_train_keep_the_ratio_and_leave_everything_behind(tmp_path):
     "learning_curve.png",
     "tensorboard",
     ".lock",
+    "starts.jsonl",
   }
   with (tmp_path / "run" / "log.csv").open() as f:
     rows = list(csv.DictReader(f))
