@@ -30,9 +30,10 @@ def gpu() -> Config:
   """One accelerator: the paper's agent with fewer lanes and a smaller replay.
 
   A higher replay ratio spends the accelerator where one host cannot feed it.
+  Half of the lanes step while it acts for the other half.
   """
   return Config(
-    env=EnvConfig(num_envs=128),
+    env=EnvConfig(num_envs=128, batch_size=64),
     network=NetworkConfig(compute_dtype="bfloat16"),
     replay=ReplayConfig(
       capacity_sequences=50_000, min_sequences=2_000, replay_ratio=2.0

@@ -29,7 +29,7 @@ from experiments.benchmark.results import (
 )
 from experiments.benchmark.workload import TOY_NETWORK
 from r2d2_jax.agent.acting import epsilon_ladder, init_actor_state, make_actor
-from r2d2_jax.agent.agent import make_r2d2_agent
+from r2d2_jax.agent.agent import Agent, make_r2d2_agent
 from r2d2_jax.agent.networks import Networks, make_networks
 from r2d2_jax.config import Config
 from r2d2_jax.envs.make import make_world
@@ -114,9 +114,12 @@ def _loops(what: str, config: Config, size: _Size, toy: bool) -> LegResult:
       except ImportError as error:
         skipped.append(f"{case}, {name}: {error}")
         continue
-      loops[name] = actor_loop(config, networks, params, insert, stack)
+      agent = make_r2d2_agent(world.spec, config, networks=networks)
+      loops[name] = actor_loop(config, (agent, params), insert, stack)
       calls[name] = step_all_lanes(loops[name], size.lanes)
-    rates, shares = _rates(calls, loops, size)
+    rates, shares = rates_of(
+      calls, loops, rounds=size.rounds, seconds=size.seconds
+    )
   bare = 1 / sum(
     1 / np.array(rates[name]) for name in ("world alone", "inference alone")
   )
@@ -189,26 +192,27 @@ def inference_alone(
 
 def actor_loop(
   config: Config,
-  networks: Networks,
-  params: Params,
+  actor: tuple[Agent, Params],
   insert: Callable[[list[Item], np.ndarray], None],
   stack: contextlib.ExitStack,
 ) -> ActorLoop:
   """The package's loop over a world of its own, past its compilations."""
+  agent, params = actor
   world = stack.enter_context(
     contextlib.closing(make_world(config.env, seed=1))
   )
   loop = ActorLoop(
     config,
     world=world,
-    agent=make_r2d2_agent(world.spec, config, networks=networks),
+    agent=agent,
     parameters=ParameterStore(params),
     insert=insert,
     key=jax.random.key(1),
   )
   # The first items, and with them the last compilation, come with the first
   # whole trace of the lanes, or, if these are few, with a later one.
-  for _ in range(2 * config.item_rows):
+  turns = config.env.num_envs // config.env_batch
+  for _ in range(2 * config.item_rows * turns):
     loop.step()
   return loop
 
@@ -254,26 +258,28 @@ def _insert(
   return replay.insert
 
 
-def _rates(
+def rates_of(
   calls: dict[str, Callable[[], int]],
   loops: dict[str, ActorLoop],
-  size: _Size,
+  *,
+  rounds: int,
+  seconds: float,
 ) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
   """Steps per second of every part in every round; the loops' leg shares."""
   counts = {
-    name: max(1, calls_in(call, seconds=size.seconds))
+    name: max(1, calls_in(call, seconds=seconds))
     for name, call in calls.items()
   }
   before = {name: loop.timer.seconds() for name, loop in loops.items()}
   rates: dict[str, list[float]] = {name: [] for name in calls}
-  seconds: dict[str, float] = dict.fromkeys(calls, 0.0)
-  for _ in range(size.rounds):
+  spent: dict[str, float] = dict.fromkeys(calls, 0.0)
+  for _ in range(rounds):
     for name, call in calls.items():
       start = time.perf_counter()
       rates[name].append(units_per_second(call, calls=counts[name]))
-      seconds[name] += time.perf_counter() - start
+      spent[name] += time.perf_counter() - start
   shares = {
-    name: leg_shares(before[name], loop.timer.seconds(), seconds[name])
+    name: leg_shares(before[name], loop.timer.seconds(), spent[name])
     for name, loop in loops.items()
   }
   return rates, shares

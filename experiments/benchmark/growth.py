@@ -29,6 +29,7 @@ from experiments.benchmark.workload import (
   learner_flops,
   reference_config,
 )
+from r2d2_jax.agent.agent import make_r2d2_agent
 from r2d2_jax.agent.networks import make_networks
 from r2d2_jax.config import Config
 from r2d2_jax.presets import laptop
@@ -55,7 +56,8 @@ def _acting(toy: bool) -> Table:
     config = dataclasses.replace(laptop(), network=network)
     config = config.updated({"env.num_envs": lanes})
     with contextlib.ExitStack() as stack:
-      loop = actor_loop(config, networks, params, drop, stack)
+      agent = make_r2d2_agent(PONG, config, networks=networks)
+      loop = actor_loop(config, (agent, params), drop, stack)
       step = step_all_lanes(loop, lanes)
       calls = calls_in(step, seconds=0.01 if toy else _ACTING_SECONDS)
       before, start = loop.timer.seconds(), time.perf_counter()

@@ -9,6 +9,7 @@ from experiments.benchmark.results import LegResult
 Leg = Literal[
   "learner",
   "acting",
+  "turns",
   "replay",
   "end_to_end",
   "start_up",

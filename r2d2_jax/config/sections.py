@@ -28,7 +28,8 @@ class EnvConfig:
   """Lanes: environments stepped side by side (table 2: 256 actors)."""
   batch_size: int = setting(0, at_least=0)
   """Lanes per step; 0 means all of them. Fewer than num_envs steps
-  asynchronously: whichever lanes are ready first."""
+  asynchronously, whichever lanes are ready first: with an accelerator half of
+  them, so that these step while it acts for the others."""
   num_threads: int = setting(0, at_least=0)
   """Threads that step the environments; 0 lets EnvPool choose."""
   vectorization: Literal["sync", "async"] = "sync"

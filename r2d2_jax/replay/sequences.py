@@ -132,6 +132,21 @@ class SequenceBuilder:
       self._core_from([np.zeros_like(x[0]) for x in self._state]),
     )
 
+  def reads_state(self, timestep: types.Timestep) -> np.ndarray:
+    """Of which of these rows `add` will read the recurrent state: bool [B].
+
+    Those in which an item starts, but for an episode's first row, whose state
+    is null; with `row_states` all of them. What `output.core_state` holds of
+    the others need not be fetched from the device.
+    """
+    lanes = np.asarray(timestep.env_id)
+    if "row_carry" in self._specs:
+      return np.ones(lanes.shape, np.bool_)
+    is_first = np.asarray(timestep.is_first_t, np.bool_)
+    # A row that is first and last closes the episode before.
+    goes_on = self._open[lanes] & (~is_first | np.asarray(timestep.is_last_t))
+    return goes_on & (self._position[lanes] % self._period == 0)
+
   def add(
     self,
     timestep: types.Timestep,
@@ -151,7 +166,8 @@ class SequenceBuilder:
 
     Args:
       timestep: B rows, in any order of lanes, each lane at most once.
-      output: what the actor made of these rows, in the same order.
+      output: what the actor made of these rows, in the same order; its
+        core_state is read where `reads_state` says so.
       num_updates: updates behind the parameters that acted, for `types.Origin`.
       step: environment steps of the whole run so far, for `types.Origin`.
 

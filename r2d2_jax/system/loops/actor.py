@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 import threading
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -15,6 +16,7 @@ from r2d2_jax.replay.items import Item, stack_items
 from r2d2_jax.replay.packing import pack_items, unpack_items
 from r2d2_jax.replay.sequences import SequenceBuilder
 from r2d2_jax.system.loops.arrays import (
+  fetched,
   flat,
   nested,
   tree_from_arrays,
@@ -23,11 +25,21 @@ from r2d2_jax.system.loops.arrays import (
 from r2d2_jax.system.loops.parameters import Source
 from r2d2_jax.system.loops.timing import LegTimer
 from r2d2_jax.system.metrics.probe import Probe
+from r2d2_jax.types import ActorOutput, Timestep
 
 # Items whose first priorities are computed in one call: as many as lanes,
 # within these bounds. Few enough not to delay them, enough that the call costs
 # little.
 _PRIORITY_BATCH = (16, 64)
+
+
+class _Acted(NamedTuple):
+  """Rows that were acted on and are not stored yet."""
+
+  timestep: Timestep
+  output: ActorOutput  # on the device
+  num_updates: int
+  step: int
 
 
 class ActorLoop:
@@ -103,6 +115,10 @@ class ActorLoop:
     low, high = _PRIORITY_BATCH
     self._priority_batch = max(low, min(world.num_envs, high))
     self._pending: list[Item] = []
+    # Where lanes take turns, these step while the others' rows are acted on:
+    # what the bookkeeping had better hide behind is then the inference.
+    self._is_late = world.batch_size < world.num_envs
+    self._held: _Acted | None = None
     self._refresh_calls = max(
       1, config.run.actor_refresh_steps * world.num_envs // world.batch_size
     )
@@ -112,6 +128,9 @@ class ActorLoop:
 
   def step(self) -> tuple[int, list[EpisodeReport]]:
     """Receives rows, acts, sends actions, stores what is complete.
+
+    Where lanes take turns, what is stored are the rows of the step before,
+    while the device acts on these.
 
     Returns:
       The environment steps that these rows completed (the first row of an
@@ -136,23 +155,37 @@ class ActorLoop:
           timestep,
           self._exploration(self._count_steps()),
         )
+    if self._held is not None:
+      self._store(self._held)
+    with leg("inference"):
       a_t = np.asarray(output.a_t)
     with leg("environment"):
       # Sent before the bookkeeping: the lanes step while it is done.
       self._world.send(a_t, timestep.env_id)
-    with leg("write"):
-      output = jax.device_get(output)
-      self._pending += self._builder.add(
-        timestep,
-        output,
-        num_updates=self._num_updates,
-        step=self._count_steps(),
-      )
-      if self._probe is not None:
-        self._probe.add(timestep, output)
-      self._insert_pending()
+    acted = _Acted(timestep, output, self._num_updates, self._count_steps())
+    if self._is_late:
+      self._held = acted
+    else:
+      self._store(acted)
     completed = np.logical_or(~timestep.is_first_t, timestep.is_last_t)
     return int(np.count_nonzero(completed)), self._world.pop_episodes()
+
+  def _store(self, acted: "_Acted") -> None:
+    """Cuts the rows into items, and hands over those that are complete."""
+    with self.timer.leg("write"):
+      reads = self._builder.reads_state(acted.timestep)
+      if self._probe is not None:
+        reads |= self._probe.reads_state(acted.timestep)
+      output = fetched(acted.output, np.flatnonzero(reads))
+      self._pending += self._builder.add(
+        acted.timestep,
+        output,
+        num_updates=acted.num_updates,
+        step=acted.step,
+      )
+      if self._probe is not None:
+        self._probe.add(acted.timestep, output)
+      self._insert_pending()
 
   def lane_state_dict(self) -> dict[str, np.ndarray]:
     """Keys and recurrent states of the lanes; safe from any thread."""

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from r2d2_jax.replay.items import with_dtype
+from r2d2_jax.types import ActorOutput, CoreState
 
 Arrays = dict[str, np.ndarray]
 
@@ -60,6 +61,45 @@ def tree_from_arrays(arrays: dict[str, np.ndarray], *, like: Any) -> Any:
       )
     loaded.append(new)
   return jax.tree.unflatten(structure, loaded)
+
+
+def fetched(output: ActorOutput, rows: np.ndarray) -> ActorOutput:
+  """What acting gave, on the host; the recurrent states of some rows only.
+
+  At 256 lanes of the paper's network the states of all rows are 6.4 MB a step,
+  and an item starts in a fortieth of them.
+
+  Args:
+    output: on the device, B rows.
+    rows: int [K], those whose `core_state` is wanted.
+
+  Returns:
+    Numpy arrays; `core_state` is zero in the other rows.
+  """
+  wanted = None
+  if rows.size:
+    # Few sizes, so few compilations: the last row is asked for again.
+    size = 1 << int(rows.size - 1).bit_length()
+    padded = np.pad(rows, (0, size - rows.size), mode="edge")
+    wanted = _rows_of(output.core_state, padded)
+  small, wanted = jax.device_get((output._replace(core_state=None), wanted))
+
+  def spread(like: jax.Array, *values: np.ndarray) -> np.ndarray:
+    # Zeros that nobody looks at cost no memory either.
+    out = np.zeros(like.shape, like.dtype)
+    for value in values:
+      out[rows] = value[: rows.size]
+    return out
+
+  states = (output.core_state,) if wanted is None else (
+    output.core_state, wanted,
+  )  # fmt: skip
+  return small._replace(core_state=jax.tree.map(spread, *states))
+
+
+@jax.jit
+def _rows_of(core_state: CoreState, rows: jax.Array) -> CoreState:
+  return jax.tree.map(lambda x: x[rows], core_state)
 
 
 def _is_key(x: Any) -> bool:

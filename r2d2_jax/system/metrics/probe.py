@@ -104,14 +104,19 @@ class Probe:
       functools.partial(_dq, agent=agent, config=config.agent)
     )
 
+  def reads_state(self, timestep: Timestep) -> np.ndarray:
+    """Of which of these rows `add` will read the recurrent state: bool [B]."""
+    if not self._is_on:
+      return np.zeros(timestep.env_id.shape, np.bool_)
+    place = np.searchsorted(self._lanes, timestep.env_id)
+    return self._lanes[place % len(self._lanes)] == timestep.env_id
+
   def add(self, timestep: Timestep, output: ActorOutput) -> None:
     """Takes what the actors just did (numpy), as `SequenceBuilder.add`."""
-    if not self._is_on:
-      return
-    place = np.searchsorted(self._lanes, timestep.env_id)
-    mine = self._lanes[place % len(self._lanes)] == timestep.env_id
+    mine = self.reads_state(timestep)
     if not mine.any():
       return
+    place = np.searchsorted(self._lanes, timestep.env_id)
     pick = lambda x: x[mine]
     items = self._builder.add(
       jax.tree.map(pick, timestep)._replace(
