@@ -12,7 +12,7 @@ from typing import Literal
 
 from experiments.studies.study import changed
 from r2d2_jax.config import Config
-from r2d2_jax.envs.tasks import atari57_games, plain_name
+from r2d2_jax.envs.tasks import atari57_games, chain_length, plain_name
 from r2d2_jax.presets import laptop, memory, paper, smoke
 
 Size = Literal["small", "paper"]
@@ -35,10 +35,25 @@ _GRID_ITEMS = {
   "agent.discount": 0.95,
 }
 
+# Half of an episode and less: what an item's last row knows of the cue came
+# through its start state.
+_LONG_ITEMS = {
+  "agent.burn_in": 6,
+  "agent.trace_length": 12,
+  "agent.overlap": 6,
+}
+
 _SMALL = {
     "toy": REPEATABLE | _TOY_ITEMS | {
         "run.total_steps": 120_000, "log.period_updates": 20,
         "checkpoint.period_updates": 250,
+        "evaluation.num_episodes": 200, "evaluation.num_lanes": 50,
+    },
+    # A replay that never forgets: its states are hundreds of updates old.
+    "long": REPEATABLE | _LONG_ITEMS | {
+        "network.core_units": 64, "replay.capacity_sequences": 100_000,
+        "run.total_steps": 400_000, "log.period_updates": 20,
+        "checkpoint.period_updates": 500,
         "evaluation.num_episodes": 200, "evaluation.num_lanes": 50,
     },
     "grid": REPEATABLE | _GRID_ITEMS | {
@@ -64,6 +79,12 @@ _PAPER = {
         "network.core_units": 128, "network.head_units": 128,
         "replay.capacity_sequences": 50_000,
         "run.total_steps": 5_000_000,
+        "evaluation.num_episodes": 500, "evaluation.num_lanes": 50,
+    },
+    "long": _LONG_ITEMS | {
+        "env.num_envs": 64, "agent.batch_size": 64,
+        "network.core_units": 128, "network.head_units": 128,
+        "replay.capacity_sequences": 1_000_000, "run.total_steps": 10_000_000,
         "evaluation.num_episodes": 500, "evaluation.num_lanes": 50,
     },
     "grid": _GRID_ITEMS | {
@@ -100,7 +121,8 @@ def base_config(task: str, size: Size) -> Config:
 
   Args:
     task: one of the 57 games (presets laptop, paper), a MiniGrid task (preset
-      memory), else one with a flat observation (preset smoke).
+      memory), else one with a flat observation (preset smoke); recall-long and
+      memory-chain-<length> have a replay that keeps everything.
     size: 'small' or 'paper'.
   """
   kinds = _SMALL if size == "small" else _PAPER
@@ -108,6 +130,8 @@ def base_config(task: str, size: Size) -> Config:
     config, kind = (laptop() if size == "small" else paper()), "atari"
   elif task.startswith("MiniGrid-"):
     config, kind = memory(), "grid"
+  elif task == "recall-long" or chain_length(task):
+    config, kind = smoke(), "long"
   else:
     config, kind = smoke(), "toy"
   return changed(config, kinds[kind] | FRUGAL | {"env.task": task})
