@@ -114,7 +114,8 @@ def _games(configs: Mapping[pathlib.Path, Config]) -> list[Entry]:
       entries.append(
         Entry(
           task,
-          f"{name}, {label}" if label else name,
+          # README has no more than 100 columns.
+          f"{name}, {label.removeprefix('core ')}" if label else name,
           [e.returns for e in evaluated.values()],
           [_steps(run) for run in evaluated],
           _commits(list(evaluated)),

@@ -91,8 +91,8 @@ def test_the_best_agent_comes_first_and_is_named_by_what_differs(
     _run(tmp_path / "runs" / core, returns=[score], **{"network.core": core})
   rows = _table(capsys, _packed(tmp_path))[2:]
   assert [row[1] for row in rows] == [
-    "R2D2, core lstm",
-    "R2D2, core feedforward",
+    "R2D2, lstm",
+    "R2D2, feedforward",
   ]
   assert [row[-1] for row in rows] == ["-"] * 2
 
