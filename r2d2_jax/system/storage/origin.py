@@ -14,12 +14,13 @@ import platform
 import subprocess
 import sys
 
-import r2d2_jax
 from r2d2_jax.config import FileError
 from r2d2_jax.system.storage.files import open_to_write, read_text
 
 STARTS_FILE = "starts.jsonl"
+_ROOT = pathlib.Path(__file__).parents[3]  # of the clone, if there is one
 _PACKAGES = (
+  "r2d2-jax",
   "jax",
   "jaxlib",
   "flax",
@@ -36,18 +37,17 @@ def describe() -> dict:
   """The program and the machine as they are now; plain values for JSON.
 
   Returns:
-    date (local time), command (the program's name and arguments), version of
-    this package, commit (None where the package does not lie in a clone) and
-    modified (whether tracked files differ from it), processor, cores that this
-    process may use, memory_gib, system, python, versions of packages
-    ("missing" for those that are not there).
+    date (local time), command (the program's name and arguments), commit (None
+    where the package does not lie in a clone) and modified (whether tracked
+    files differ from it), processor, cores that this process may use,
+    memory_gib, system, python, versions of packages ("missing" for those that
+    are not installed).
   """
   commit, modified = _commit()
   return {
     "date": datetime.datetime.now().isoformat(timespec="seconds"),
     # Without the directory: it says nothing to others.
     "command": " ".join([pathlib.Path(sys.argv[0]).name, *sys.argv[1:]]),
-    "version": r2d2_jax.__version__,
     "commit": commit,
     "modified": modified,
     "processor": _processor(),
@@ -104,11 +104,10 @@ def _commit() -> tuple[str | None, bool | None]:
 
   Asked once in a process, which goes on with the code that it began with.
   """
-  root = pathlib.Path(r2d2_jax.__file__).parents[1]
-  if not (root / ".git").exists():
+  if not (_ROOT / ".git").exists():
     return None, None
-  head = _git(root, "rev-parse", "HEAD")
-  changes = _git(root, "status", "--porcelain", "--untracked-files=no")
+  head = _git(_ROOT, "rev-parse", "HEAD")
+  changes = _git(_ROOT, "status", "--porcelain", "--untracked-files=no")
   return head, None if changes is None else bool(changes)
 
 
