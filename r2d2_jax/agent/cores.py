@@ -45,15 +45,37 @@ class _LSTM(nn.Module):
     units, dtype = self.config.core_units, jnp.dtype(self.config.compute_dtype)
     w_x = self.param("w_x", _fan_in, (x.shape[-1], 4 * units))
     w_h = self.param("w_h", _orthogonal, (units, 4 * units))
-    b = self.param("b", _forget_gate_bias, (4 * units,))
+    b = self.param("b", _lstm_biases, (units,), self.config.core_memory_rows)
     x_proj = x.astype(dtype) @ w_x.astype(dtype) + b.astype(dtype)
     return lstm_unroll(x_proj, w_h.astype(dtype), carry, is_first_t)
 
 
-def _forget_gate_bias(key, shape, dtype=jnp.float32):
-  """Zeros, but 1 for the forget gate (second of i, f, g, o): it starts open."""
-  del key
-  return jnp.zeros(shape, dtype).at[shape[0] // 4 : shape[0] // 2].set(1.0)
+def _lstm_biases(key, shape: tuple[int], memory_rows: int) -> Array:
+  """Of the gates i, f, g, o, float32 [4 units].
+
+  Forget gates of bias 1, the others 0; or, with memory_rows T, chrono
+  initialisation: b_f = log u with u uniform in [1, T - 1], and b_i = -b_f, so
+  that the units begin by keeping what they hold for 1 to T rows. Source: Tallec
+  and Ollivier 2018, section 3.
+  """
+  zeros = jnp.zeros(shape, jnp.float32)
+  if not memory_rows:
+    return jnp.concatenate([zeros, jnp.ones_like(zeros), zeros, zeros])
+  kept = _log_rows(key, shape, memory_rows)
+  return jnp.concatenate([-kept, kept, zeros, zeros])
+
+
+def _gru_biases(key, shape: tuple[int], memory_rows: int) -> Array:
+  """Of r, z, n, float32 [3 units]: zeros, but b_z = log u with memory_rows."""
+  zeros = jnp.zeros(shape, jnp.float32)
+  kept = _log_rows(key, shape, memory_rows) if memory_rows else zeros
+  return jnp.concatenate([zeros, kept, zeros])
+
+
+def _log_rows(key, shape: tuple[int], memory_rows: int) -> Array:
+  return jnp.log(
+    jax.random.uniform(key, shape, jnp.float32, 1.0, memory_rows - 1.0)
+  )
 
 
 class _GRU(nn.Module):
@@ -74,7 +96,7 @@ class _GRU(nn.Module):
     units, dtype = self.config.core_units, jnp.dtype(self.config.compute_dtype)
     w_x = self.param("w_x", _fan_in, (x.shape[-1], 3 * units))
     w_h = self.param("w_h", _orthogonal, (units, 3 * units))
-    b = self.param("b", _no_bias, (3 * units,))
+    b = self.param("b", _gru_biases, (units,), self.config.core_memory_rows)
     b_hn = self.param("b_hn", _no_bias, (units,))
     x_proj = x.astype(dtype) @ w_x.astype(dtype) + b.astype(dtype)
     w_h = w_h.astype(dtype)

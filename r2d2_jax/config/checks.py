@@ -78,6 +78,17 @@ def validate(config: Config) -> None:
     f"at most env.num_envs ({env.num_envs})",
     "0 lets EnvPool choose",
   )
+  need(
+    network.core_memory_rows != 1,
+    "network.core_memory_rows",
+    "0, or at least 2 rows",
+  )
+  need(
+    not network.core_memory_rows or network.core not in ("feedforward", "none"),
+    "network.core_memory_rows",
+    f"0 with network.core '{network.core}'",
+    "it has no gates",
+  )
   channels = network.torso_channels
   need(
     0 < min(channels, default=0) and max(channels) <= _MAX_INT,

@@ -85,6 +85,11 @@ class NetworkConfig:
   'module:name' of your own."""
   core_units: int = setting(512, at_least=1)
   """Units of the core (appendix: LSTM 512)."""
+  core_memory_rows: int = setting(0, at_least=0)
+  """'lstm' and 'gru': rows over which the gates begin by remembering (chrono
+  initialisation, Tallec and Ollivier 2018): about the longest time that
+  something has to be kept. 0: the LSTM's forget gates begin with a bias of 1,
+  which keeps a few rows."""
   head_units: int = setting(512, at_least=0)
   """Hidden units of each of the two duelling streams (appendix: 512); 0 leaves
   the hidden layer out (DRQN)."""

@@ -49,6 +49,59 @@ def test_gru_by_its_equations():
   np.testing.assert_array_equal(last, y[-1])
 
 
+def _biases(core, **settings):
+  config = network_config(core=core, core_units=400, **settings)
+  x = np.zeros((1, 2, 5), np.float32)
+  carry = CORES[core].initial_carry(config, 2)
+  first = np.zeros((1, 2), bool)
+  params = CORES[core].make(config).init(jax.random.key(0), x, carry, first)
+  return np.split(np.asarray(params["params"]["b"]), 4 if core == "lstm" else 3)
+
+
+def test_forget_gates_begin_open():
+  i, f, g, o = _biases("lstm")
+  assert (f == 1).all() and not (i.any() or g.any() or o.any())
+  assert not np.any(_biases("gru"))
+
+
+@pytest.mark.parametrize("core", ["lstm", "gru"])
+def test_gates_begin_by_remembering_up_to_so_many_rows(core):
+  """exp(b_f) is uniform in [1, T - 1]; b_i = -b_f."""
+  biases = _biases(core, core_memory_rows=101)
+  if core == "lstm":
+    i, kept, *others = biases
+    np.testing.assert_array_equal(i, -kept)
+  else:
+    r, kept, n = biases
+    others = (r, n)
+  assert not np.any(others)
+  rows = np.exp(kept)
+  assert rows.min() >= 1 - 1e-5 and rows.max() <= 100 + 1e-3
+  # Standard errors of mean and quartile of 400 draws: 1.4 and 2.1 rows.
+  assert abs(rows.mean() - 50.5) < 6
+  assert abs(np.quantile(rows, 0.25) - 25.75) < 9
+
+
+def _gradient_by_the_first_row(memory_rows):
+  """Norm of the gradient of the last of 100 outputs by the first input."""
+  config = network_config(
+    core="lstm", core_units=64, core_memory_rows=memory_rows
+  )
+  core = CORES["lstm"].make(config)
+  x = 0.1 * np.random.default_rng(1).normal(size=(100, 1, 5))
+  x = x.astype(np.float32)
+  carry = CORES["lstm"].initial_carry(config, 1)
+  first = np.zeros((100, 1), bool)
+  params = core.init(jax.random.key(0), x, carry, first)
+  last = lambda x: core.apply(params, x, carry, first)[0][-1].sum()
+  return float(np.linalg.norm(jax.grad(last)(x)[0]))
+
+
+def test_a_bit_is_kept_for_a_hundred_rows():
+  assert _gradient_by_the_first_row(0) < 1e-6
+  assert _gradient_by_the_first_row(100) > 1e-4
+
+
 class _Means(nn.Module):
   """A running sum and a count: a carry that is a dict."""
 
