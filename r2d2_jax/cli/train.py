@@ -6,6 +6,7 @@ Every setting can be given on the command line, over those of a preset:
         --run.total-steps 2000000 --agent.n-step 3
 
 A second start with the same --run.run-dir goes on from the last checkpoint;
+--config FILE repeats the run of a config.json, with a directory of its own;
 --plan prints what a run would take and stops.
 """
 
@@ -19,7 +20,8 @@ import warnings
 
 import tyro
 
-from r2d2_jax.cli.command import exit_code, program, with_home
+from r2d2_jax.cli.base_settings import take_base
+from r2d2_jax.cli.command import exit_code, program
 from r2d2_jax.config import (
   Config,
   ConfigError,
@@ -42,13 +44,15 @@ def parse_command_line(arguments: list[str]) -> Config:
   """The configuration that a command line asks for, checked.
 
   Args:
-    arguments: without the program's name; `--preset NAME` may stand anywhere.
+    arguments: without the program's name; `--preset NAME` or `--config FILE`
+      may stand anywhere.
 
   Returns:
     It; where no run.run_dir is given, with the name of a new one.
 
   Raises:
-    ConfigError: an unknown preset, or settings that cannot work.
+    ConfigError: an unknown preset, a file that is no configuration, or settings
+      that cannot work.
     SystemExit: code 0 after --help, code 2 after a malformed argument.
   """
   return _parse(arguments)[0]
@@ -56,32 +60,32 @@ def parse_command_line(arguments: list[str]) -> Config:
 
 def _parse(arguments: list[str]) -> tuple[Config, bool]:
   """The configuration, and whether its run.run_dir was chosen here."""
-  preset, arguments = _take_preset(with_home(arguments))
-  _refuse_old_names(arguments)
+  base = take_base(arguments, _PRESETS)
+  _refuse_old_names(base.arguments)
   summaries = "\n".join(
     f"- {name}: {(make.__doc__ or '').split(chr(10))[0]}"
     for name, make in _PRESETS.items()
   )
   config = tyro.cli(
     Config,
-    args=arguments,
-    default=_PRESETS[preset](),
+    args=base.arguments,
+    default=base.config,
     prog=program("train"),
     description=(
       "Trains R2D2 on one task. Any setting below can be given; the"
-      f" defaults shown are those of --preset {preset}. Presets, chosen"
-      f" with --preset NAME:\n\n{summaries}\n\n--plan prints what the run"
-      " would take and stops. A second start with the same --run.run-dir"
-      " goes on from the last checkpoint."
+      f" defaults shown are those of {base.name}. Presets, chosen with --preset"
+      f" NAME:\n\n{summaries}\n\n--config FILE takes the settings of a run's"
+      " config.json in place of a preset's. --plan prints what the run would"
+      " take and stops. A second start with the same --run.run-dir goes on"
+      " from the last checkpoint."
     ),
   )
   is_new = not config.run.run_dir
   if is_new:
     date = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    config = _in_directory(
-      config,
-      f"runs/{as_name(config.env.task)}-{preset}-seed{config.run.seed}-{date}",
-    )
+    task, seed = as_name(config.env.task), config.run.seed
+    name = as_name(base.name) if base.file is None else "again"
+    config = _in_directory(config, f"runs/{task}-{name}-seed{seed}-{date}")
   validate(config)
   return config, is_new
 
@@ -102,27 +106,6 @@ def _refuse_old_names(arguments: list[str]) -> None:
       name = argument[2:].partition("=")[0].replace("-", "_")
       if renamed(name := name.replace("run.no_", "run.")):
         raise ConfigError(unknown_setting(name))
-
-
-def _take_preset(arguments: list[str]) -> tuple[str, list[str]]:
-  """Takes `--preset NAME` or `--preset=NAME` out of the arguments."""
-  name, rest = "laptop", []
-  i = 0
-  while i < len(arguments):
-    argument = arguments[i]
-    if argument == "--preset":
-      i += 1
-      name = arguments[i] if i < len(arguments) else ""
-    elif argument.startswith("--preset="):
-      name = argument.partition("=")[2]
-    else:
-      rest.append(argument)
-    i += 1
-  if name not in _PRESETS:
-    raise ConfigError(
-      f"--preset: expected one of {', '.join(_PRESETS)}, got {name!r}"
-    )
-  return name, rest
 
 
 def launch(config: Config, *, must_be_new: bool = False) -> int:

@@ -25,7 +25,7 @@ from r2d2_jax.cluster.facades import (
 from r2d2_jax.cluster.fleet import Fleet
 from r2d2_jax.cluster.governor import Governor
 from r2d2_jax.cluster.parameters import Newest
-from r2d2_jax.cluster.settings import ClusterConfig
+from r2d2_jax.cluster.settings import CLUSTER_FILE, ClusterConfig
 from r2d2_jax.cluster.starts import Starts
 from r2d2_jax.cluster.topology import actor_config, settings_of, topology_of
 from r2d2_jax.cluster.work import Work
@@ -40,8 +40,6 @@ from r2d2_jax.system.storage.checkpoints import restore_learner
 from r2d2_jax.system.storage.files import replace_file
 from r2d2_jax.system.storage.origin import record_start
 from r2d2_jax.system.storage.rundir import write_config
-
-CLUSTER_FILE = "cluster.json"
 
 
 def build(

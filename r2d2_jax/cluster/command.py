@@ -20,15 +20,19 @@ import warnings
 
 import tyro
 
-from r2d2_jax.cli.command import exit_code, program, with_home
+from r2d2_jax.cli.base_settings import take_base
+from r2d2_jax.cli.command import exit_code, program
 from r2d2_jax.cli.train import as_name
-from r2d2_jax.cluster.settings import ClusterConfig, check_values
+from r2d2_jax.cluster.settings import (
+  CLUSTER_FILE,
+  ClusterConfig,
+  check_values,
+)
 from r2d2_jax.cluster.topology import check_cluster, with_lanes
 from r2d2_jax.config import (
   Config,
   ConfigError,
   MissingPackageError,
-  from_dict,
   validate,
 )
 from r2d2_jax.presets import PRESETS
@@ -53,27 +57,15 @@ def parse_command_line(arguments: list[str]) -> tuple[Config, ClusterConfig]:
       that cannot work.
     SystemExit: code 0 after --help, code 2 after a malformed argument.
   """
-  arguments = with_home(arguments)
-  preset, arguments = taken("--preset", arguments)
-  file, arguments = taken("--config", arguments)
-  if preset and file:
-    raise ConfigError("--config: expected it or --preset, got both; give one")
-  if file:
-    config, cluster = _from_file(pathlib.Path(file))
-  else:
-    preset = preset or "laptop"
-    if preset not in PRESETS:
-      raise ConfigError(
-        f"--preset: expected one of {', '.join(PRESETS)}, got {preset!r}"
-      )
-    config, cluster = PRESETS[preset](), ClusterConfig()
-  config = config.updated({"replay.backend": "reverb"})
+  base = take_base(arguments, PRESETS)
+  cluster = _cluster_beside(base.file) if base.file else ClusterConfig()
+  config = base.config.updated({"replay.backend": "reverb"})
   sections = {
     f.name: getattr(config, f.name) for f in dataclasses.fields(Config)
   }
   settings = tyro.cli(
     _Settings,
-    args=arguments,
+    args=base.arguments,
     default=_Settings(**sections, cluster=cluster),
     prog=program("cluster"),
     description=(
@@ -99,36 +91,17 @@ def parse_command_line(arguments: list[str]) -> tuple[Config, ClusterConfig]:
   return config, cluster
 
 
-def taken(flag: str, arguments: list[str]) -> tuple[str, list[str]]:
-  """Takes `--flag VALUE` or `--flag=VALUE` out of the arguments."""
-  value, rest = "", []
-  given = iter(arguments)
-  for argument in given:
-    if argument == flag:
-      value = next(given, "")
-    elif argument.startswith(f"{flag}="):
-      value = argument.partition("=")[2]
-    else:
-      rest.append(argument)
-      continue
-    if not value:
-      raise ConfigError(f"{flag}: expected a value after it")
-  return value, rest
-
-
-def _from_file(path: pathlib.Path) -> tuple[Config, ClusterConfig]:
-  """The settings of an earlier run; its directory is not taken over."""
+def _cluster_beside(path: pathlib.Path) -> ClusterConfig:
+  """The roles of an earlier run; those of none where it had no cluster."""
+  beside = path.with_name(CLUSTER_FILE)
   try:
-    config = from_dict(json.loads(path.read_text()))
-    beside = path.with_name("cluster.json")
-    cluster = ClusterConfig()
-    if beside.exists():
-      cluster = ClusterConfig(**json.loads(beside.read_text()))
+    if not beside.exists():
+      return ClusterConfig()
+    return ClusterConfig(**json.loads(beside.read_text()))
   except (OSError, ValueError, TypeError, RecursionError) as error:
     raise ConfigError(
-      f"--config: expected the config.json of a run, got {path}: {error}"
+      f"--config: expected settings of a cluster in {beside}: {error}"
     ) from error
-  return config.updated({"run.run_dir": ""}), cluster
 
 
 def _train(config: Config, cluster: ClusterConfig) -> int:

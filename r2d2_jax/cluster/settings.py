@@ -6,6 +6,8 @@ from r2d2_jax.config import ConfigError
 from r2d2_jax.config.bounds import setting
 from r2d2_jax.config.config import shown
 
+# In a run's directory, beside config.json.
+CLUSTER_FILE = "cluster.json"
 _MOST = 2**31 - 1
 
 

@@ -13,8 +13,10 @@ import pytest
 
 from r2d2_jax.cli import train as command
 from r2d2_jax.config import Config, ConfigError
+from r2d2_jax.presets import smoke
 from r2d2_jax.system import train as training
 from r2d2_jax.system.storage.checkpoints import list_checkpoints
+from r2d2_jax.system.storage.rundir import write_config
 from tests.help import help_of
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -208,3 +210,37 @@ def test_a_setting_that_has_another_name_now(flag, name, new, capsys):
   assert command.main(["--preset", "smoke", flag]) == 2
   text = capsys.readouterr().err
   assert f"{name}: this setting is called {new} now" in text
+
+
+def test_the_settings_of_an_earlier_run(tmp_path, monkeypatch):
+  """--config repeats a run; its directory is not taken over."""
+  earlier = command.parse_command_line(
+    ["--preset", "smoke", "--agent.n-step", "2", "--run.run-dir", "there"]
+  )
+  write_config(tmp_path, earlier)
+  file = str(tmp_path / "config.json")
+  again = command.parse_command_line(["--config", file, "--run.seed=9"])
+  assert again.run.run_dir.startswith("runs/recall-again-seed9-")
+  assert again == earlier.updated(
+    {"run.seed": 9, "run.run_dir": again.run.run_dir}
+  )
+
+
+@pytest.mark.parametrize(
+  "arguments, told",
+  [
+    (["--config", "none.json"], "expected the config.json of a run, got none"),
+    (["--config="], "expected the config.json of a run, got ."),
+    (
+      ["--config", "config.json", "--preset", "smoke"],
+      "--config: expected it or --preset, got both",
+    ),
+  ],
+)
+def test_what_is_no_earlier_run_is_refused(
+  arguments, told, tmp_path, monkeypatch, capsys
+):
+  monkeypatch.chdir(tmp_path)
+  write_config(tmp_path, smoke())
+  assert command.main(arguments) == 2
+  assert told in capsys.readouterr().err

@@ -41,7 +41,7 @@ def test_a_run_is_repeated_from_its_files(tmp_path):
   "arguments, message",
   [
     (["--preset", "nothing"], "--preset: expected one of"),
-    (["--preset"], "--preset: expected a value"),
+    (["--preset"], "--preset: expected one of paper"),
     (["--config", "/no/such/file"], "--config: expected the config.json"),
     (["--config=a", "--preset=smoke"], "--config: expected it or --preset"),
     (

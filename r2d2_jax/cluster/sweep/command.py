@@ -15,9 +15,9 @@ import sys
 
 import tyro
 
-from r2d2_jax.cli.command import check_number, exit_code, program, with_home
+from r2d2_jax.cli.base_settings import take_base
+from r2d2_jax.cli.command import check_number, exit_code, program
 from r2d2_jax.cli.train import launch
-from r2d2_jax.cluster.command import taken
 from r2d2_jax.cluster.sweep.jobs import Job, make_jobs, tasks_of
 from r2d2_jax.config import Config, ConfigError, MissingPackageError
 from r2d2_jax.family import FAMILY
@@ -56,31 +56,27 @@ def parse_command_line(arguments: list[str]) -> tuple[list[Job], _Settings]:
   """The runs that a command line asks for, and its own settings.
 
   Raises:
-    ConfigError: an unknown preset or game, settings that cannot work.
+    ConfigError: an unknown preset or game, a file that is no configuration,
+      settings that cannot work.
     SystemExit: code 0 after --help, code 2 after a malformed argument.
   """
-  preset, arguments = taken("--preset", with_home(arguments))
-  preset = preset or "laptop"
-  if preset not in _PRESETS:
-    raise ConfigError(
-      f"--preset: expected one of {', '.join(_PRESETS)}, got {preset!r}"
-    )
-  base = _PRESETS[preset]()
+  base = take_base(arguments, _PRESETS)
   names = [f.name for f in dataclasses.fields(Config)]
   settings = tyro.cli(
     _Settings,
-    args=arguments,
-    default=_Settings(**{name: getattr(base, name) for name in names}),
+    args=base.arguments,
+    default=_Settings(**{name: getattr(base.config, name) for name in names}),
     prog=program("sweep"),
     description=(
       "Trains one run of each task with each seed, as many at a time as the"
       " cluster has room for. Settings are those of experiments.train, over"
-      f" those of --preset {preset} (one of {', '.join(_PRESETS)}). The same"
+      f" those of {base.name}: --preset NAME takes one of"
+      f" {', '.join(_PRESETS)}, --config FILE a run's config.json. The same"
       " command goes on with what is left. --list prints the runs and stops."
     ),
   )
   config = Config(**{name: getattr(settings, name) for name in names})
-  if config.env.task != base.env.task:
+  if config.env.task != base.config.env.task:
     raise ConfigError(
       f"env.task: expected --games or --tasks in a sweep, got --env.task"
       f" {config.env.task}"
@@ -104,7 +100,7 @@ def parse_command_line(arguments: list[str]) -> tuple[list[Job], _Settings]:
     config,
     tasks_of(settings.games, settings.tasks),
     seeds=settings.seeds,
-    sweep_dir=pathlib.Path(settings.sweep_dir or f"runs/sweep-{preset}"),
+    sweep_dir=pathlib.Path(settings.sweep_dir or f"runs/sweep-{base.name}"),
   )
   if settings.only != -1 and not 0 <= settings.only < len(jobs):
     raise ConfigError(
