@@ -44,6 +44,8 @@ _BASE = REPEATABLE | FRUGAL | {
     "env.num_envs": 16,
     "agent.burn_in": 0, "agent.trace_length": _WHOLE_ROWS,
     "agent.overlap": _WHOLE_ROWS // 2,
+    # Of a gradient through gates as usual nothing is left after 100 rows.
+    "network.core_memory_rows": max(LENGTHS),
     "run.actor_refresh_steps": 10,
     "log.period_updates": 20, "checkpoint.period_updates": 1000,
     "evaluation.num_episodes": 200, "evaluation.num_lanes": 50,
@@ -75,7 +77,11 @@ ARMS = (
       "replay.priority_exponent": 0.0,
     },
   ),
-  Arm("feedforward", {"network.core": "feedforward"}),
+  Arm("usual_gates", {"network.core_memory_rows": 0}),
+  Arm(
+    "feedforward",
+    {"network.core": "feedforward", "network.core_memory_rows": 0},
+  ),
 )
 
 

@@ -11,6 +11,7 @@ Leg = Literal[
   "acting",
   "turns",
   "replay",
+  "host",
   "end_to_end",
   "start_up",
   "growth",

@@ -47,7 +47,7 @@ def test_one_agent_for_all_lengths():
     (run.arm, run.config.agent, run.config.network, run.config.replay)
     for run in _runs(seeds=1)
   }
-  assert len(agents) == len(memory_chain.ARMS)
+  assert len(agents) == len(memory_chain.ARMS) == 6
 
 
 def test_an_update_trains_as_many_rows_in_all_arms():
