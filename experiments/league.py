@@ -10,6 +10,7 @@ repository can make the table anew.
 
 from collections.abc import Mapping, Sequence
 import functools
+import math
 import pathlib
 import sys
 import tempfile
@@ -117,7 +118,7 @@ def _games(configs: Mapping[pathlib.Path, Config]) -> list[Entry]:
           # README has no more than 100 columns.
           f"{name}, {label.removeprefix('core ')}" if label else name,
           [e.returns for e in evaluated.values()],
-          [_steps(run) for run in evaluated],
+          [_steps(run, e.num_updates) for run, e in evaluated.items()],
           _commits(list(evaluated)),
         )
       )
@@ -154,8 +155,12 @@ def _chains(configs: Mapping[pathlib.Path, Config]) -> list[Entry]:
   return entries
 
 
-def _steps(run: pathlib.Path) -> float:
-  return read_log(run / "log.csv")["steps"][-1]
+def _steps(run: pathlib.Path, num_updates: float = math.inf) -> float:
+  """Of the first row with so many updates; of the last one without it."""
+  log = read_log(run / "log.csv")
+  rows = zip(log["steps"], log["updates"], strict=True)
+  reached = (steps for steps, updates in rows if updates >= num_updates)
+  return next(reached, log["steps"][-1])
 
 
 def _commits(runs: Sequence[pathlib.Path]) -> list[str]:

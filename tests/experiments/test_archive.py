@@ -198,4 +198,5 @@ def test_results_of_the_repository_can_be_read(path, tmp_path):
     log = read_log(run / "log.csv")
     games = read_log(run / "evaluation.csv")
     assert log["steps"][-1] > 0 and games["return"], run
-    assert games["updates"][-1] == log["updates"][-1], run
+    # One that was stopped went on after its last evaluation.
+    assert 0 < games["updates"][-1] <= log["updates"][-1], run

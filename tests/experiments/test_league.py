@@ -14,18 +14,30 @@ from r2d2_jax.system.storage.csv_log import RunLog
 from r2d2_jax.system.storage.rundir import write_config
 
 
-def _run(directory, *, returns, steps=1000, seed=0, starts=(), **settings):
+def _run(
+  directory,
+  *,
+  returns,
+  steps=1000,
+  seed=0,
+  starts=(),
+  goes_on=False,
+  **settings,
+):
   directory.mkdir(parents=True)
   config = smoke().updated({"run.seed": seed, **settings})
   write_config(directory, config)
-  RunLog(directory / "log.csv").write(
-    {
-      "steps": steps,
-      "updates": 5,
-      "episodes": 10_000,
-      "return_total": 8_000.0,
-    }
-  )
+  log = RunLog(directory / "log.csv")
+  # It was evaluated after 5 updates, and went on.
+  for updates in (3, 5, 6) if goes_on else (5,):
+    log.write(
+      {
+        "steps": steps + updates - 5,
+        "updates": updates,
+        "episodes": 10_000,
+        "return_total": 8_000.0,
+      }
+    )
   games = [EpisodeReport(0, float(r), 10, 10, False) for r in returns]
   write_evaluation(directory, Evaluation(games), num_updates=5, steps=steps)
   (directory / "starts.jsonl").write_text(
@@ -58,6 +70,7 @@ def test_seeds_are_one_entry_with_steps_score_and_commit(tmp_path, capsys):
       returns=returns,
       seed=seed,
       steps=100_000,
+      goes_on=True,
       starts=[
         {"commit": commit, "modified": False},
         {"commit": commit, "modified": seed == 1},
