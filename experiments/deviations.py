@@ -11,7 +11,7 @@ docs/studies.md.
 from collections.abc import Sequence
 import pathlib
 import sys
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 
@@ -74,20 +74,8 @@ def plot(records: Sequence, path: pathlib.Path) -> None:
   """
   from experiments.studies import plots
 
-  tasks = plots.by_task(records)
-  figure, ((*panels,),) = plots.new_figure(
-    1, len(tasks), panel_inches=(4.2, 3.2)
-  )
-  for (task, arms), axes in zip(tasks.items(), panels, strict=True):
-    for i, arm in enumerate(ARMS):
-      style: dict[str, Any] = dict(color=f"C{i}", label=arm.name)
-      plots.draw_curve(axes, arms.get(arm.name, []), "return_mean", **style)
-    axes.set_title(f"{task}: raw return, all lanes", fontsize="medium")
-    axes.grid(alpha=0.3)
-    plots.label_frames(axes, arms)
-    plots.note_empty(axes)
-  plots.legend_below(figure, panels, columns=3)
-  figure.savefig(path, dpi=130)
+  names = [arm.name for arm in ARMS]
+  plots.draw_tasks(records, names, path)
 
 
 def deviations(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:

@@ -1,7 +1,8 @@
 """What the studies' plots share: groups of seeds, curves, ranges, legends."""
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+import pathlib
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -72,6 +73,35 @@ def draw_curve(
       curves.append((record.log["frames"][known], ys[known]))
   if curves:
     draw_curves(axes, curves, **style)
+
+
+def draw_tasks(
+  records: Sequence[Record],
+  arms: Sequence[str],
+  path: pathlib.Path,
+  *,
+  name: Callable[[str], str] = str,
+) -> None:
+  """Returns of training against frames: a panel per task, a curve per arm.
+
+  Args:
+    records: of `results.read_records`.
+    arms: their names, in their colours' order.
+    path: the PNG to write.
+    name: a task -> the panel's title.
+  """
+  tasks = by_task(records)
+  figure, ((*panels,),) = new_figure(1, len(tasks), panel_inches=(4.0, 3.1))
+  for (task, records_of), axes in zip(tasks.items(), panels, strict=True):
+    for i, arm in enumerate(arms):
+      style: dict[str, Any] = dict(color=f"C{i}", label=arm)
+      draw_curve(axes, records_of.get(arm, []), "return_mean", **style)
+    axes.set_title(f"{name(task)}: return, all lanes", fontsize="medium")
+    axes.grid(alpha=0.3)
+    label_frames(axes, records_of)
+    note_empty(axes)
+  legend_below(figure, panels, columns=4)
+  figure.savefig(path, dpi=130)
 
 
 def error_bars(spreads: Sequence[Spread]) -> list[list[float]]:
