@@ -41,7 +41,7 @@ from r2d2_jax.system.train import train
 
 _STEPS_PER_UPDATE = 160
 _AIM = 0.85  # of what the parts allow
-_SHARES = (
+SHARES = (
   "environment",
   "inference",
   "write",
@@ -73,9 +73,9 @@ def measure(settings: Settings) -> LegResult:
   rounds, seconds = (1, 0.05) if settings.toy else (2, 1.0)
   for run in _toy_runs() if settings.toy else _full_runs():
     alone = [measure_alone(run.config, rounds=rounds, seconds=seconds)]
-    log = _train(run.config.updated({"replay.backend": backend}))
+    log = logged(run.config.updated({"replay.backend": backend}))
     alone.append(measure_alone(run.config, rounds=rounds, seconds=seconds))
-    windows = _windows(log)
+    windows = windows_of(log)
     if not windows:
       skipped.append(f"end_to_end, {run.name}: no update in the time it had")
       continue
@@ -96,7 +96,7 @@ def measure(settings: Settings) -> LegResult:
           "updates/s",
           "steps per update",
           "replay ratio",
-          *(name.replace("_", " ") for name in _SHARES),
+          *(name.replace("_", " ") for name in SHARES),
           "bound by",
         ),
         rows,
@@ -181,7 +181,7 @@ def _reference_run(config: Config, lanes: int) -> _Run:
   )
 
 
-def _train(config: Config) -> list[dict[str, str]]:
+def logged(config: Config) -> list[dict[str, str]]:
   """A run in a directory that is gone afterwards; the rows of its log."""
   with tempfile.TemporaryDirectory() as directory:
     run_dir = pathlib.Path(directory) / "run"
@@ -190,7 +190,7 @@ def _train(config: Config) -> list[dict[str, str]]:
       return list(csv.DictReader(f))
 
 
-class _Window(NamedTuple):
+class Window(NamedTuple):
   """What happened between two rows of the log."""
 
   seconds: float
@@ -199,13 +199,13 @@ class _Window(NamedTuple):
   row: dict[str, str]  # the later one: its shares are the window's
 
 
-def _windows(log: list[dict[str, str]]) -> list[_Window]:
+def windows_of(log: list[dict[str, str]]) -> list[Window]:
   """The windows after the first row with an update."""
   log = [row for row in log if int(row["updates"]) > 0]
   windows = []
   for before, after in itertools.pairwise(log):
     change = lambda name, a=after, b=before: float(a[name]) - float(b[name])
-    window = _Window(
+    window = Window(
       60 * change("minutes"), change("steps"), change("updates"), after
     )
     if window.seconds > 0:
@@ -214,16 +214,16 @@ def _windows(log: list[dict[str, str]]) -> list[_Window]:
 
 
 def _read(
-  run: _Run, windows: list[_Window], alone: Alone
+  run: _Run, windows: list[Window], alone: Alone
 ) -> tuple[list[Comparison], tuple, tuple]:
   """A run's comparisons, its row of the table, and that of its parts."""
   seconds = sum(w.seconds for w in windows)
-  steps = _rate([w.steps for w in windows], windows)
-  updates = _rate([w.updates for w in windows], windows)
+  steps = rate_of([w.steps for w in windows], windows)
+  updates = rate_of([w.updates for w in windows], windows)
   shares = {
     name: sum(w.seconds * float(w.row[f"share_{name}"]) for w in windows)
     / seconds
-    for name in _SHARES
+    for name in SHARES
   }
   total_updates = sum(w.updates for w in windows)
   per_update = sum(w.steps for w in windows) / max(total_updates, 1)
@@ -269,7 +269,7 @@ def _read(
   )
 
 
-def _rate(counts: list[float], windows: list[_Window]) -> Spread:
+def rate_of(counts: list[float], windows: list[Window]) -> Spread:
   """The rate over all windows, with the quartiles of single ones."""
   each = spread([n / w.seconds for n, w in zip(counts, windows, strict=True)])
   return each._replace(median=sum(counts) / sum(w.seconds for w in windows))

@@ -13,6 +13,7 @@ Leg = Literal[
   "replay",
   "host",
   "end_to_end",
+  "family",
   "start_up",
   "growth",
   "cluster",

@@ -259,8 +259,8 @@ def test_ray_is_started_only_when_asked_for(tmp_path, monkeypatch):
   monkeypatch.setattr(children, "in_child", note)
   assert command.main(["--output", str(tmp_path)]) == 1
   assert measured == [
-    "learner", "acting", "turns", "replay", "host", "end_to_end", "start_up",
-    "growth",
+    "learner", "acting", "turns", "replay", "host", "end_to_end", "family",
+    "start_up", "growth",
   ]  # fmt: skip
   measured.clear()
   command.main(["--legs", "cluster", "--output", str(tmp_path)])
@@ -454,6 +454,7 @@ def test_a_child_that_ends_is_an_error_with_its_last_words():
     "host",
     pytest.param("replay", marks=pytest.mark.slow),
     pytest.param("end_to_end", marks=pytest.mark.slow),
+    pytest.param("family", marks=pytest.mark.slow),
     "growth",
   ],
 )
