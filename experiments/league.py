@@ -34,6 +34,8 @@ from r2d2_jax.system.storage.origin import read_starts
 from r2d2_jax.system.storage.rundir import read_config
 
 _RESULTS = pathlib.Path("docs/results")
+# Of the studies those whose tasks have a public yardstick.
+_STUDIES = ("memory_chain", "popgym")
 _NAMES = {"r2d2": "R2D2", "impala": "IMPALA", "a3c": "A3C"}
 _REPETITIONS = 2000
 _COMMIT_DIGITS = 7
@@ -216,6 +218,14 @@ def sources(entries: Sequence[Entry]) -> str:
   return "".join(f"{wrap(item)}\n" for item in items)
 
 
+def _all_archives() -> tuple[pathlib.Path, ...]:
+  tasks = sorted(_RESULTS.glob(f"*/{archive.FILE_NAME}"))
+  studies = (_RESULTS / "studies" / s / archive.FILE_NAME for s in _STUDIES)
+  return tuple(
+    p.parent for p in (*tasks, *filter(pathlib.Path.exists, studies))
+  )
+
+
 def league(
   archives: Annotated[tuple[pathlib.Path, ...], tyro.conf.Positional] = (),
   /,
@@ -230,13 +240,11 @@ def league(
 
   Args:
     archives: directories that hold an archive; none means those in
-      docs/results.
+      docs/results, and of its studies memory_chain and popgym.
     out: a file for the table and the yardsticks' sources, written anew,
       besides the terminal.
   """
-  paths = archives or tuple(
-    sorted(p.parent for p in _RESULTS.glob(f"*/{archive.FILE_NAME}"))
-  )
+  paths = archives or _all_archives()
   if not paths:
     raise ConfigError(
       f"expected archives of runs in {_RESULTS}/*, found none: run it in a"
