@@ -45,6 +45,8 @@ ARMS = (
   Arm(
     "full_returns",
     {"agent.lookahead_rows": lambda base: base.agent.n_step - 1},
+    # Else the replay's blocks would be of a row or two.
+    suits=lambda base: base.agent.overlap % (base.agent.n_step - 1) == 0,
   ),
 )
 TASKS = {

@@ -46,7 +46,7 @@ _BASE = REPEATABLE | FRUGAL | {
     "agent.overlap": _WHOLE_ROWS // 2,
     # Of a gradient through gates as usual nothing is left after 100 rows.
     "network.core_memory_rows": max(LENGTHS),
-    "run.actor_refresh_steps": 10,
+    "replay.capacity_sequences": 10_000, "run.actor_refresh_steps": 10,
     "log.period_updates": 20, "checkpoint.period_updates": 1000,
     "evaluation.num_episodes": 200, "evaluation.num_lanes": 50,
 }  # fmt: skip

@@ -184,6 +184,7 @@ def test_results_are_packed():
     "pong",
     "recall",
     "ablations",
+    "deviations",
     "family",
     "flicker",
     "parameter_lag",

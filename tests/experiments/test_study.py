@@ -749,11 +749,7 @@ def test_an_archive_does_not_go_on_until_it_is_unpacked(
   assert len(_table(out / "results.csv")) == 4
 
 
-@pytest.mark.parametrize(
-  "module",
-  [module for module in MODULES if module is not deviations],  # not run yet
-  ids=lambda m: m.__name__,
-)
+@EVERY
 @pytest.mark.envpool
 def test_results_of_the_repository_are_made_of_its_archives(module, tmp_path):
   pytest.importorskip("envpool")

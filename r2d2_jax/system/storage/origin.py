@@ -13,6 +13,7 @@ import pathlib
 import platform
 import subprocess
 import sys
+import textwrap
 
 from r2d2_jax.config import FileError
 from r2d2_jax.system.storage.files import open_to_write, read_text
@@ -31,6 +32,7 @@ _PACKAGES = (
   "tensorflow-cpu",
 )
 _GIT_SECONDS = 10.0
+_COMMAND_LENGTH = 500
 
 
 def describe() -> dict:
@@ -46,8 +48,13 @@ def describe() -> dict:
   commit, modified = _commit()
   return {
     "date": datetime.datetime.now().isoformat(timespec="seconds"),
-    # Without the directory: it says nothing to others.
-    "command": " ".join([pathlib.Path(sys.argv[0]).name, *sys.argv[1:]]),
+    # Without the directory, which says nothing to others; and without the
+    # whole settings that a study hands to its runs.
+    "command": textwrap.shorten(
+      " ".join([pathlib.Path(sys.argv[0]).name, *sys.argv[1:]]),
+      _COMMAND_LENGTH,
+      placeholder=" ...",
+    ),
     "commit": commit,
     "modified": modified,
     "processor": _processor(),

@@ -48,6 +48,13 @@ def test_each_start_is_a_line(tmp_path, monkeypatch):
   assert first["versions"]["numpy"][0].isdigit()
 
 
+def test_a_long_command_is_cut(tmp_path, monkeypatch):
+  monkeypatch.setattr("sys.argv", ["child.py", *["--a.setting"] * 100])
+  command = origin.describe()["command"]
+  assert command.startswith("child.py --a.setting") and len(command) <= 500
+  assert command.endswith("--a.setting ...")
+
+
 def test_a_run_of_before_has_none(tmp_path):
   assert origin.read_starts(tmp_path) == []
 
