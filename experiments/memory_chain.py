@@ -58,6 +58,9 @@ def _short(rows: int, overlap: int) -> Mapping[str, Any]:
     "agent.trace_length": rows,
     "agent.overlap": overlap,
     "agent.batch_size": lambda base: batch_of(rows, base),
+    "replay.min_sequences": lambda base: max(
+      base.replay.min_sequences, batch_of(rows, base)
+    ),
   }
 
 

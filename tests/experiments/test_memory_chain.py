@@ -39,6 +39,10 @@ def test_the_protocol():
   for run in runs:
     # Each lane plays as many whole episodes.
     assert 10_000 % run.config.env.num_envs == 0
+
+
+def test_every_arm_can_work():
+  for run in _runs(seeds=1):
     validate(run.config)
 
 
