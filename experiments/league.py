@@ -87,7 +87,8 @@ def read_entries(paths: Sequence[pathlib.Path]) -> list[Entry]:
   """The entries of archives, in their order.
 
   Runs that differ in nothing but their seed are one entry. All lengths of
-  memory-chain are one task, whose score is bsuite's.
+  memory-chain are one task, whose score is bsuite's; what was not played with
+  every length is left out.
 
   Args:
     paths: directories, each with an archive.
@@ -143,17 +144,18 @@ def _chains(configs: Mapping[pathlib.Path, Config]) -> list[Entry]:
       }
       for runs in seeds.values()
     ]
-    # A score over other lengths is another task's.
-    lengths = "/".join(str(n) for n in sorted({len(seed) for seed in ratios}))
-    entries.append(
-      Entry(
-        f"memory-chain, {lengths} lengths",
-        f"R2D2, {arm}" if arm != "r2d2" else "R2D2",
-        [np.array([memory_chain.bsuite_score(seed)]) for seed in ratios],
-        [sum(map(_steps, runs)) for runs in seeds.values()],
-        _commits([run for runs in seeds.values() for run in runs]),
+    # A score over fewer lengths is not bsuite's.
+    whole = [set(seed) == set(memory_chain.LENGTHS) for seed in ratios]
+    if all(whole):
+      entries.append(
+        Entry(
+          "memory-chain",
+          f"R2D2, {arm}" if arm != "r2d2" else "R2D2",
+          [np.array([memory_chain.bsuite_score(seed)]) for seed in ratios],
+          [sum(map(_steps, runs)) for runs in seeds.values()],
+          _commits([run for runs in seeds.values() for run in runs]),
+        )
       )
-    )
   return entries
 
 
@@ -193,14 +195,13 @@ def _score(entry: Entry) -> float:
 
 def _row(entry: Entry) -> tuple[str, ...]:
   low, high = bootstrap_interval(entry.returns)
-  task = entry.task.partition(",")[0]
   return (
     entry.task,
     entry.agent,
     str(len(entry.returns)),
     rounded(float(np.mean(entry.steps))),
     f"{_score(entry):.3g} [{low:.3g}, {high:.3g}]",
-    next((f"{y.score:g}, {y.name}" for y in yardsticks_of(task)), "-"),
+    next((f"{y.score:g}, {y.name}" for y in yardsticks_of(entry.task)), "-"),
     ", ".join(entry.commits) or "-",
   )
 
@@ -209,7 +210,7 @@ def sources(entries: Sequence[Entry]) -> str:
   """All yardsticks of the entries' tasks with their sources, as a list."""
   items = [
     f"- {yardstick.task}: {yardstick.label} ({yardstick.source})."
-    for task in dict.fromkeys(e.task.partition(",")[0] for e in entries)
+    for task in dict.fromkeys(e.task for e in entries)
     for yardstick in yardsticks_of(task)
   ]
   wrap = functools.partial(

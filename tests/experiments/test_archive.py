@@ -179,14 +179,17 @@ def test_a_run_that_was_written_by_training_comes_back(tmp_path):
 
 def test_results_are_packed():
   assert [path.parent.name for path in ARCHIVES] == [
+    "memory-chain",
     "memory-s11",
     "memory-s7",
     "pong",
     "recall",
+    "stateless-cartpole",
     "ablations",
     "deviations",
     "family",
     "flicker",
+    "memory_chain",
     "parameter_lag",
     "start_state",
   ]

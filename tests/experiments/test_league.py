@@ -6,7 +6,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from experiments import archive, league
+from experiments import archive, league, memory_chain
 from r2d2_jax.envs.world import EpisodeReport
 from r2d2_jax.presets import smoke
 from r2d2_jax.system.evaluation import Evaluation, write_evaluation
@@ -110,9 +110,10 @@ def test_the_best_agent_comes_first_and_is_named_by_what_differs(
   assert [row[-1] for row in rows] == ["-"] * 2
 
 
-def test_lengths_of_memory_chain_are_one_task(tmp_path, capsys):
-  for length in (1, 20):
-    for arm in ("r2d2", "zero"):
+def test_lengths_of_memory_chain_are_one_task(tmp_path, capsys, monkeypatch):
+  monkeypatch.setattr(memory_chain, "LENGTHS", (1, 20))
+  for length, arms in ((1, ("r2d2", "zero", "stored")), (20, ("r2d2", "zero"))):
+    for arm in arms:
       _run(
         tmp_path / "runs" / f"memory-chain-{length}" / arm / "seed0",
         returns=[-1.0],
@@ -124,7 +125,7 @@ def test_lengths_of_memory_chain_are_one_task(tmp_path, capsys):
   rows = _table(capsys, _packed(tmp_path))[2:]
   # Of 10 000 episodes 1 000 were wrong: a regret of 0.2.
   assert [row[:5] for row in rows] == [
-    ["memory-chain, 2 lengths", agent, "1", "2k", "1 [1, 1]"]
+    ["memory-chain", agent, "1", "2k", "1 [1, 1]"]
     for agent in ("R2D2", "R2D2, zero")
   ]
   assert rows[0][5] == "1, bsuite's best"

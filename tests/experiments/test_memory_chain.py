@@ -1,12 +1,14 @@
 """The study of memory's length: bsuite's protocol and its score."""
 
 import pathlib
+import shutil
 
 import numpy as np
 import pytest
 
-from experiments import memory_chain
+from experiments import archive, memory_chain
 from experiments.studies import results
+from experiments.studies.command import Options, run_study
 from experiments.studies.study import make_runs
 from r2d2_jax.config import ConfigError, validate
 from r2d2_jax.envs.world import EpisodeReport
@@ -14,6 +16,8 @@ from r2d2_jax.system.evaluation import Evaluation, write_evaluation
 from r2d2_jax.system.storage.csv_log import RunLog
 from r2d2_jax.system.storage.rundir import write_config
 from tests.help import help_of
+
+_ROOT = pathlib.Path(__file__).parents[2]
 
 
 def _log(**columns):
@@ -150,3 +154,17 @@ def test_the_report_has_the_score_of_each_seed(tmp_path):
     "feedforward,1,2,0.5,0.98",
   ]
   assert (tmp_path / "memory_chain.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_the_results_of_the_repository_are_made_of_their_archive(tmp_path):
+  known = _ROOT / "docs" / "results" / "studies" / "memory_chain"
+  shutil.copy(known / archive.FILE_NAME, tmp_path)
+  options = Options(out=tmp_path, report_only=True)
+  study = memory_chain.study("small")
+  assert run_study(study, options, memory_chain.report) == 0
+  for name in ("results.csv", "summary.csv", "minutes.csv", "score.csv"):
+    assert (tmp_path / name).read_bytes() == (known / name).read_bytes(), name
+  scores = (known / "score.csv").read_text().splitlines()[1:4]
+  assert [row.split(",")[:4] for row in scores] == [
+    ["r2d2", str(seed), "23", "1"] for seed in range(3)
+  ]
