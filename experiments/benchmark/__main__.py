@@ -70,6 +70,7 @@ def benchmark(
   from experiments.benchmark import machine, report
   from experiments.benchmark.children import in_child
   from experiments.benchmark.quiet import wait_until_quiet
+  from r2d2_jax.system.storage.origin import describe
 
   earlier = comparing.read_benchmark(compare) if compare else None
   check_number("--wait-quiet", wait_quiet, 0)
@@ -95,7 +96,7 @@ def benchmark(
   if os.sep in torch_python:  # children run elsewhere; no link is followed
     torch_python = os.path.abspath(torch_python)
   settings = Settings(toy, torch_python, device)
-  about = machine.describe() | {
+  about = describe() | {
     "command": shlex.join(
       ["python", "-m", "experiments.benchmark", *sys.argv[1:]]
     ),

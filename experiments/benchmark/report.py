@@ -22,7 +22,7 @@ def write(directory: pathlib.Path, about: dict, legs: dict[str, dict]) -> dict:
 
   Args:
     directory: exists.
-    about: of `machine.describe`, and what the command adds.
+    about: of `origin.describe`, and what the command adds.
     legs: name -> {"result": LegResult, "seconds", "busy_cores"} or {"error"}.
 
   Returns:

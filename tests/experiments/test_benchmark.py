@@ -24,6 +24,7 @@ from experiments.benchmark.workload import (
   reference_config,
 )
 from r2d2_jax.config import ConfigError
+from r2d2_jax.system.storage import origin
 from tests.help import help_of
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -150,7 +151,7 @@ def _benchmark(*, speed, cost, date, cores=2, legs=("growth",)):
     ],
     [],
   )
-  about = machine.describe() | {"date": date, "cores": cores, "toy": False}
+  about = origin.describe() | {"date": date, "cores": cores, "toy": False}
   return about, {name: {"result": result} for name in legs}
 
 
