@@ -1,7 +1,9 @@
 """Leg `turns`: do lanes that take turns hide the inference?
 
-With a stand-in for an accelerator: an actor step that does nothing, but sleeps
-for some milliseconds in a thread of JAX's own, the interpreter free meanwhile.
+With a stand-in for an accelerator: an actor step that computes nothing, whose
+actions can be read some milliseconds after the call, the interpreter free
+meanwhile. (A sleep inside of what JAX compiles would not do: on a processor
+calls with a callback are not asynchronous.)
 Stepping and inference then allow, one after the other, 1 / (1 / stepping +
 1 / inference) agent steps per second; side by side, the slower of the two.
 """
@@ -34,6 +36,7 @@ from r2d2_jax.agent.agent import Agent, make_r2d2_agent
 from r2d2_jax.config import Config
 from r2d2_jax.envs.make import make_world
 from r2d2_jax.presets import laptop
+from r2d2_jax.system.loops.actor import ActorLoop
 from r2d2_jax.types import (
   ActorOutput,
   ActorState,
@@ -50,7 +53,8 @@ _AIM = 0.9
 def measure(settings: Settings) -> LegResult:
   """Agent steps per second of stepping, inference, and both loops."""
   lanes, rounds, seconds = (4, 2, 0.05) if settings.toy else (64, 9, 0.8)
-  config = laptop().updated({"env.num_envs": lanes})
+  # One thread steps: on two cores the other one is left for the loop.
+  config = laptop().updated({"env.num_envs": lanes, "env.num_threads": 1})
   in_turns = config.updated({"env.batch_size": lanes // 2})
   inference = lanes // 2 / (_INFERENCE_MS / 1e3)
   with contextlib.ExitStack() as stack:
@@ -59,8 +63,8 @@ def measure(settings: Settings) -> LegResult:
     )
     play = random_play(world)
     loops = {
-      name: actor_loop(
-        loop_config, stand_in(world.spec, loop_config), drop, stack
+      name: _take_time(
+        actor_loop(loop_config, stand_in(world.spec, loop_config), drop, stack)
       )
       for name, loop_config in (
         ("loop, all lanes at once", config),
@@ -102,7 +106,7 @@ def measure(settings: Settings) -> LegResult:
 
 
 def stand_in(spec: EnvSpec, config: Config) -> tuple[Agent, Params]:
-  """An agent that acts at random after a pause, and its parameters."""
+  """An agent that acts at random and computes nothing, and its parameters."""
   agent = make_r2d2_agent(spec, config)
   params = jax.jit(agent.networks.init)(jax.random.key(0))
   step = functools.partial(_actor_step, num_actions=spec.num_actions)
@@ -117,15 +121,12 @@ def _actor_step(
   *,
   num_actions: int,
 ) -> tuple[ActorState, ActorOutput]:
-  """As `acting.actor_step`, without a network: all that costs is the pause."""
+  """As `acting.actor_step`, without a network."""
   del params, epsilon
   before, _ = lanes_before(state, timestep)
   keys = jax.vmap(jax.random.split)(before.key)
   a_t = jax.vmap(lambda k: jax.random.randint(k, (), 0, num_actions))(
     keys[:, 1]
-  )
-  a_t = jax.pure_callback(
-    _pause, jax.ShapeDtypeStruct(a_t.shape, a_t.dtype), a_t
   )
   after = ActorState(before.core_state, a_t, keys[:, 0])
   q_t = jnp.zeros((a_t.size, num_actions), jnp.float32)
@@ -134,6 +135,29 @@ def _actor_step(
   )
 
 
-def _pause(a_t: np.ndarray) -> np.ndarray:
-  time.sleep(_INFERENCE_MS / 1e3)
-  return np.asarray(a_t)
+class _Late:
+  """An array that can be read from a moment on; who asks sleeps until then."""
+
+  def __init__(self, array: jax.Array, ready: float):
+    self._array, self._ready = array, ready
+
+  def __array__(self, *args, **kwargs) -> np.ndarray:
+    time.sleep(max(0.0, self._ready - time.monotonic()))
+    return np.asarray(self._array)
+
+
+def _take_time(loop: ActorLoop) -> ActorLoop:
+  """The loop's actions are there some milliseconds after they were asked for.
+
+  As an accelerator's: the call returns at once, one inference after the other.
+  """
+  act, free = loop._actor, 0.0
+
+  def late(*arguments):
+    nonlocal free
+    state, output = act(*arguments)
+    free = max(free, time.monotonic()) + _INFERENCE_MS / 1e3
+    return state, output._replace(a_t=_Late(output.a_t, free))
+
+  loop._actor = late
+  return loop
