@@ -41,7 +41,7 @@ from r2d2_jax.system.train import train
 
 _STEPS_PER_UPDATE = 160
 _AIM = 0.85  # of what the parts allow
-SHARES = (
+_SHARES = (
   "environment",
   "inference",
   "write",
@@ -96,7 +96,7 @@ def measure(settings: Settings) -> LegResult:
           "updates/s",
           "steps per update",
           "replay ratio",
-          *(name.replace("_", " ") for name in SHARES),
+          *(name.replace("_", " ") for name in _SHARES),
           "bound by",
         ),
         rows,
@@ -223,7 +223,7 @@ def _read(
   shares = {
     name: sum(w.seconds * float(w.row[f"share_{name}"]) for w in windows)
     / seconds
-    for name in SHARES
+    for name in _SHARES
   }
   total_updates = sum(w.updates for w in windows)
   per_update = sum(w.steps for w in windows) / max(total_updates, 1)

@@ -13,19 +13,18 @@ import itertools
 import jax
 import numpy as np
 
-from experiments.benchmark.acting import random_play
 from experiments.benchmark.legs import Settings
 from experiments.benchmark.rates import units_per_second
 from experiments.benchmark.replay_stream import (
   Writer,
   empty_replay,
   period,
-  record,
+  pong_frames,
+  record_pong,
 )
 from experiments.benchmark.results import LegResult, Spread, Table, spread
 from experiments.benchmark.workload import PONG
-from r2d2_jax.config import Config, EnvConfig
-from r2d2_jax.envs.make import make_world
+from r2d2_jax.config import Config
 from r2d2_jax.presets import laptop, paper
 from r2d2_jax.system.loops.learner import Batch
 
@@ -35,9 +34,7 @@ _LANES = 64
 def measure(settings: Settings) -> LegResult:
   """Milliseconds of each part by batch and item length."""
   lanes = 2 if settings.toy else _LANES
-  env = EnvConfig(task="Pong", num_envs=lanes, full_action_space=False)
-  with contextlib.closing(make_world(env, seed=0)) as world:
-    frames = list(itertools.islice(random_play(world), 130))
+  frames = pong_frames(lanes)
   rows, skipped = [], []
   for backend, preset in itertools.product(
     ("reverb", "local"), (laptop(), paper())
@@ -51,13 +48,7 @@ def measure(settings: Settings) -> LegResult:
         "agent.batch_size": 16,
       }
     )
-    recorded = record(
-      iter(frames),
-      PONG,
-      rows=120,
-      core_units=config.network.core_units,
-      frame_stack=config.network.frame_stack,
-    )
+    recorded = record_pong(config, frames)
     try:
       replay = empty_replay(config, PONG)
     except ImportError as error:

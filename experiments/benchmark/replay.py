@@ -7,13 +7,11 @@ and values are random numbers of the right shapes. Written is what
 
 from collections.abc import Iterator
 import contextlib
-import dataclasses
-import itertools
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.benchmark.acting import drop, random_play
+from experiments.benchmark.acting import drop
 from experiments.benchmark.legs import Settings
 from experiments.benchmark.rates import units_per_second
 from experiments.benchmark.replay_bytes import bytes_table
@@ -22,7 +20,9 @@ from experiments.benchmark.replay_stream import (
   Writer,
   empty_replay,
   period,
+  pong_frames,
   record,
+  record_pong,
   sampling_rates,
 )
 from experiments.benchmark.results import (
@@ -35,8 +35,7 @@ from experiments.benchmark.results import (
   spread,
 )
 from experiments.benchmark.workload import PONG
-from r2d2_jax.config import Config, EnvConfig
-from r2d2_jax.envs.make import make_world
+from r2d2_jax.config import Config
 from r2d2_jax.presets import laptop, paper
 from r2d2_jax.types import EnvSpec, Timestep
 
@@ -88,21 +87,13 @@ def measure(settings: Settings) -> LegResult:
 def _throughput(
   size: _Size, backends: list[str]
 ) -> tuple[list[Comparison], Table]:
-  env = EnvConfig(task="Pong", num_envs=size.lanes, full_action_space=False)
   comparisons, rows = [], []
-  with contextlib.closing(make_world(env, seed=0)) as world:
-    frames = list(itertools.islice(random_play(world), 130))
+  frames = pong_frames(size.lanes)
   for preset in (laptop(), paper()):
     agent = preset.agent
     lengths = f"{agent.burn_in} + {agent.trace_length} by {period(preset)}"
-    recorded = record(
-      iter(frames),
-      PONG,
-      rows=120,
-      core_units=preset.network.core_units,
-      frame_stack=preset.network.frame_stack,
-    )
-    config = dataclasses.replace(preset, env=env)
+    recorded = record_pong(preset, frames)
+    config = preset.updated({"env.num_envs": size.lanes})
     written, sampled = _write_and_sample(config, backends, recorded, size)
     rows += [
       (lengths, name, spread(rates), sampled[name])

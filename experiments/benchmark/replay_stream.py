@@ -1,13 +1,17 @@
 """A stream of rows, and the replays that it is written to, for leg `replay`."""
 
 from collections.abc import Callable, Iterator
+import contextlib
 import itertools
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from experiments.benchmark.acting import random_play
 from experiments.benchmark.rates import units_per_second
-from r2d2_jax.config import Config
+from experiments.benchmark.workload import PONG
+from r2d2_jax.config import Config, EnvConfig
+from r2d2_jax.envs.make import make_world
 from r2d2_jax.replay.items import Item
 from r2d2_jax.replay.make import make_replay
 from r2d2_jax.replay.sequences import SequenceBuilder
@@ -68,6 +72,24 @@ def record(
       )
     )
   return recorded
+
+
+def pong_frames(lanes: int) -> list[Timestep]:
+  """Rows of Pong at random, enough for the records of any preset here."""
+  env = EnvConfig(task="Pong", num_envs=lanes, full_action_space=False)
+  with contextlib.closing(make_world(env, seed=0)) as world:
+    return list(itertools.islice(random_play(world), 130))
+
+
+def record_pong(config: Config, frames: list[Timestep]) -> list[Rows]:
+  """As `record`, of `pong_frames` and with the states of a configuration."""
+  return record(
+    iter(frames),
+    PONG,
+    rows=120,
+    core_units=config.network.core_units,
+    frame_stack=config.network.frame_stack,
+  )
 
 
 class Writer:

@@ -62,21 +62,15 @@ def measure(settings: Settings) -> LegResult:
       contextlib.closing(make_world(in_turns.env, seed=0))
     )
     play = random_play(world)
-    loops = {
-      name: _take_time(
-        actor_loop(loop_config, stand_in(world.spec, loop_config), drop, stack)
-      )
-      for name, loop_config in (
-        ("loop, all lanes at once", config),
-        ("loop, two halves in turns", in_turns),
-      )
-    }
-    calls = {"stepping alone": lambda: len(next(play).env_id)} | {
-      name: step_all_lanes(loop, loop_config.env_batch)
-      for (name, loop), loop_config in zip(
-        loops.items(), (config, in_turns), strict=True
-      )
-    }
+    calls = {"stepping alone": lambda: len(next(play).env_id)}
+    loops = {}
+    for name, loop_config in (
+      ("loop, all lanes at once", config),
+      ("loop, two halves in turns", in_turns),
+    ):
+      actor = stand_in(world.spec, loop_config)
+      loops[name] = _take_time(actor_loop(loop_config, actor, drop, stack))
+      calls[name] = step_all_lanes(loops[name], loop_config.env_batch)
     rates, _ = rates_of(calls, loops, rounds=rounds, seconds=seconds)
   slower = np.minimum(rates["stepping alone"], inference).tolist()
   rates["inference alone"] = [inference] * rounds
